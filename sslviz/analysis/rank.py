@@ -1,0 +1,53 @@
+"""Label-free quality of a whole representation: RankMe and alpha-ReQ."""
+
+import numpy as np
+
+from sslviz.arrays import Array, check_embeddings, is_torch
+from sslviz.errors import InputError
+
+MAX_ROWS = 25_600
+
+
+def rank_me(H: Array) -> float:
+    """RankMe: exp of the entropy of the normalised singular values (Garrido et al., ICML 2023, eq. 2).
+
+    H float[N, D], raw train rows; a seeded sample of 25,600 is used where there are more. Between 1 and min(N, D).
+    Raises InputError: wrong rank, empty, NaN or infinity.
+    """
+    s = np.sqrt(_eigenvalues(_sample(check_embeddings(H)), centred=False))
+    if s.sum() == 0:
+        return 1.0
+    p = s / s.sum() + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def alpha_req(H: Array) -> float:
+    """alpha-ReQ: decay of the covariance's eigenvalues, minus the slope of log eigenvalue on log rank (Agrawal et al.,
+    NeurIPS 2022); ranks 11 to min(N, D) / 2 (ours).
+
+    H float[N, D]. Raises InputError: wrong rank, empty, NaN or infinity, or min(N, D) below 24 (too few ranks).
+    """
+    H = _sample(check_embeddings(H))
+    last = min(H.shape) // 2
+    if last < 12:
+        raise InputError(f"alpha-ReQ needs at least 24 samples and features; H has shape {tuple(H.shape)}.")
+    values = _eigenvalues(H, centred=True)[10:last]
+    if (values <= 0).any():
+        raise InputError("alpha-ReQ is undefined: the covariance has fewer positive eigenvalues than ranks looked at.")
+    return float(-np.polyfit(np.log(np.arange(11, last + 1)), np.log(values), 1)[0])
+
+
+def _sample(H: Array) -> np.ndarray:
+    rows: np.ndarray = H.detach().cpu().numpy() if is_torch(H) else H
+    if len(rows) > MAX_ROWS:
+        rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False))]
+    return rows
+
+
+def _eigenvalues(H: np.ndarray, *, centred: bool) -> np.ndarray:
+    """Eigenvalues of H'H (or of the covariance), largest first, min(N, D) of them, in float64."""
+    wide = H.astype(np.float64)
+    if centred:
+        wide = (wide - wide.mean(0)) / np.sqrt(max(1, len(wide) - 1))
+    gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
+    return np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None)

@@ -1,0 +1,95 @@
+"""Other scores that a Q-Score has to be seen next to (ours; docs/method.md 2). A new rival is one function here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sslviz.analysis.rows import RowScores
+from sslviz.arrays import Array, check_embeddings, check_labels, is_torch
+from sslviz.registry import Registry
+
+MAX_TRAIN_ROWS = 50_000
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class RivalInput:
+    """What a rival may look at: the row pass, similarities to the nearest train rows float[N, 10] in falling order (None when
+    left out), and the probe's probabilities float[N, C] (None without labels)."""
+
+    rows: RowScores
+    similarities: np.ndarray | None
+    probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A score, higher = better represented. `score` returns None where its input is missing."""
+
+    title: str
+    uses_labels: bool
+    score: Callable[[RivalInput], np.ndarray | None]
+
+
+RIVALS: Registry[Rival] = Registry("rival score")
+
+RIVALS.register("norm")(Rival("L2 norm of the raw embedding", False, lambda x: x.rows.norm))
+RIVALS.register("std")(Rival("standard deviation of h", False, lambda x: x.rows.std))
+RIVALS.register("nn1")(
+    Rival(
+        "similarity to the nearest train image",
+        False,
+        lambda x: None if x.similarities is None else x.similarities[:, 0],
+    )
+)
+RIVALS.register("nn10")(
+    Rival(
+        "mean similarity to the 10 nearest train images",
+        False,
+        lambda x: None if x.similarities is None else x.similarities.mean(1),
+    )
+)
+RIVALS.register("msp")(
+    Rival(
+        "probe's maximum softmax probability (uses labels)",
+        True,
+        lambda x: None if x.probabilities is None else x.probabilities.max(1),
+    )
+)
+
+
+def neighbour_similarities(
+    H: Array, H_train: Array, own_row: Array | None = None, k: int = NEIGHBOURS, block: int = 2048
+) -> np.ndarray:
+    """Cosine similarity of each sample to its k nearest train samples, float32[N, k] in falling order.
+
+    H float[N, D] · H_train float[M, D] · own_row int[N]: the row of H_train that is the sample itself and is left out, -1 for
+    none. With fewer than k train rows the last similarity is repeated; a zero row has similarity 0 to everything.
+    Raises InputError: wrong rank, empty, NaN or infinity, widths that differ.
+    """
+    import torch
+
+    h = _unit(check_embeddings(H))
+    train = _unit(check_embeddings(H_train, "H_train"))
+    own = None if own_row is None else torch.from_numpy(check_labels(own_row, len(h), "own_row"))
+    usable = min(k + 1, len(train)) if own is not None else min(k, len(train))
+    out = torch.zeros(len(h), k)
+    for start in range(0, len(h), block):
+        near = h[start : start + block] @ train.T
+        if own is not None:
+            mine = own[start : start + block]
+            rows = torch.nonzero(mine >= 0)[:, 0]
+            near[rows, mine[rows]] = -2.0
+        best = near.topk(usable, dim=1).values[:, :k]
+        best = torch.where(best < -1.5, best[:, :1].clamp_min(-1.0), best)
+        out[start : start + len(best), : best.shape[1]] = best
+        out[start : start + len(best), best.shape[1] :] = best[:, -1:]
+    return out.numpy()
+
+
+def _unit(H: Array) -> Array:
+    import torch
+
+    tensor = H.detach().cpu() if is_torch(H) else torch.from_numpy(np.ascontiguousarray(H))
+    return torch.nn.functional.normalize(tensor.float(), dim=1)

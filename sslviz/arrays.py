@@ -1,0 +1,108 @@
+"""The border: every array that a user hands in is checked here once, and trusted below.
+
+N samples, D features, K chosen features, C classes. NumPy arrays (any real dtype) and torch tensors are taken; what goes
+in as one comes out as the same kind. Nothing here changes its input.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sslviz.errors import InputError
+
+Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor; torch is not imported to say so
+
+
+def is_torch(x: object) -> bool:
+    """Whether x is a torch tensor, found out without importing torch."""
+    return type(x).__module__.partition(".")[0] == "torch"
+
+
+def check_embeddings(H: Array, name: str = "H", *, allow_nan: bool = False) -> Array:
+    """H float[N, D], N and D at least 1, every value finite (`allow_nan`: left to the caller).
+
+    Half precision is widened to float32, integers to float64; torch tensors keep their device and graph.
+    Raises InputError naming the shape, or row and column of the first value that is not finite.
+    """
+    if is_torch(H):
+        H = H.float() if H.dtype.itemsize < 4 or not H.is_floating_point() else H
+    else:
+        H = _as_real_array(H, name)
+    if H.ndim != 2:
+        raise InputError(f"{name} has shape {tuple(H.shape)}; expected two dimensions, samples x features.")
+    if H.shape[0] == 0 or H.shape[1] == 0:
+        raise InputError(f"{name} is empty, shape {tuple(H.shape)}; expected at least one sample and one feature.")
+    if not allow_nan:
+        check_finite(H.detach().cpu().numpy() if is_torch(H) else H, name)
+    return H
+
+
+def check_finite(H: np.ndarray, name: str = "H") -> None:
+    """Raise InputError naming row and column of the first NaN or infinity of H[N, D]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(H.sum(dtype=np.float64)):
+            return
+    rows, columns = np.nonzero(~np.isfinite(H))
+    if len(rows) == 0:
+        return
+    row, column = int(rows[0]), int(columns[0])
+    what = "NaN" if np.isnan(H[row, column]) else "infinity"
+    raise InputError(
+        f"{name} has {what} in row {row} of {len(H)}, column {column}; every value must be finite."
+    )
+
+
+def check_features(features: Array, width: int) -> np.ndarray:
+    """Feature indices int64[K], each in 0..width-1, none twice; K may be 0."""
+    indices = features.detach().cpu().numpy() if is_torch(features) else np.asarray(features)
+    if indices.ndim != 1:
+        raise InputError(f"features has shape {indices.shape}; expected one dimension of feature indices.")
+    if indices.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"features has dtype {indices.dtype}; expected integer feature indices.")
+    outside = indices[(indices < 0) | (indices >= width)]
+    if outside.size:
+        raise InputError(f"feature index {int(outside[0])} is outside 0..{width - 1}.")
+    unique, counts = np.unique(indices, return_counts=True)
+    if len(unique) != len(indices):
+        raise InputError(f"feature index {int(unique[counts > 1][0])} is given twice.")
+    return indices.astype(np.int64)
+
+
+def check_labels(labels: Array, n: int, name: str = "labels") -> np.ndarray:
+    """Class labels int64[N], one for each of n samples; -1 stands for "no known class"."""
+    y = labels.detach().cpu().numpy() if is_torch(labels) else np.asarray(labels)
+    if y.shape != (n,):
+        raise InputError(f"{name} has shape {y.shape}; expected ({n},), one label a sample.")
+    if y.dtype.kind not in "iub":
+        raise InputError(f"{name} has dtype {y.dtype}; expected integers.")
+    return y.astype(np.int64)
+
+
+def check_eps(eps: float) -> float:
+    """eps, the number of standard deviations above its sample's mean at which a feature fires: finite, at least 0."""
+    if not isinstance(eps, int | float | np.floating | np.integer) or isinstance(eps, bool):
+        raise InputError(f"eps is {eps!r}; expected a number of at least 0.")
+    if not np.isfinite(eps) or eps < 0:
+        raise InputError(f"eps is {eps}; expected a finite number of at least 0.")
+    return float(eps)
+
+
+def check_percentiles(lower: float, upper: float) -> tuple[float, float]:
+    """Percentiles with 0 <= lower < upper <= 100."""
+    if not (0 <= lower < upper <= 100):
+        raise InputError(f"percentiles {lower:g} and {upper:g} are out of order; expected 0 <= lower < upper <= 100.")
+    return float(lower), float(upper)
+
+
+def _as_real_array(H: Array, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(H)
+    except ValueError:
+        raise InputError(f"{name} has rows of unequal length; expected samples x features.") from None
+    if array.dtype.kind == "f":
+        return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    raise InputError(f"{name} has dtype {array.dtype}; expected real numbers.")

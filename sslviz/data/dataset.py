@@ -1,0 +1,133 @@
+"""A data set registered in a workspace: samples.parquet and dataset.json."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sslviz.data.folder import Listing, class_titles, list_folder
+from sslviz.errors import InputError, NotFound
+from sslviz.store.files import read_json, read_table, write_json, write_table
+from sslviz.store.workspace import Workspace
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """samples: sample_id, split, label (index into classes, -1 unknown), label_name, size, mtime_ns, and, once an
+    embedding pass has read the pixels, width, height, sha256."""
+
+    name: str
+    folder: Path
+    facts: dict[str, Any]
+    samples: pd.DataFrame
+
+    @property
+    def root(self) -> Path | None:
+        """Folder of the pictures; None for arrays."""
+        return Path(self.facts["root"]) if self.facts.get("root") else None
+
+    @property
+    def classes(self) -> list[str]:
+        return [c["name"] for c in self.facts["classes"]]
+
+    @property
+    def titles(self) -> list[str]:
+        """What to show for each class."""
+        return [c["title"] for c in self.facts["classes"]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the ids, splits, labels, sizes and times of its files."""
+        return str(self.facts["fingerprint"])
+
+    @property
+    def has_labels(self) -> bool:
+        return bool((self.samples["label"] >= 0).any())
+
+
+def add_folder(
+    workspace: Workspace,
+    name: str,
+    root: Path,
+    classes: list[str] | None = None,
+    inside: list[Path] | None = None,
+) -> tuple[Dataset, list[str]]:
+    """Register (or list again) an image folder under `name`. Returns the data set and remarks to show.
+
+    Raises InputError when there is no picture or the name belongs to another folder.
+    """
+    root = root.expanduser().absolute()
+    known = read_json(workspace.dataset(name) / "dataset.json") if name in workspace.datasets() else None
+    if known is not None and known.get("root") != str(root):
+        raise InputError(
+            f'data set "{name}" is already {known.get("root") or "an array import"}. '
+            f"Choose another name or remove it: sslviz data remove {name}"
+        )
+    if classes is None and known is not None:
+        classes = known.get("only_classes")
+    listing = list_folder(root, classes, inside)
+    return _register(workspace, name, root, listing, classes, inside), listing.notes
+
+
+def _register(
+    workspace: Workspace,
+    name: str,
+    root: Path,
+    listing: Listing,
+    classes: list[str] | None,
+    inside: list[Path] | None,
+) -> Dataset:
+    samples = listing.samples
+    index = {c: i for i, c in enumerate(listing.classes)}
+    samples["label"] = samples["label_name"].map(index).fillna(UNKNOWN).astype("int64")
+    titles = class_titles(listing.classes)
+    facts = {
+        "name": name,
+        "kind": "folder",
+        "root": str(root),
+        "classes": [{"name": c, "title": titles[c]} for c in listing.classes],
+        "only_classes": classes,
+        "links_inside": None if inside is None else [str(p) for p in inside],
+        "split_rule": listing.split_rule,
+        "notes": listing.notes,
+        "counts": {str(k): int(v) for k, v in samples["split"].value_counts().items()},
+    }
+    return save(workspace, name, facts, samples)
+
+
+def save(workspace: Workspace, name: str, facts: dict[str, Any], samples: pd.DataFrame) -> Dataset:
+    """Write a data set's table and facts; its fingerprint comes from ids, splits, labels, sizes and times."""
+    columns = ["sample_id", "split", "label_name", "size", "mtime_ns"]
+    rows = pd.util.hash_pandas_object(samples[columns], index=False).sort_values()
+    facts = {**facts, "fingerprint": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16]}
+    folder = workspace.create().dataset(name)
+    old = folder / "dataset.json"
+    facts["added"] = read_json(old)["added"] if old.exists() else datetime.now(UTC).isoformat(timespec="seconds")
+    if old.exists() and read_json(old)["fingerprint"] == facts["fingerprint"] and (folder / "samples.parquet").exists():
+        write_json(old, facts)
+        return load(workspace, name)
+    write_table(folder / "samples.parquet", samples)
+    write_json(old, facts)
+    return Dataset(name, folder, facts, samples)
+
+
+def load(workspace: Workspace, name: str) -> Dataset:
+    """A registered data set. Raises NotFound."""
+    folder = workspace.existing_dataset(name)
+    return Dataset(name, folder, read_json(folder / "dataset.json"), read_table(folder / "samples.parquet"))
+
+
+def refresh(workspace: Workspace, name: str) -> tuple[Dataset, list[str]]:
+    """List a folder data set again, so that files that came, went or changed are seen. Arrays are returned as they are."""
+    dataset = load(workspace, name)
+    if dataset.root is None:
+        return dataset, []
+    if not dataset.root.is_dir():
+        raise NotFound(f'the folder of data set "{name}" is gone: {dataset.root}.')
+    inside = dataset.facts.get("links_inside")
+    return add_folder(workspace, name, dataset.root, None, None if inside is None else [Path(p) for p in inside])

@@ -1,0 +1,342 @@
+"""The checkpoint doctor: which networks are in a file, which one is taken and why, and whether it is whole.
+
+A backbone is taken only when every one of its tensors is there with its shape: a partly random network never gives a feature.
+"""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslviz.encoders.backbones import BACKBONES, Family
+from sslviz.encoders.files import FileContent, read_file
+from sslviz.encoders.spec import EncoderSpec, InputSpec
+from sslviz.errors import InputError
+from sslviz.store.fingerprints import file_digest
+
+SOLO_STD = (0.228, 0.224, 0.225)
+
+# (what the path of a network looks like, what it is, rank: the lower is taken). Later rules do not see what an earlier one took.
+_ROLES: tuple[tuple[str, str, int], ...] = (
+    (r"(^|\.)(momentum_|target_|ema_)(backbone|encoder|network)", "momentum network", 5),
+    (r"(^|\.)encoder_k\.", "MoCo key encoder", 5),
+    (r"(^|\.)momentum_encoder\.", "MoCo momentum encoder", 5),
+    (r"(^|\.)(target|momentum|key)(\.|_)", "target network", 5),
+    (r"(^|\.)teacher(\.|_)", "teacher", 0),
+    (r"(^|\.)student(\.|_)", "student", 4),
+    (r"(^|\.)encoder_q\.", "MoCo query encoder", 1),
+    (r"(^|\.)base_encoder\.", "MoCo v3 base encoder", 1),
+    (r"(^|\.)online(\.|_)", "online network", 1),
+    (r"(^|\.)(backbone|encoder|trunk|model)\.", "backbone", 2),
+    (r"", "network", 3),
+)
+_OPTIONAL = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone found in a file: path of its tensors, family, what it is, and how much of it is there."""
+
+    prefix: str
+    family: str
+    role: str
+    rank: int
+    architecture: dict[str, Any]
+    description: str
+    matched: int
+    expected: int
+    missing: tuple[str, ...]
+    wrong_shape: tuple[str, ...]
+    head: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        return not self.missing and not self.wrong_shape
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is inside a checkpoint file; `taken` is the network an import would take, `refusal` why it would not."""
+
+    path: Path
+    container: str
+    writer: str
+    method: str
+    epoch: int | None
+    size_bytes: int
+    sha256: str
+    n_tensors: int
+    networks: tuple[Network, ...]
+    taken: Network | None
+    why: str
+    left_out: dict[str, int]
+    input: InputSpec | None
+    feature_dim: int | None
+    refusal: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def inspect_file(path: Path, network: str | None = None) -> Inspection:
+    """Look into a checkpoint. `network` asks for another one than the default by its role or path ("student").
+
+    Raises NotFound, InputError or Untrusted when the file cannot be read at all; what can be read but not taken is told in
+    `refusal`.
+    """
+    return _inspect(path, read_file(path), network)
+
+
+def read_encoder(
+    path: Path, name: str, network: str | None = None, input_spec: dict[str, Any] | None = None, stem_padding: int | None = None
+) -> tuple[EncoderSpec, dict[str, torch.Tensor], Inspection]:
+    """Take the encoder out of a checkpoint: its spec, its weights, and the inspection that says what was left out.
+
+    Raises InputError when no whole backbone is in the file, or a weight is not finite (named).
+    """
+    content = read_file(path)
+    found = _inspect(path, content, network)
+    if found.taken is None or found.input is None or found.feature_dim is None:
+        raise InputError(found.refusal)
+    taken = found.taken
+    family = BACKBONES[taken.family]
+    state = {n[len(taken.prefix) :]: t for n, t in content.tensors.items() if n.startswith(taken.prefix)}
+    state = family.rename({n: t for n, t in state.items() if family.owns(n)})
+    for tensor_name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {tensor_name} holds NaN or infinity (a training run that went bad); take an earlier checkpoint.")
+    architecture = dict(taken.architecture)
+    if stem_padding is not None and "stem_padding" in architecture:
+        architecture["stem_padding"] = stem_padding
+    backbone = family.build(architecture)
+    backbone.load_state_dict(state, strict=not any(k.endswith(_OPTIONAL) for k in backbone.state_dict()))
+    changes = {k: v for k, v in (input_spec or {}).items() if v is not None}
+    if "size" in changes and "resize" not in changes:
+        changes["resize"] = round(changes["size"] * found.input.resize / found.input.size)
+    try:
+        new_input = InputSpec.model_validate({**found.input.model_dump(), **changes})
+    except ValueError as error:
+        raise InputError(f"input of {path.name}: {str(error).splitlines()[2].strip()}") from None
+    if min(new_input.std) <= 0:
+        raise InputError(f"std {new_input.std}: each value must be above 0.")
+    spec = EncoderSpec(
+        name=name,
+        backbone=taken.family,
+        architecture=architecture,
+        feature_dim=found.feature_dim,
+        input=new_input,
+        method=found.method,
+        network=f"{taken.role} ({taken.prefix.rstrip('.') or 'top level'})",
+        source=f"{path.name}, sha256 {found.sha256}",
+        notes=found.notes,
+    )
+    return spec, {k: v for k, v in backbone.state_dict().items()}, found
+
+
+def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection:
+    tensors = content.tensors
+    own = _own_spec(content)
+    writer = "sslviz" if own else _writer(content)
+    networks = _networks(content, writer, own)
+    taken, why = _choose(networks, wanted)
+    method = own.method if own else _method(content, taken)
+    refusal = "" if taken is not None and taken.whole else _refusal(path, content, taken, networks, wanted, why)
+    if refusal:
+        taken = None
+    left_out: dict[str, int] = {}
+    notes: list[str] = []
+    input_spec, feature_dim = None, None
+    if taken is not None:
+        family = BACKBONES[taken.family]
+        used = {n for n in tensors if n.startswith(taken.prefix) and family.owns(n[len(taken.prefix) :])}
+        left_out = dict(Counter(_part(n, taken.prefix) for n in tensors if n not in used))
+        size, resize = family.input_size(taken.architecture)
+        std = SOLO_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
+        input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
+        feature_dim = _feature_dim(family, taken.architecture, input_spec.size)
+        notes.append(f"{taken.description}, {feature_dim} features; took the {taken.role}" + (f": {why}" if why else ""))
+        if taken.architecture.get("stem") == "3x3":
+            notes.append(
+                f"stem padding {taken.architecture['stem_padding']} because "
+                + ("solo-learn wrote the file" if writer == "solo-learn" else "most libraries use 1 (shapes cannot tell)")
+                + "; --stem-padding changes it"
+            )
+        if not own:
+            notes.append("input normalisation is not in the file; taken to be usual for its writer, --mean and --std change it")
+    epoch = content.other.get("epoch")
+    return Inspection(
+        path=path,
+        container=content.container,
+        writer=writer,
+        method=method,
+        epoch=int(epoch) if isinstance(epoch, int) or hasattr(epoch, "__int__") else None,
+        size_bytes=path.stat().st_size,
+        sha256=file_digest(path),
+        n_tensors=len(tensors),
+        networks=tuple(networks),
+        taken=taken,
+        why=why,
+        left_out=left_out,
+        input=input_spec,
+        feature_dim=feature_dim,
+        refusal=refusal,
+        notes=tuple(notes),
+    )
+
+
+def _own_spec(content: FileContent) -> EncoderSpec | None:
+    if content.container != "safetensors" or "sslviz" not in content.other:
+        return None
+    try:
+        return EncoderSpec.model_validate(json.loads(content.other["sslviz"]))
+    except ValueError:
+        return None
+
+
+def _networks(content: FileContent, writer: str, own: EncoderSpec | None) -> list[Network]:
+    found = []
+    for family_name in BACKBONES:
+        family = BACKBONES[family_name]
+        if own is not None:
+            if family_name == own.backbone:
+                found.append(_network(content, "", family_name, family, writer, own.architecture))
+            continue
+        if not family.anchors:
+            continue
+        first = family.anchors[0]
+        prefixes = {n[: -len(first)] for n in content.tensors if n.endswith(first) and n[: -len(first)][-1:] in ("", ".", "_")}
+        for prefix in sorted(prefixes):
+            if all(prefix + anchor in content.tensors for anchor in family.anchors):
+                found.append(_network(content, prefix, family_name, family, writer, None))
+    small = {n.prefix for n in found if n.family == "small_resnet"}
+    return [n for n in found if n.family != "resnet" or n.prefix not in small]
+
+
+def _network(
+    content: FileContent, prefix: str, family_name: str, family: Family, writer: str, architecture: dict[str, Any] | None
+) -> Network:
+    shapes = {n[len(prefix) :]: tuple(t.shape) for n, t in content.tensors.items() if n.startswith(prefix)}
+    if architecture is None:
+        architecture = family.architecture(shapes, writer)
+    with torch.device("meta"):
+        wanted = {n: tuple(t.shape) for n, t in family.build(architecture).state_dict().items()}
+    owned = {n: content.tensors[prefix + n] for n in shapes if family.owns(n)}
+    have = {n: tuple(t.shape) for n, t in family.rename(owned).items()}
+    missing = tuple(n for n in wanted if n not in have and not n.endswith(_OPTIONAL))
+    wrong = tuple(
+        f"{n} is {_times(have[n])}, expected {_times(wanted[n])}" for n in wanted if n in have and have[n] != wanted[n]
+    )
+    role, rank = next((role, rank) for pattern, role, rank in _ROLES if re.search(pattern, prefix))
+    heads = {n.split(".")[0] for n in shapes if not family.owns(n)}
+    matched = sum(have.get(n) == shape for n, shape in wanted.items())
+    return Network(
+        prefix=prefix,
+        family=family_name,
+        role=role,
+        rank=rank,
+        architecture=architecture,
+        description=family.describe(architecture),
+        matched=matched,
+        expected=len(wanted),
+        missing=missing,
+        wrong_shape=wrong,
+        head=tuple(sorted(heads)),
+    )
+
+
+def _choose(networks: list[Network], wanted: str | None) -> tuple[Network | None, str]:
+    if wanted is not None:
+        hits = [n for n in networks if wanted in (n.prefix.rstrip("."), n.role) or wanted in re.split(r"[._]", n.prefix) or wanted in n.prefix.split(".")]
+        return (hits[0], "asked for") if hits else (None, "")
+    if not networks:
+        return None, ""
+    ranked = sorted(networks, key=lambda n: n.rank)
+    if len(ranked) == 1:
+        return ranked[0], ""
+    if ranked[0].rank == ranked[1].rank:
+        return None, "ambiguous"
+    others = ", ".join(f"{n.role} ({n.prefix.rstrip('.')})" for n in ranked[1:])
+    return ranked[0], f"the branch that is evaluated; the file also holds {others}"
+
+
+def _refusal(
+    path: Path, content: FileContent, taken: Network | None, networks: list[Network], wanted: str | None, why: str
+) -> str:
+    tensors = content.tensors
+    names = ", ".join(n.prefix.rstrip(".") or "(top level)" for n in networks)
+    if taken is not None:
+        lead = f"{path}: {taken.matched} of {taken.expected} backbone tensors match ({taken.description}); "
+        if taken.missing:
+            parts = Counter(n.split(".")[0] for n in taken.missing)
+            return lead + ", ".join(f"{p}.* missing ({c})" for p, c in parts.items()) + ". A partly random network is not used."
+        return lead + taken.wrong_shape[0] + ". A partly random network is not used."
+    if networks and wanted is not None:
+        return f'{path} holds no network "{wanted}"; there is: {names}.'
+    if why == "ambiguous":
+        return f"{path} holds several networks: {names}. Say which: --network NAME"
+    if not tensors:
+        keys = ", ".join(list(content.other)[:6]) or "nothing"
+        return f"{path} holds no weights (only: {keys})."
+    matrices = [t for n, t in tensors.items() if n.endswith("weight") and t.ndim == 2]
+    if len(tensors) <= 4 and len(matrices) == 1:
+        return f"{path}: this file holds a classifier for {matrices[0].shape[1]} features and no backbone."
+    return (
+        f"{path}: 0 of {len(tensors)} tensors have a name of a known backbone; first unknown: {next(iter(tensors))}. "
+        f"Known are torchvision ResNets, ViTs and this project's own."
+    )
+
+
+def _writer(content: FileContent) -> str:
+    names, other = content.tensors, content.other
+    parameters = other.get("hyper_parameters")
+    if content.container == "PyTorch Lightning":
+        lightly = any("projection_head." in n or "online_classifier." in n for n in names)
+        if lightly:
+            return "lightly"
+        solo = isinstance(parameters, dict) and "method" in parameters
+        if solo or any(re.match(r"state_dict\.(projector|classifier|momentum_backbone|predictor)\.", n) for n in names):
+            return "solo-learn"
+        return "PyTorch Lightning"
+    if any(re.search(r"(^|\.)encoder_q\.", n) for n in names):
+        return "MoCo"
+    if any(re.search(r"(^|\.)base_encoder\.", n) for n in names):
+        return "MoCo v3"
+    if any(re.search(r"(^|\.)prototypes\.", n) for n in names):
+        return "SwAV"
+    if "teacher" in other and "student" in other:
+        return "DINO"
+    return "unknown"
+
+
+def _method(content: FileContent, taken: Network | None) -> str:
+    parameters = content.other.get("hyper_parameters")
+    if isinstance(parameters, dict) and isinstance(parameters.get("method"), str):
+        return str(parameters["method"])[:40]
+    writer = _writer(content)
+    by_writer = {"MoCo": "moco", "MoCo v3": "moco", "SwAV": "swav", "DINO": "dino"}
+    if writer in by_writer:
+        return by_writer[writer]
+    return "byol" if taken is not None and taken.role == "online network" else "unknown"
+
+
+def _feature_dim(family: Family, architecture: dict[str, Any], size: int) -> int:
+    with torch.device("meta"):
+        net = family.build(architecture).eval()
+        return int(net(torch.empty(1, 3, size, size)).shape[1])
+
+
+def _part(name: str, prefix: str) -> str:
+    """The part of a file a left-out tensor belongs to: its path down to the first name that tells."""
+    if name.startswith(prefix) and prefix:
+        return prefix + name[len(prefix) :].split(".")[0]
+    pieces = name.split(".")
+    keep = 1
+    while keep < len(pieces) - 1 and pieces[keep - 1] in {"state_dict", "module", "model", "teacher", "student"}:
+        keep += 1
+    return ".".join(pieces[:keep])
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

@@ -1,0 +1,159 @@
+"""Reading a checkpoint file that somebody else made, without running anything it says."""
+
+import argparse
+import pathlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sslviz.errors import InputError, NotFound, Untrusted
+
+_ADVICE = "Save its weights where you trust it: torch.save(model.state_dict(), ...) or safetensors."
+
+
+class FileContent(NamedTuple):
+    """tensors by dotted path (`state_dict.module.conv1.weight`), everything else by top-level key, and the container's name."""
+
+    tensors: dict[str, torch.Tensor]
+    other: dict[str, Any]
+    container: str
+
+
+def read_file(path: Path) -> FileContent:
+    """Read tensors from .safetensors or a torch file. Raises NotFound, InputError saying what the file is instead, Untrusted."""
+    if not path.exists():
+        raise NotFound(f"no file {path}. Check the path; it is read on the machine that runs sslviz.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a checkpoint file (.pth, .pt, .ckpt, .tar, .safetensors).")
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        head = handle.read(4096)
+    _refuse_what_is_no_checkpoint(path, head, size)
+    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[:2] not in {b"PK", b"\x80\x02"}):
+        return _read_safetensors(path)
+    return _read_torch(path, head)
+
+
+def _refuse_what_is_no_checkpoint(path: Path, head: bytes, size: int) -> None:
+    text = head.lstrip().lower()
+    what = ""
+    if size == 0:
+        what = "empty"
+    elif text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        what = "an HTML page, probably a failed download"
+    elif text.startswith(b"version https://git-lfs"):
+        what = "a git-lfs pointer, not the file itself; run git lfs pull"
+    elif head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")) or head[8:12] == b"WEBP":
+        what = "a picture"
+    elif head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"BZh")):
+        what = "a compressed archive; unpack it first"
+    elif head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if not any(name.endswith("data.pkl") for name in names):
+                    what = f"a zip archive without weights (it holds {', '.join(names[:3]) or 'nothing'})"
+                elif any("/code/" in name for name in names):
+                    raise Untrusted(f"{path} is a TorchScript program, not only tensors, and was not loaded. {_ADVICE}")
+                elif damaged := archive.testzip():
+                    what = f"damaged: the checksum of {damaged} inside it is wrong; download it again"
+        except zipfile.BadZipFile:
+            what = f"cut off: {size:,} bytes, its end is missing; download it again"
+    if what:
+        raise InputError(f"{path} is {what}.")
+
+
+def _read_safetensors(path: Path) -> FileContent:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as handle:
+            return FileContent(
+                {name: handle.get_tensor(name) for name in handle.keys()},  # noqa: SIM118 (not a dict)
+                dict(handle.metadata() or {}),
+                "safetensors",
+            )
+    except SafetensorError as error:
+        raise InputError(f"{path} is no whole safetensors file ({str(error)[:120]}); download it again.") from None
+
+
+def _read_torch(path: Path, head: bytes) -> FileContent:
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, head, error) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} cannot be read as a torch checkpoint ({_one_line(error)}).") from None
+    tensors: dict[str, torch.Tensor] = {}
+    other: dict[str, Any] = {}
+    if isinstance(content, torch.Tensor):
+        content = {"tensor": content}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of weights.")
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            tensors[str(key)] = value
+        elif isinstance(value, dict) and not str(key).startswith(("optimizer", "lr_schedulers", "loops", "callbacks")):
+            _flatten(f"{key}.", value, tensors, depth=3)
+            other[str(key)] = value
+        else:
+            other[str(key)] = value
+    container = "PyTorch Lightning" if "pytorch-lightning_version" in content else "torch"
+    return FileContent(tensors, other, container)
+
+
+def _flatten(lead: str, values: dict[Any, Any], into: dict[str, torch.Tensor], depth: int) -> None:
+    for key, value in values.items():
+        if isinstance(value, torch.Tensor):
+            into[f"{lead}{key}"] = value
+        elif isinstance(value, dict) and depth:
+            _flatten(f"{lead}{key}.", value, into, depth - 1)
+
+
+def _harmless() -> list[Any]:
+    """The fixed allow-list: plain records, paths, and NumPy numbers and arrays (docs/method.md 7)."""
+    from numpy._core import multiarray
+
+    scalar: Any = multiarray.scalar
+    rebuild: Any = multiarray._reconstruct
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdUSO"}
+    return [
+        argparse.Namespace,
+        *((pathlib.PurePosixPath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "PurePosixPath")),
+        *((pathlib.PureWindowsPath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local") for kind in ("WindowsPath", "PureWindowsPath")),
+        *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+        *((rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+    ]
+
+
+def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputError:
+    names: list[str] = []
+    if head.startswith(b"PK"):
+        with torch.serialization.safe_globals(_harmless()):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if any(name.startswith("torch.nn.modules") for name in names):
+        foreign = [n for n in names if not n.startswith(("torch.", "collections."))] or names
+        return Untrusted(
+            f"{path} holds a whole pickled module ({', '.join(foreign[:3])}), not only tensors, and was not loaded. "
+            f"Where you trust it: save model.state_dict() and try again."
+        )
+    if names:
+        return Untrusted(
+            f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}"
+        )
+    if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        return Untrusted(f"{path} holds more than tensors ({_one_line(error)}) and was not loaded. {_ADVICE}")
+    return InputError(f"{path} is not a checkpoint ({_one_line(error)}).")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text.split(". ")[0] or type(error).__name__)[:160]

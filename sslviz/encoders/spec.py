@@ -1,0 +1,44 @@
+"""What an encoder is: the facts stored beside its weights, as encoder.json."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sslviz.store.fingerprints import fingerprint
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InputSpec(BaseModel):
+    """How a picture becomes the encoder's input: shorter side to `resize`, centre crop to `size`, (x - mean) / std."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(224, ge=8, le=4096, description="side of the square the encoder sees, in pixels")
+    resize: int = Field(256, ge=8, le=4096, description="the shorter side is resized to this before the centre crop")
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="subtracted from pixels in 0..1, per channel")
+    std: tuple[float, float, float] = Field(IMAGENET_STD, description="divided by, per channel")
+
+
+class EncoderSpec(BaseModel):
+    """One encoder: architecture, input, and where its weights came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    backbone: str = Field(description="family in sslviz.encoders.backbones")
+    architecture: dict[str, Any] = Field(description="arguments of the family's build function")
+    feature_dim: int = Field(ge=1)
+    input: InputSpec
+    method: str = Field("unknown", description="self-supervised method, where known")
+    network: str = Field("", description="which of several networks of the file was taken")
+    source: str = ""
+    licence: str = ""
+    digest: str = Field("", description="SHA-256 of weights.safetensors")
+    notes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Changes with anything that changes an embedding: weights, architecture or input."""
+        parts = {"backbone", "architecture", "feature_dim", "input", "digest"}
+        return fingerprint(self.model_dump(mode="json", include=parts))

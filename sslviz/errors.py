@@ -1,0 +1,67 @@
+"""What can go wrong, as a tree. A message says what, where, what was expected and what to type next.
+
+SslvizError              everything this package raises on purpose
+├── InputError           (also a ValueError) something given to us is wrong: command line exit 2, red box in the app
+│   ├── NotFound         a name or file that is not there; the nearest names are listed
+│   ├── Stale            a result whose inputs have changed since it was made
+│   ├── Untrusted        a file that would run code, or a path that leads outside an allowed folder
+│   └── Busy             somebody else is writing the same thing; the message says who
+├── RunFailed            work that went bad on good input (a loss that is not finite): exit 1
+└── Cancelled            somebody pressed stop: exit 130
+
+Any other exception is a bug of ours and is shown as one.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SslvizError(Exception):
+    """Everything this package raises on purpose; the message is one line for people."""
+
+    exit_code = 1
+
+
+class InputError(SslvizError, ValueError):
+    """Something given to us is wrong."""
+
+    exit_code = 2
+
+
+class NotFound(InputError):
+    """A name or file that is not there."""
+
+
+class Stale(InputError):
+    """A result whose inputs have changed since it was made."""
+
+
+class Untrusted(InputError):
+    """A file that would run code, or a path outside the allowed folders."""
+
+
+class Busy(InputError):
+    """Somebody else is writing the same thing."""
+
+
+class RunFailed(SslvizError):
+    """Work that went bad on good input."""
+
+
+class Cancelled(SslvizError):
+    """Somebody pressed stop."""
+
+    exit_code = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> NotFound:
+    """The error for a name that is not among `known`: nearest spelling first, else all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        hint = f'Did you mean "{near[0]}"?'
+    elif names:
+        hint = "There is: " + ", ".join(names[:12]) + (", …." if len(names) > 12 else ".")
+    else:
+        hint = "There is none yet."
+    return NotFound(f'unknown {kind} "{name}". {hint} {remedy}'.strip())

@@ -1,0 +1,140 @@
+"""Pre-train an encoder of our own on a data set's images, without labels."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sslviz.errors import InputError
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+
+class PretrainSettings(Settings):
+    dataset: str = Field(description="data set in the workspace, or a folder of images")
+    method: str = Field("simclr", description="self-supervised method")
+    name: str = Field("", description="name of the encoder that is made; default METHOD-DATASET")
+    epochs: int = Field(100, ge=1, le=10_000, description="passes over the train images")
+    batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default the method's, scaled with the batch")
+    warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
+    size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
+    width: int = Field(32, ge=8, le=256, description="channels of the first stage of the small ResNet")
+    feature_dim: int = Field(512, ge=8, le=8192, description="features of the representation")
+    snapshot_every: int = Field(0, ge=0, description="also keep the encoder every so many epochs, as NAME-eEPOCH; 0 never")
+    seed: int = Field(0, ge=0, description="of weights, order and views")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
+    devices: int = Field(1, ge=1, le=64, description="processes on this machine")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
+    workers: int = Field(2, ge=1, le=128, description="threads that read images")
+
+
+@job(
+    "pretrain",
+    PretrainSettings,
+    example="sslviz pretrain --dataset photos --method simclr --epochs 100",
+)
+def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Pre-train an encoder on a data set's train images, without labels."""
+    import lightning
+    import torch
+
+    from sslviz.data import dataset as datasets
+    from sslviz.data.loading import load_pixels
+    from sslviz.encoders.backbones import BACKBONES
+    from sslviz.encoders.run import pick_device
+    from sslviz.encoders.spec import EncoderSpec, InputSpec
+    from sslviz.encoders.store import save_encoder
+    from sslviz.methods import METHODS
+    from sslviz.store.files import read_json, write_json
+    from sslviz.store.workspace import check_name
+    from sslviz.training.loop import Schedule, choose_precision, train
+
+    if progress.folder is None:
+        raise ValueError("pretrain needs a run folder for its checkpoint")
+    name = check_name("encoder", settings.name or f"{settings.method}-{settings.dataset}")
+    method_class = METHODS[settings.method]
+    dataset, _ = datasets.refresh(workspace, settings.dataset)
+    if dataset.root is None:
+        raise InputError(f'data set "{dataset.name}" has arrays only; pre-training needs images.')
+    samples = dataset.samples[dataset.samples["split"] == "train"]
+    bytes_needed = len(samples) * 3 * settings.size**2
+    if bytes_needed > 0.5 * available_memory():
+        raise InputError(
+            f"{len(samples):,} images of {settings.size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
+            f"what is free. Choose a smaller --size or register a subset with --classes."
+        )
+    images, bad = load_pixels(dataset.root, samples["sample_id"].tolist(), settings.size, settings.workers, progress)
+    if bad:
+        progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
+
+    torch.manual_seed(settings.seed)
+    stride = max(1, settings.size // 32)
+    architecture = {"width": settings.width, "blocks": 2, "stem_stride": min(stride, 2), "feature_dim": settings.feature_dim}
+    method = method_class(BACKBONES["small_resnet"].build(architecture), settings.feature_dim)
+    device = pick_device(settings.device)
+    chosen = progress.folder / "precision.json"
+    if settings.precision != "auto":
+        precision = settings.precision
+    elif chosen.exists():
+        precision = read_json(chosen)["precision"]
+    else:
+        precision = choose_precision(method, settings.size, settings.batch_size, device)
+        write_json(chosen, {"precision": precision})
+    fabric = lightning.Fabric(accelerator=device, devices=settings.devices, precision=precision)
+    fabric.launch()
+    progress.note(device=device, precision=precision, images=len(images))
+
+    recipe = method_class.recipe
+    lr = settings.lr or recipe.base_lr * settings.batch_size / 256
+    warmup = recipe.warmup_epochs if settings.warmup_epochs is None else settings.warmup_epochs
+    if warmup >= settings.epochs:
+        warmup = settings.epochs // 10
+    pixels = images[:5000].float().div(255)
+    normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
+    input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
+
+    def export(as_name: str, epoch: int) -> str:
+        spec = EncoderSpec(
+            name=as_name,
+            backbone="small_resnet",
+            architecture=architecture,
+            feature_dim=settings.feature_dim,
+            input=input_spec,
+            method=settings.method,
+            network=method_class.keeps,
+            source=f"sslviz pretrain on {dataset.name} ({len(images):,} images), epoch {epoch} of {settings.epochs}",
+        )
+        return save_encoder(workspace, spec, method.backbone.state_dict(), method.head()).name
+
+    def every_epoch(epoch: int, _: Any) -> None:
+        if settings.snapshot_every and epoch % settings.snapshot_every == 0 and epoch < settings.epochs:
+            export(f"{name}-e{epoch:03d}", epoch)
+
+    schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
+    metrics = train(
+        method, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch
+    )
+    export(name, settings.epochs)
+    last = metrics.iloc[-1]
+    return {
+        "encoder": name,
+        "epochs": settings.epochs,
+        "loss": float(last["loss"]),
+        "spread": float(last["spread"]),
+        "precision": precision,
+        "device": device,
+        "left_out": bad,
+    }
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for use."""
+    import os
+
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    a, b, c = (round(float(v), 4) for v in values)
+    return a, b, c

@@ -1,0 +1,179 @@
+"""The one training loop, top to bottom: batch, views, loss, step; and a checkpoint from which it goes on exactly.
+
+Order of the data and every random view follow from (seed, epoch) and (seed, step), so a resumed run sees what the
+uninterrupted one would have seen. One process, or the same code on several under torchrun or SLURM (Lightning Fabric).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from sslviz.errors import Cancelled, InputError, RunFailed
+from sslviz.methods import Method
+from sslviz.progress import Progress
+from sslviz.store.files import whole_file, write_table
+from sslviz.training.views import random_views
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and pace of a run; learning rates are per step, after scaling with the batch."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warmup_epochs: int
+    seed: int
+
+
+def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
+    """Linear warm-up from 0, then half a cosine down to 0 at the last step (Loshchilov & Hutter, ICLR 2017)."""
+    warmup = schedule.warmup_epochs * steps_per_epoch
+    total = schedule.epochs * steps_per_epoch
+    if step < warmup:
+        return schedule.lr * (step + 1) / warmup
+    return schedule.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def train(
+    method: Method,
+    images: torch.Tensor,
+    size: int,
+    normalise: tuple[tuple[float, float, float], tuple[float, float, float]],
+    schedule: Schedule,
+    folder: Path,
+    fabric: lightning.Fabric,
+    progress: Progress,
+    every_epoch: Callable[[int, Method], None] = lambda epoch, method: None,
+) -> pd.DataFrame:
+    """Train `method` on images uint8[N, 3, H, W]; returns the metrics, one row an epoch, also in folder/metrics.parquet.
+
+    Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
+    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
+    """
+    n, batch = len(images), schedule.batch_size
+    if batch < 2 or batch % fabric.world_size:
+        raise InputError(f"batch size {batch}: expected at least 2 and a multiple of the {fabric.world_size} processes.")
+    if n < batch:
+        raise InputError(f"data set smaller than one batch: {n} images, batch size {batch}. Choose --batch-size {n} or less.")
+    steps_per_epoch = n // batch
+    local = batch // fabric.world_size
+
+    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recipe = method.recipe
+    decay = [p for p in method.parameters() if p.ndim > 1]
+    no_decay = [p for p in method.parameters() if p.ndim <= 1]
+    groups = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+    optimizer: Any = torch.optim.SGD(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    model, optimizer = fabric.setup(method, optimizer)
+
+    checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
+    step, rows = 0, list[dict[str, float]]()
+    sums: dict[str, float] = {}
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, sums, rows = state["step"], state["sums"], state["rows"]
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            content = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "sums": sums, "rows": rows}
+            with whole_file(checkpoint) as beside:
+                torch.save(content, beside)
+        fabric.barrier()
+
+    mean, std = (torch.tensor(v, device=fabric.device)[:, None, None] for v in normalise)
+    total = schedule.epochs * steps_per_epoch
+    progress.stage("training", total)
+    progress.advance(step)
+    method.train()
+    clock, clock_step = time.monotonic(), step
+    while step < total:
+        epoch, inside = divmod(step, steps_per_epoch)
+        if inside == 0:
+            sums = {"loss": 0.0, "spread": 0.0}
+        order = torch.randperm(n, generator=_generator(schedule.seed, epoch, 0))
+        rows_of_batch = order[inside * batch : (inside + 1) * batch][fabric.global_rank * local :][:local]
+        batch_images = images[rows_of_batch].to(fabric.device).float().div_(255)
+        views = random_views(batch_images, method.views, size, _generator(schedule.seed, step, 1 + fabric.global_rank))
+        views = [((v - mean) / std).to(memory_format=torch.channels_last) for v in views]
+
+        lr = learning_rate(step, steps_per_epoch, schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, outputs = model(views)
+        if not torch.isfinite(loss):
+            raise RunFailed(
+                f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); the checkpoint of the last whole epoch is kept. "
+                f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
+            )
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        sums["loss"] += loss.item()
+        sums["spread"] += spread(outputs.detach().float()).item()
+        step += 1
+        try:
+            progress.advance()
+        except Cancelled:
+            save()
+            raise
+        if step % steps_per_epoch == 0:
+            row = {"epoch": epoch + 1, "step": step, "lr": lr, **{k: v / steps_per_epoch for k, v in sums.items()}}
+            rows.append(row)
+            save()
+            if fabric.is_global_zero:
+                write_table(table, pd.DataFrame(rows))
+                every_epoch(epoch + 1, method)
+            speed = (step - clock_step) * batch * method.views.n_views / (time.monotonic() - clock)
+            clock, clock_step = time.monotonic(), step
+            progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], views_per_second=speed)
+            if row["spread"] < 0.05:
+                progress.warn(f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy).")
+    return pd.DataFrame(rows)
+
+
+def spread(outputs: torch.Tensor) -> torch.Tensor:
+    """Spread of outputs[M, P] on the unit sphere: mean over dimensions of their standard deviation, times sqrt(P).
+
+    About 1 when directions are used evenly, 0 when all outputs are equal (Chen & He, CVPR 2021, section 4.1).
+    """
+    unit = F.normalize(outputs, dim=1)
+    return unit.std(0).mean() * outputs.shape[1] ** 0.5
+
+
+def choose_precision(method: Method, size: int, batch: int, device: str) -> str:
+    """"bf16-mixed" where a trial step on this machine is at least 1.2 times faster with it, else "32-true"."""
+    if device != "cpu":
+        return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    views = [torch.randn(min(batch, 64), 3, size, size).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = {k: v.clone() for k, v in method.state_dict().items()}
+
+    def seconds(bf16: bool) -> float:
+        best = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss, _ = method(views)
+            loss.backward()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    faster = seconds(False) / seconds(True)
+    method.load_state_dict(state)
+    method.zero_grad(set_to_none=True)
+    return "bf16-mixed" if faster >= 1.2 else "32-true"
+
+
+def _generator(seed: int, count: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + count) * 1_009 + stream)
