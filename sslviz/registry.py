@@ -13,13 +13,14 @@ Entry = TypeVar("Entry")
 class Registry(Generic[Entry]):
     """Entries by name.
 
-    With `package`, each module of that folder is one entry of the same name: names are known without importing
+    With `package`, each module of that folder, but for those named in `beside`, is one entry of the same name: names are known without importing
     anything, and an entry's module is imported when the entry is first asked for.
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(self, kind: str, package: str | None = None, beside: frozenset[str] = frozenset()) -> None:
         self.kind = kind
         self._package = package
+        self._beside = beside
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -51,4 +52,4 @@ class Registry(Generic[Entry]):
         if self._package is None:
             return []
         paths = import_module(self._package).__path__
-        return [module.name for module in iter_modules(paths) if not module.name.startswith("_")]
+        return [module.name for module in iter_modules(paths) if module.name not in self._beside]

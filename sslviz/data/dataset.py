@@ -10,7 +10,7 @@ import pandas as pd
 
 from sslviz.data.folder import Listing, class_titles, list_folder
 from sslviz.errors import InputError, NotFound
-from sslviz.store.files import read_json, read_table, write_json, write_table
+from sslviz.store.files import only_writer, read_json, read_table, write_json, write_table
 from sslviz.store.workspace import Workspace
 
 UNKNOWN = -1
@@ -111,9 +111,36 @@ def save(workspace: Workspace, name: str, facts: dict[str, Any], samples: pd.Dat
     if old.exists() and read_json(old)["fingerprint"] == facts["fingerprint"] and (folder / "samples.parquet").exists():
         write_json(old, facts)
         return load(workspace, name)
+    samples = _with_pixel_facts(samples, folder)
     write_table(folder / "samples.parquet", samples)
     write_json(old, facts)
     return Dataset(name, folder, facts, samples)
+
+
+def _with_pixel_facts(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Keep width, height and sha256 of files that have not changed since they were read."""
+    path = folder / "samples.parquet"
+    if "sha256" in samples:
+        return samples
+    known = read_table(path) if path.exists() else pd.DataFrame()
+    if "sha256" not in known:
+        return samples.assign(width=pd.NA, height=pd.NA, sha256=pd.NA).astype(
+            {"width": "Int64", "height": "Int64", "sha256": "string"}
+        )
+    facts = known[["sample_id", "size", "mtime_ns", "width", "height", "sha256"]]
+    return samples.merge(facts, on=["sample_id", "size", "mtime_ns"], how="left")
+
+
+def record_pixel_facts(workspace: Workspace, name: str, read: pd.DataFrame) -> None:
+    """Enter what an embedding pass has read (sample_id, width, height, sha256) into samples.parquet."""
+    folder = workspace.dataset(name)
+    with only_writer(folder / "samples.parquet", f"the sample table of {name}"):
+        samples = read_table(folder / "samples.parquet")
+        facts = read.set_index("sample_id")[["width", "height", "sha256"]]
+        for column, kind in (("width", "Int64"), ("height", "Int64"), ("sha256", "string")):
+            new = samples["sample_id"].map(facts[column])
+            samples[column] = new.where(new.notna(), samples[column]).astype(kind)
+        write_table(folder / "samples.parquet", samples)
 
 
 def load(workspace: Workspace, name: str) -> Dataset:

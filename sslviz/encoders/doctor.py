@@ -135,6 +135,39 @@ def read_encoder(
     return spec, {k: v for k, v in backbone.state_dict().items()}, found
 
 
+def report(found: Inspection) -> dict[str, Any]:
+    """An inspection in plain values: what the command line prints and the data page shows."""
+    return {
+        "file": str(found.path),
+        "size_mb": round(found.size_bytes / 1e6, 1),
+        "sha256": found.sha256,
+        "container": found.container,
+        "writer": found.writer,
+        "method": found.method,
+        "epoch": found.epoch,
+        "tensors": found.n_tensors,
+        "networks": [
+            {
+                "path": n.prefix.rstrip(".") or "(top level)",
+                "role": n.role,
+                "architecture": n.description,
+                "matched": n.matched,
+                "missing": len(n.missing),
+                "wrong_shape": len(n.wrong_shape),
+                "head": list(n.head),
+            }
+            for n in found.networks
+        ],
+        "taken": found.taken.prefix.rstrip(".") or "(top level)" if found.taken else None,
+        "why": found.why,
+        "features": found.feature_dim,
+        "left_out": found.left_out,
+        "input": found.input.model_dump(mode="json") if found.input else None,
+        "notes": list(found.notes),
+        "refusal": found.refusal,
+    }
+
+
 def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection:
     tensors = content.tensors
     own = _own_spec(content)
@@ -333,7 +366,7 @@ def _part(name: str, prefix: str) -> str:
         return prefix + name[len(prefix) :].split(".")[0]
     pieces = name.split(".")
     keep = 1
-    while keep < len(pieces) - 1 and pieces[keep - 1] in {"state_dict", "module", "model", "teacher", "student"}:
+    while keep < len(pieces) and pieces[keep - 1] in {"state_dict", "module", "model", "teacher", "student"}:
         keep += 1
     return ".".join(pieces[:keep])
 

@@ -32,7 +32,7 @@ class Job:
     summary: str
 
 
-JOBS: Registry[Job] = Registry("job", __name__)
+JOBS: Registry[Job] = Registry("job", __name__, beside=frozenset({"runner", "inputs"}))
 
 
 def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Run]:

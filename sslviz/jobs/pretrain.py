@@ -20,6 +20,7 @@ class PretrainSettings(Settings):
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
     width: int = Field(32, ge=8, le=256, description="channels of the first stage of the small ResNet")
+    stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
     feature_dim: int = Field(512, ge=8, le=8192, description="features of the representation")
     snapshot_every: int = Field(0, ge=0, description="also keep the encoder every so many epochs, as NAME-eEPOCH; 0 never")
     seed: int = Field(0, ge=0, description="of weights, order and views")
@@ -69,8 +70,12 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
 
     torch.manual_seed(settings.seed)
-    stride = max(1, settings.size // 32)
-    architecture = {"width": settings.width, "blocks": 2, "stem_stride": min(stride, 2), "feature_dim": settings.feature_dim}
+    architecture = {
+        "width": settings.width,
+        "blocks": 2,
+        "stem_stride": settings.stem_stride,
+        "feature_dim": settings.feature_dim,
+    }
     method = method_class(BACKBONES["small_resnet"].build(architecture), settings.feature_dim)
     device = pick_device(settings.device)
     chosen = progress.folder / "precision.json"

@@ -1,0 +1,596 @@
+"""The command line. Every job is a command whose options are its settings; nothing is typed twice."""
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from sslviz.errors import Cancelled, InputError, SslvizError
+from sslviz.jobs import JOBS, Job, Settings, parse
+from sslviz.store.workspace import Workspace, check_name, name_from_path
+
+app = typer.Typer(
+    help="Is this self-supervised encoder any good, where does it fail, and why?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets in the workspace.", no_args_is_help=True)
+encoders_app = typer.Typer(help="Encoders in the workspace, and the checkpoint doctor.", no_args_is_help=True)
+runs_app = typer.Typer(help="Jobs that run or ran.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(encoders_app, name="encoders")
+app.add_typer(runs_app, name="runs")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+WorkspaceOption = Annotated[
+    str | None, typer.Option("--workspace", help="folder of everything sslviz makes [default: $SSLVIZ_WORKSPACE or ./workspace]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+def main() -> None:
+    """The one place where our error becomes a line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except SslvizError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("cancelled.", Cancelled.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}.", 2)
+    except Exception:
+        _fail(f"this is a bug in sslviz. The details are in {_write_bug_report()}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(message, style="red" if code != Cancelled.exit_code else "yellow", markup=False)
+    sys.exit(code)
+
+
+def _write_bug_report() -> Path:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="sslviz-bug-", suffix=".log", delete=False) as handle:
+        handle.write(" ".join(sys.argv) + "\n\n" + traceback.format_exc())
+    return Path(handle.name)
+
+
+# ---- jobs as commands
+
+
+def _option(name: str, info: FieldInfo) -> Any:
+    """A settings field as a typer option; a union such as float | Literal["auto"] is parsed by pydantic."""
+    flag = "--" + name.replace("_", "-")
+    kind: Any = info.annotation
+    plain_union = get_origin(kind) is not None and any(get_origin(a) is Literal for a in get_args(kind)) and get_origin(kind) is not Literal
+    if not plain_union:
+        return Annotated[kind, typer.Option(flag, help=info.description, show_default=info.default is not None)]
+    adapter = TypeAdapter(kind)
+
+    def read(text: str) -> Any:
+        try:
+            return adapter.validate_python(text)
+        except ValidationError:
+            raise typer.BadParameter(f'"{text}" is neither a number nor "auto"') from None
+
+    return Annotated[Any, typer.Option(flag, help=info.description, parser=read, metavar="FLOAT|auto")]
+
+
+def _command(job: Job, prepare: Callable[[dict[str, Any], Workspace], dict[str, Any]], renamed: dict[str, str]) -> Callable[..., None]:
+    def run(**values: Any) -> None:
+        as_json = values.pop("as_json")
+        workspace = Workspace(values.pop("workspace"))
+        fields = {renamed.get(k, k): v for k, v in values.items()}
+        settings = parse(job.settings, prepare(fields, workspace))
+        _run_and_print(job, settings, workspace, as_json)
+
+    parameters = []
+    shown = {v: k for k, v in renamed.items()}
+    for name, info in job.settings.model_fields.items():
+        default = inspect.Parameter.empty if info.is_required() else info.default
+        option = _option(shown.get(name, name), info)
+        parameters.append(
+            inspect.Parameter(shown.get(name, name), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+        )
+    extra = _EXTRA.get(job.name, [])
+    parameters += [*extra]
+    parameters += [
+        inspect.Parameter("workspace", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceOption),
+        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+    ]
+    run.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))  # type: ignore[attr-defined]
+    run.__doc__ = f"{job.summary}\n\nExample: {job.example}"
+    return run
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+ClassesOption = Annotated[str | None, typer.Option("--classes", help="file with one class name a line: take only these")]
+NetworkOption = Annotated[str | None, typer.Option("--network", help='which network of the file, e.g. "student"')]
+MeanOption = Annotated[str | None, typer.Option("--mean", help="three numbers: subtracted from pixels in 0..1")]
+StdOption = Annotated[str | None, typer.Option("--std", help="three numbers: divided by")]
+SizeOption = Annotated[int | None, typer.Option("--size", help="side of the square the encoder sees")]
+ResizeOption = Annotated[int | None, typer.Option("--resize", help="shorter side before the centre crop")]
+PaddingOption = Annotated[int | None, typer.Option("--stem-padding", help="padding of a 3x3 stem (shapes cannot tell)")]
+
+_EXTRA = {
+    "analyze": [
+        _keyword("classes", ClassesOption),
+        _keyword("network", NetworkOption),
+        _keyword("mean", MeanOption),
+        _keyword("std", StdOption),
+        _keyword("size", SizeOption),
+        _keyword("resize", ResizeOption),
+        _keyword("stem_padding", PaddingOption),
+    ]
+}
+
+
+def _names(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+    """Register a path given as data set or encoder under its stem first, and say so."""
+    values = dict(values)
+    for kind, add in (("dataset", _add_dataset), ("encoder", _add_encoder)):
+        given = values.get(kind)
+        if given and given not in (workspace.datasets() if kind == "dataset" else workspace.encoders()) and _is_path(given):
+            values[kind] = add(given, workspace)
+    return values
+
+
+def _is_path(text: str) -> bool:
+    return os.sep in text or text.startswith(("~", ".")) or Path(text).exists() or ":" in text
+
+
+def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, name: str | None = None) -> str:
+    from sslviz.data.dataset import add_folder
+
+    root = Path(given).expanduser().absolute()
+    name = check_name("data set", name or name_from_path(root))
+    only = None
+    if classes is not None:
+        if not Path(classes).is_file():
+            raise InputError(f"no file {classes} with class names.")
+        only = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
+    dataset, notes = add_folder(workspace, name, root, only)
+    counts = ", ".join(f"{n:,} {split}" for split, n in sorted(dataset.facts["counts"].items()))
+    err.print(f"data set {name}: {counts}; {len(dataset.classes)} classes.", markup=False)
+    for note in notes:
+        err.print(f"  {note}", markup=False)
+    return name
+
+
+def _add_encoder(
+    given: str, workspace: Workspace, name: str | None = None, network: str | None = None, **changes: Any
+) -> str:
+    from sslviz.encoders.add import add_encoder
+
+    spec, notes = add_encoder(workspace, given, name, network, **changes)
+    err.print(f"encoder {spec.name}:", markup=False)
+    for note in notes:
+        err.print(f"  {note}", markup=False)
+    return spec.name
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(v) for v in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f'"{text}": expected three numbers, for red, green and blue.')
+    return values
+
+
+def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+    values = dict(values)
+    classes = values.pop("classes")
+    changes = {k: values.pop(k) for k in ("network", "mean", "std", "size", "resize", "stem_padding")}
+    changes["mean"], changes["std"] = _numbers(changes["mean"]), _numbers(changes["std"])
+    if values["dataset"] not in workspace.datasets() or classes is not None:
+        values["dataset"] = _add_dataset(values["dataset"], workspace, classes)
+    if values["encoder"] not in workspace.encoders():
+        values["encoder"] = _add_encoder(values["encoder"], workspace, **changes)
+    return values
+
+
+def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool) -> None:
+    from sslviz.jobs.runner import launch
+
+    for kind in ("dataset", "encoder"):
+        name = getattr(settings, kind, None)
+        if name is not None:
+            workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
+    run_id, how = launch(job.name, settings, workspace)
+    err.print(f"run {run_id} {how}.", style="dim", markup=False)
+    result = _follow(run_id, workspace)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print_result(job.name, result, workspace)
+
+
+def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
+    """Show a run's progress until it ends; Ctrl-C and SIGTERM cancel it, a hung-up terminal leaves it running."""
+    import signal
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sslviz.jobs.runner import ACTIVE, cancel, read_run
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"))
+    said: list[str] = []
+    cancelled = False
+    try:
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task("starting", total=None, facts="")
+            while True:
+                try:
+                    state = read_run(workspace, run_id)
+                    facts = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in state["facts"].items())
+                    bar.update(task, description=state["stage"] or state["status"], completed=state["done"], total=state["total"] or None, facts=facts)
+                    for line in state["warnings"]:
+                        if line not in said:
+                            said.append(line)
+                            bar.console.print(f"note: {line}", style="yellow", markup=False)
+                    if state["status"] not in ACTIVE:
+                        break
+                    time.sleep(0.2)
+                except KeyboardInterrupt:
+                    if cancelled:
+                        raise
+                    cancelled = True
+                    err.print("stopping; what is finished is kept …", markup=False)
+                    cancel(workspace, run_id)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if state["status"] == "done":
+        result: dict[str, Any] = state["result"]
+        return result
+    code = state["exit_code"] or (Cancelled.exit_code if state["status"] == "cancelled" else 1)
+    lead = "" if code == 2 else f"run {run_id} {state['status']}: "
+    _fail(lead + state["error"], code)
+    raise AssertionError
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> None:
+    if job in ("score", "analyze"):
+        _print_scores(result, workspace)
+    elif job == "probe":
+        where = " (out of fold)" if result["out_of_fold"] else ""
+        out.print(
+            f"top-1 {_percent(result['top1'])} % on {result['n_judged']:,} {result['judged_on']} images{where}, "
+            f"{result['n_classes']} classes; L2 {result['l2']:g}, "
+            f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations."
+        )
+    elif job == "embed":
+        out.print(
+            f"{result['n']:,} embeddings of {result['features']} features: {result['computed']:,} computed, {result['kept']:,} kept, "
+            f"{len(result['bad'])} bad files; {result['images_per_second']:g} images/s on {result['device']}."
+        )
+    else:
+        for key, value in result.items():
+            out.print(f"{key}: {_short(value)}", markup=False)
+
+
+def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
+    from rich.table import Table
+
+    from sslviz.data import dataset as datasets
+
+    titles = datasets.load(workspace, result["dataset"]).titles
+    rule = "auto" if result["eps_auto"] else "given"
+    out.print(
+        f"{result['n']:,} images scored at eps {result['eps']:g} ({rule}; mean activation share {result['mean_share']:.1f} %), "
+        f"{result['n_discriminative']} of {result['n_features']} features discriminative, "
+        f"RankMe {result['rank_me']:.1f}."
+    )
+    reports = result["reports"]
+    if reports:
+        q = reports["q"]
+        fold = ", out of fold" if result["out_of_fold"] else ""
+        out.print(f"Against the linear probe on {result['judged_on']} ({q['n']:,} images{fold}), Q {q['verdict']}:")
+        table = Table("score", "AUROC", "95 %", "AUPRC", "base rate", "lift")
+        for name, r in reports.items():
+            span = r["intervals"]["auroc"]
+            table.add_row(
+                name,
+                _percent(r["auroc"]),
+                "-" if span is None else f"{_percent(span[0])} – {_percent(span[1])}",
+                _percent(r["auprc"]),
+                _percent(r["base_rate"]),
+                "-" if r["lift"] is None else f"{r['lift']:.3f}",
+            )
+        out.print(table)
+        if q["reason"]:
+            out.print(q["reason"], markup=False)
+        if result["best_rival"]:
+            out.print(f"A label-free rival is better here: {result['best_rival']}.")
+    out.print(f"The worst of {result['judged_on']}:")
+    for row in result["worst"]:
+        label = titles[row["label"]] if row["label"] >= 0 else "no label"
+        said = f", probe says {titles[int(row['prediction'])]}" if row.get("correct") is False else ""
+        out.print(f"  {row['q']:.4f}  {row['sample_id']}  ({label}{said})", markup=False)
+    out.print(f"Look at them: {_app_url(workspace, result)}", markup=False)
+
+
+def _app_url(workspace: Workspace, result: dict[str, Any]) -> str:
+    from urllib.parse import urlencode
+
+    from sslviz.ui.server import running_url
+
+    query = urlencode({"dataset": result["dataset"], "encoder": result["encoder"]})
+    base = running_url(workspace)
+    return f"{base}/scores?{query}" if base else f"sslviz app --workspace {workspace.root}, then /scores?{query}"
+
+
+def _register_jobs() -> None:
+    for name in JOBS.names():
+        entry = JOBS[name]
+        if name == "analyze":
+            app.command(name)(_command(entry, _prepare_analyze, {"images": "dataset"}))
+        else:
+            app.command(name)(_command(entry, _names, {}))
+
+
+# ---- data, encoders, runs, app
+
+
+@data_app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="name in the workspace")],
+    source: Annotated[str, typer.Argument(help="folder of images")],
+    classes: ClassesOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a folder of images; reads names and sizes only, links are followed.
+
+    Example: sslviz data add photos ~/photos
+    """
+    from sslviz.data.dataset import load
+
+    where = Workspace(workspace).create()
+    _add_dataset(source, where, classes, name)
+    if as_json:
+        print(json.dumps(load(where, name).facts, ensure_ascii=False))
+
+
+@data_app.command("list")
+def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the data sets."""
+    from sslviz.data.dataset import load
+
+    where = Workspace(workspace)
+    facts = [load(where, name).facts for name in where.datasets()]
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for f in facts:
+        out.print(f"{f['name']}: {sum(f['counts'].values()):,} images, {len(f['classes'])} classes, {f.get('root') or 'arrays'}", markup=False)
+    if not facts:
+        out.print("No data set yet. Register one: sslviz data add NAME FOLDER")
+
+
+@data_app.command("show")
+def data_show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show a data set's splits, classes and remarks."""
+    from sslviz.data.dataset import load
+
+    facts = load(Workspace(workspace), name).facts
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for key in ("name", "root", "split_rule", "counts", "added"):
+        out.print(f"{key}: {facts.get(key)}", markup=False)
+    out.print("classes: " + ", ".join(c["title"] for c in facts["classes"]), markup=False)
+    for note in facts["notes"]:
+        out.print(note, markup=False)
+
+
+@data_app.command("remove")
+def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
+    """Take a data set and all results made from it out of the workspace; its images stay where they are."""
+    import shutil
+
+    where = Workspace(workspace)
+    shutil.rmtree(where.existing_dataset(name))
+    for kind in ("embeddings", "results"):
+        shutil.rmtree(where.root / kind / name, ignore_errors=True)
+
+
+@encoders_app.command("add")
+def encoders_add(
+    name: Annotated[str, typer.Argument(help="name in the workspace")],
+    source: Annotated[str, typer.Argument(help="checkpoint file, or timm:NAME")],
+    network: NetworkOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    resize: ResizeOption = None,
+    stem_padding: PaddingOption = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Take the encoder out of a checkpoint file and store it.
+
+    Example: sslviz encoders add simclr simclr.ckpt
+    """
+    _add_encoder(
+        source,
+        Workspace(workspace).create(),
+        check_name("encoder", name),
+        network,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        size=size,
+        resize=resize,
+        stem_padding=stem_padding,
+    )
+
+
+@encoders_app.command("list")
+def encoders_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the encoders."""
+    from sslviz.store.files import read_json
+
+    where = Workspace(workspace)
+    specs = [read_json(where.encoder(name) / "encoder.json") for name in where.encoders()]
+    if as_json:
+        print(json.dumps(specs, ensure_ascii=False))
+        return
+    for s in specs:
+        out.print(f"{s['name']}: {s['method']}, {s['feature_dim']} features, {s['source']}", markup=False)
+    if not specs:
+        out.print("No encoder yet. Add one: sslviz encoders add NAME FILE")
+
+
+@encoders_app.command("inspect")
+def encoders_inspect(
+    file: Annotated[Path, typer.Argument(help="checkpoint file")], network: NetworkOption = None, as_json: JsonOption = False
+) -> None:
+    """Say what is inside a checkpoint, which network would be taken and why; exit 2 when none can be.
+
+    Example: sslviz encoders inspect moco_v2_800ep_pretrain.pth.tar
+    """
+    from sslviz.encoders.doctor import inspect_file, report
+
+    found = inspect_file(file, network)
+    if as_json:
+        print(json.dumps(report(found), ensure_ascii=False))
+    else:
+        for key, value in report(found).items():
+            if value not in (None, "", [], {}):
+                out.print(f"{key.replace('_', ' ')}: {_words(value)}", markup=False)
+    if found.refusal:
+        raise InputError(found.refusal)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_words(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return "; ".join(_words(v) for v in value)
+    return str(value)
+
+
+@encoders_app.command("remove")
+def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
+    """Take an encoder and all results made with it out of the workspace."""
+    import shutil
+
+    where = Workspace(workspace)
+    shutil.rmtree(where.existing_encoder(name))
+    for kind in ("embeddings", "results"):
+        for folder in (where.root / kind).glob(f"*/{name}"):
+            shutil.rmtree(folder)
+
+
+@runs_app.command("list")
+def runs_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List all runs, newest first."""
+    from sslviz.jobs.runner import list_runs
+
+    states = list_runs(Workspace(workspace))
+    if as_json:
+        print(json.dumps(states, ensure_ascii=False))
+        return
+    for s in states:
+        share = f" {100 * s['done'] // s['total']} % of {s['stage']}" if s["status"] == "running" and s["total"] else ""
+        out.print(f"{s['id']}  {s['status']}{share}  {s['seconds']:.0f} s  {s['error']}".rstrip(), markup=False)
+    if not states:
+        out.print("No run yet.")
+
+
+@runs_app.command("show")
+def runs_show(run: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Show a run's settings, state and the end of its log."""
+    from sslviz.jobs.runner import log_tail, read_run
+
+    where = Workspace(workspace)
+    state = read_run(where, run)
+    if as_json:
+        print(json.dumps(state, ensure_ascii=False))
+        return
+    for key in ("id", "job", "status", "stage", "done", "total", "facts", "settings", "warnings", "error"):
+        if state[key] not in ("", [], {}, None):
+            out.print(f"{key}: {_words(state[key])}", markup=False)
+    out.print(log_tail(where, run), markup=False)
+
+
+@runs_app.command("cancel")
+def runs_cancel(run: str, workspace: WorkspaceOption = None, force: Annotated[bool, typer.Option(help="end it at once, without saving")] = False) -> None:
+    """Stop a run; it saves what it has."""
+    from sslviz.jobs.runner import cancel, kill
+
+    (kill if force else cancel)(Workspace(workspace), run)
+
+
+@runs_app.command("resume")
+def runs_resume(run: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Go on with a run that was cancelled, killed or failed."""
+    from sslviz.jobs.runner import read_run, resume
+
+    where = Workspace(workspace)
+    resume(where, run)
+    result = _follow(run, where)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print_result(read_run(where, run)["job"], result, where)
+
+
+@runs_app.command("delete")
+def runs_delete(run: str, workspace: WorkspaceOption = None) -> None:
+    """Remove an ended run and its files."""
+    from sslviz.jobs.runner import delete
+
+    delete(Workspace(workspace), run)
+
+
+@app.command("app")
+def serve(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port; default the first free one from 8501")] = None,
+    address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Serve the app and print its URL; Ctrl-C ends it, runs go on.
+
+    Example: sslviz app --workspace workspace
+    """
+    from sslviz.ui.server import serve_app
+
+    serve_app(Workspace(workspace).create(), port, address)
+
+
+_register_jobs()

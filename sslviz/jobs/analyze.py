@@ -1,0 +1,37 @@
+"""The whole way from images and an encoder to Q-Scores: embed, probe where there are labels, score."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+
+class AnalyzeSettings(Settings):
+    dataset: str = Field(description="data set in the workspace, or a folder of images")
+    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    eps: float | Literal["auto"] = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
+    batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
+    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default about 16 MB")
+    workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+
+
+@job("analyze", AnalyzeSettings, example="sslviz analyze --images photos/ --encoder simclr.ckpt")
+def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Embed, probe where there are labels, score, and list the worst images; run again, it goes on where it stopped."""
+    from sslviz.data import dataset as datasets
+    from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.jobs.score import ScoreSettings, score
+
+    names = {"dataset": settings.dataset, "encoder": settings.encoder}
+    if datasets.load(workspace, settings.dataset).root is not None:
+        passed = settings.model_dump(include={"batch_size", "chunk_rows", "workers", "device"})
+        embedded: dict[str, Any] = embed(EmbedSettings(**names, **passed), workspace, progress)
+    else:
+        embedded = {}
+    scored = score(ScoreSettings(**names, eps=settings.eps), workspace, progress)
+    kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}
+    return {**scored, "embed": kept}

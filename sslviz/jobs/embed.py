@@ -1,0 +1,221 @@
+"""Embed a data set: pixels are read once; size, digest, thumbnail and embedding come out of the same pass."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sslviz.errors import InputError
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+
+class EmbedSettings(Settings):
+    dataset: str = Field(description="data set in the workspace, or a folder of images")
+    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
+    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default about 16 MB")
+    workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+    precision: Literal["32", "bf16"] = Field("32", description="arithmetic of the forward pass; part of the result's identity")
+    store_dtype: Literal["float32", "float16"] = Field("float32", description="numbers on disk; part of the result's identity")
+    strict: bool = Field(False, description="fail when a file is no whole picture, instead of listing it")
+    digest: bool = Field(False, description="check every stored chunk and read every file again, whatever its size and time say")
+
+
+@job("embed", EmbedSettings, example="sslviz embed --dataset photos --encoder simclr")
+def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Compute the embeddings of a data set by an encoder; goes on where it was stopped."""
+    import pandas as pd
+
+    from sslviz.data import dataset as datasets
+    from sslviz.encoders.run import load_encoder, pick_device
+    from sslviz.store.embeddings import EmbeddingStore
+    from sslviz.store.files import only_writer
+
+    folder = workspace.embeddings(settings.dataset, settings.encoder)
+    with only_writer(folder, f"the embeddings of {settings.dataset} by {settings.encoder}", _who(progress)):
+        progress.stage("listing files")
+        dataset, notes = datasets.refresh(workspace, settings.dataset)
+        if dataset.root is None:
+            raise InputError(f'data set "{dataset.name}" came in as arrays; there is nothing to embed.')
+        device = pick_device(settings.device)
+        encoder = load_encoder(workspace, settings.encoder, device)
+        store = EmbeddingStore(folder)
+        depends = {
+            "encoder": encoder.spec.fingerprint(),
+            "precision": settings.precision,
+            "dtype": settings.store_dtype,
+        }
+        width = encoder.spec.feature_dim
+        plan = store.begin(depends, width, settings.store_dtype, settings.chunk_rows, dataset.samples)
+        if settings.digest:
+            store.forget(store.damaged_chunks())
+            plan = plan.assign(todo=True)
+        todo = plan[plan["todo"]]
+        progress.note(device=device, precision=settings.precision, to_compute=len(todo), kept=len(plan) - len(todo))
+        _check_disk(workspace.root, len(todo), width, settings.store_dtype)
+        run = _Pass(settings, dataset.root, encoder, store, dataset.folder, plan, progress)
+        progress.stage("embedding", len(todo))
+        for chunk, rows in plan.groupby("chunk", sort=True):
+            if rows["todo"].any():
+                run.chunk(int(chunk), rows)
+        read, bad = store.finish()
+        datasets.record_pixel_facts(workspace, dataset.name, read)
+        meta = store.meta
+        meta["dataset"] = dataset.fingerprint
+        _write_meta(folder, meta)
+    for line in run.remarks(read):
+        progress.warn(line)
+    if len(bad):
+        shown = "; ".join(f"{s}: {e}" for s, e in bad.head(5).itertuples(index=False))
+        progress.warn(f"{len(bad)} files gave no embedding and are left out: {shown}" + ("; …" if len(bad) > 5 else ""))
+    if settings.strict and len(bad):
+        raise InputError(f"{len(bad)} files are no whole pictures (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}.")
+    return {
+        "dataset": dataset.name,
+        "encoder": encoder.spec.name,
+        "n": len(read),
+        "computed": run.computed,
+        "kept": len(read) - run.computed,
+        "features": width,
+        "images_per_second": round(run.speed(), 1),
+        "device": device,
+        "n_zero": run.n_zero,
+        "bad": [{"sample_id": s, "error": e} for s, e in bad.itertuples(index=False)],
+        "notes": notes,
+        "input": encoder.spec.input.model_dump(mode="json"),
+        "fingerprint": meta["fingerprint"],
+    }
+
+
+class _Pass:
+    """Reads, decodes and embeds the rows that are to do, chunk by chunk."""
+
+    def __init__(
+        self, settings: EmbedSettings, root: Path, encoder: Any, store: Any, dataset_folder: Path, plan: Any, progress: Progress
+    ) -> None:
+        from sslviz.data.loading import ahead, read_picture
+
+        self.settings, self.encoder, self.store, self.progress = settings, encoder, store, progress
+        self.dataset_folder = dataset_folder
+        self.chunk_rows = int(store.meta["chunk_rows"])
+        self.width = int(store.meta["width"])
+        self.computed = self.bad = self.n_zero = 0
+        self.started = time.monotonic()
+        spec = encoder.spec.input
+        ids = plan.loc[plan["todo"], "sample_id"].tolist()
+        window = max(4 * settings.workers, 2 * settings.batch_size)
+        self.pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size), ids, settings.workers, window)
+
+    def chunk(self, chunk: int, rows: Any) -> None:
+        import numpy as np
+        import pandas as pd
+
+        from sslviz.data.thumbs import write_pack
+
+        start = chunk * self.chunk_rows
+        values = np.full((int(rows["row"].max()) - start + 1, self.width), np.nan, np.float32)
+        old = self.store.part(chunk).set_index("sample_id")
+        kept = rows[~rows["todo"]]
+        known = old.loc[old.index.isin(rows["sample_id"])]
+        previous = self._previous(chunk, known)
+        parts = [old.loc[kept["sample_id"]].reset_index()] if len(kept) else []
+        for _, line in known.iterrows():
+            if line["error"] == "" and line["row"] in previous:
+                values[int(line["row"]) - start] = previous[line["row"]]
+        batch: list[tuple[int, Any]] = []
+        thumbs, new = [], []
+        for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(index=False):
+            got = next(self.pictures)
+            new.append((sample_id, row, got.sha256, size, mtime_ns, got.width, got.height, got.error, got.remark))
+            if got.pixels is None:
+                self.bad += 1
+                values[row - start] = np.nan
+                self.progress.advance()
+                continue
+            thumbs.append((sample_id, got.sha256, got.thumb))
+            same = sample_id in known.index and known.loc[sample_id, "sha256"] == got.sha256 and row in previous
+            if same and not np.isnan(previous[row][0]):
+                self.progress.advance()
+                continue
+            batch.append((row - start, got.pixels))
+            if len(batch) == self.settings.batch_size:
+                self._embed(batch, values)
+        self._embed(batch, values)
+        if new:
+            columns = ["sample_id", "row", "sha256", "size", "mtime_ns", "width", "height", "error", "remark"]
+            parts.append(pd.DataFrame(new, columns=columns))
+        write_pack(self.dataset_folder, thumbs)
+        self.store.write_chunk(chunk, values, pd.concat(parts))
+
+    def _previous(self, chunk: int, known: Any) -> dict[int, Any]:
+        """Vectors the chunk already has, by row; empty where it was never whole."""
+        from sslviz.errors import SslvizError
+
+        if chunk not in self.store.done() or known.empty:
+            return {}
+        import numpy as np
+
+        wanted = np.sort(known.loc[known["error"] == "", "row"].to_numpy(dtype=np.int64))
+        if len(wanted) == 0:
+            return {}
+        try:
+            found = {}
+            for block_rows, block in self.store.blocks(wanted):
+                found.update(zip(block_rows.tolist(), block, strict=True))
+            return found
+        except SslvizError:
+            return {}
+
+    def _embed(self, batch: list[tuple[int, Any]], values: Any) -> None:
+        import torch
+
+        if not batch:
+            return
+        places, pixels = zip(*batch, strict=True)
+        h = self.encoder.embed(torch.stack(pixels), bf16=self.settings.precision == "bf16").cpu().numpy()
+        values[list(places)] = h
+        self.computed += len(batch)
+        self.n_zero += int((abs(h).max(1) == 0).sum())
+        batch.clear()
+        self.progress.advance(len(places))
+        self.progress.note(images_per_second=round(self.speed(), 1))
+
+    def speed(self) -> float:
+        return self.computed / max(1e-9, time.monotonic() - self.started)
+
+    def remarks(self, read: Any) -> list[str]:
+        lines = []
+        if self.n_zero:
+            lines.append(f"{self.n_zero} images have an embedding of norm zero; their score is 0")
+        several = read.loc[read["remark"] != "", "sample_id"]
+        if len(several):
+            lines.append(f"of {len(several)} files with several frames the first was used: {', '.join(several[:3])}")
+        return lines
+
+
+def _check_disk(root: Path, n: int, width: int, dtype: str) -> None:
+    """Refuse before the work starts when the disk has no room for it."""
+    import numpy as np
+
+    need = n * (width * np.dtype(dtype).itemsize + 4096)
+    free = shutil.disk_usage(root).free
+    if need * 1.05 > free:
+        raise InputError(
+            f"embedding {n:,} images needs about {need / 1e9:.1f} GB below {root}, and {free / 1e9:.1f} GB are free. "
+            f"Free some, or use --store-dtype float16."
+        )
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    from sslviz.store.files import write_json
+
+    write_json(folder / "meta.json", meta)
+
+
+def _who(progress: Progress) -> str:
+    return f"run {progress.folder.name}" if progress.folder else ""

@@ -1,0 +1,98 @@
+"""What score and probe read: a data set, its embeddings by one encoder, and whether they still belong together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sslviz.data import dataset as datasets
+from sslviz.encoders.store import load_spec
+from sslviz.errors import InputError, NotFound, Stale
+from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.results import Result, State, latest_result
+from sslviz.store.workspace import Workspace
+
+JUDGED_ON = ("test", "val")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Samples that have an embedding (sample_id, row, split, label, ...), in the order of their rows, and where to read it."""
+
+    dataset: datasets.Dataset
+    encoder: str
+    store: EmbeddingStore
+    samples: pd.DataFrame
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints that a result made from these lists as its inputs."""
+        return {"dataset": self.dataset.fingerprint, "embeddings": str(self.store.meta["fingerprint"])}
+
+    def rows(self, split: str) -> np.ndarray:
+        chosen: np.ndarray = self.samples.loc[self.samples["split"] == split, "row"].to_numpy(dtype=np.int64)
+        return chosen
+
+    @property
+    def judged_on(self) -> str | None:
+        """The split that figures are judged on: test, else val, else None (train by out-of-fold predictions)."""
+        return next((s for s in JUDGED_ON if (self.samples["split"] == s).any()), None)
+
+
+def embeddings_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str) -> tuple[State, str]:
+    """Whether the embeddings are there and belong to today's data set and encoder; a sentence where they do not."""
+    store = EmbeddingStore(workspace.embeddings(dataset.name, encoder))
+    if not (store.folder / "meta.json").exists():
+        return "missing", "not embedded yet"
+    if not store.complete:
+        return "missing", "an embed run was stopped before its end"
+    meta = store.meta
+    if meta["depends"]["encoder"] != load_spec(workspace, encoder).fingerprint():
+        return "stale", "the encoder (weights, architecture or input) has changed since"
+    if meta.get("dataset") != dataset.fingerprint:
+        return "stale", "files of the data set came, went or changed since"
+    return "fresh", ""
+
+
+def open_embedded(workspace: Workspace, dataset_name: str, encoder: str) -> Embedded:
+    """Data set and embeddings, joined by sample_id. Raises NotFound when missing, Stale when they no longer belong together."""
+    dataset, _ = datasets.refresh(workspace, dataset_name)
+    workspace.existing_encoder(encoder)
+    state, why = embeddings_state(workspace, dataset, encoder)
+    store = EmbeddingStore(workspace.embeddings(dataset_name, encoder))
+    if state == "missing":
+        raise NotFound(f"no {store.name}: {why}. Compute them: {store.remedy}")
+    if state == "stale":
+        raise Stale(f"{store.name} are stale: {why}. Recompute what changed: {store.remedy}")
+    rows = store.rows()[["sample_id", "row"]]
+    samples = rows.merge(dataset.samples, on="sample_id", how="inner").sort_values("row", ignore_index=True)
+    if not (samples["split"] == "train").any():
+        raise InputError(
+            f'data set "{dataset_name}" has no train images; discriminative features and the probe come from the train split.'
+        )
+    return Embedded(dataset, encoder, store, samples)
+
+
+def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, job: str) -> tuple[State, str, Result | None]:
+    """State of a job's latest result, transitively: what it was made from must be today's."""
+    result = latest_result(workspace.results(dataset.name, encoder, job))
+    if result is None:
+        return "missing", f"no {job} yet", None
+    state, why = embeddings_state(workspace, dataset, encoder)
+    if state != "fresh":
+        return "stale", why, result
+    now: dict[str, Any] = {
+        "dataset": dataset.fingerprint,
+        "embeddings": EmbeddingStore(workspace.embeddings(dataset.name, encoder)).meta["fingerprint"],
+    }
+    for upstream in ("probe",):
+        if upstream in result.inputs:
+            found_state, found_why, found = result_state(workspace, dataset, encoder, upstream)
+            if found is None or found_state != "fresh":
+                return "stale", f"{upstream}: {found_why}", result
+            now[upstream] = found.key
+    for name, was in result.inputs.items():
+        if now.get(name) != was:
+            return "stale", f"{name} has changed since", result
+    return "fresh", "", result

@@ -1,0 +1,259 @@
+"""Runs: a job in a process and session of its own, followed through files only.
+
+runs/<id>/config.json what to do · state.json where it is, rewritten every half second · log · cancel (somebody pressed stop) ·
+alive (locked by the running process, so a dead one is recognised at once, on reload, in a second tab, after a restart).
+A hung-up terminal or a stopped server leaves a run running.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sslviz.errors import Busy, Cancelled, InputError, SslvizError
+from sslviz.jobs import JOBS, Settings, parse
+from sslviz.progress import Progress
+from sslviz.store.files import is_held, read_json, write_json
+from sslviz.store.workspace import Workspace
+
+ACTIVE = ("starting", "running")
+_BEAT = 0.5
+_STARTS_WITHIN = 60.0
+
+
+def launch(job: str, settings: Settings, workspace: Workspace) -> tuple[str, str]:
+    """Start a job; returns (run id, what happened: "started", "joined" or "resumed").
+
+    Where the same job on the same target is running it is joined; an unfinished run of the very same settings is resumed.
+    """
+    workspace.create()
+    (workspace.root / "runs").mkdir(exist_ok=True)
+    config = {"job": job, "settings": settings.model_dump(mode="json")}
+    with (workspace.root / "runs" / ".launch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for state in list_runs(workspace):
+            if state["job"] != job:
+                continue
+            if state["status"] in ACTIVE and _target(state) == _target(config):
+                return state["id"], "joined"
+        for state in list_runs(workspace):
+            if state["job"] == job and state["settings"] == config["settings"]:
+                if state["status"] in ("cancelled", "killed", "failed"):
+                    _start(workspace, state["id"])
+                    return state["id"], "resumed"
+                break
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job}-{uuid4().hex[:4]}"
+        write_json(workspace.run(run_id) / "config.json", {**config, "created": time.time()})
+        _start(workspace, run_id)
+        return run_id, "started"
+
+
+def resume(workspace: Workspace, run_id: str) -> None:
+    """Start an ended run again from where it stopped. Raises NotFound, Busy when it is running, InputError when it is done."""
+    state = read_run(workspace, run_id)
+    if state["status"] in ACTIVE:
+        raise Busy(f"run {run_id} is running already.")
+    if state["status"] == "done":
+        raise InputError(f"run {run_id} is done; there is nothing to resume.")
+    _start(workspace, run_id)
+
+
+def cancel(workspace: Workspace, run_id: str) -> None:
+    """Ask a run to stop; it saves what it has. Raises NotFound, InputError when it is not running."""
+    state = read_run(workspace, run_id)
+    if state["status"] not in ACTIVE:
+        raise InputError(f"run {run_id} is not running (it is {state['status']}).")
+    (workspace.run(run_id) / "cancel").touch()
+
+
+def kill(workspace: Workspace, run_id: str) -> None:
+    """Stop a run that does not answer, with everything it started."""
+    state = read_run(workspace, run_id)
+    if state["status"] in ACTIVE and state.get("pid") and is_held(workspace.run(run_id) / "alive"):
+        os.killpg(int(state["pid"]), signal.SIGKILL)
+
+
+def delete(workspace: Workspace, run_id: str) -> None:
+    """Remove an ended run's folder. Raises NotFound, Busy when it is running."""
+    state = read_run(workspace, run_id)
+    if state["status"] in ACTIVE:
+        raise Busy(f"run {run_id} is running; cancel it first: sslviz runs cancel {run_id}")
+    shutil.rmtree(workspace.run(run_id))
+
+
+def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    """A run as it is now: id, job, settings, status (starting, running, done, failed, cancelled, killed), stage, done, total,
+    facts, warnings, result, error, exit_code, seconds, eta_seconds."""
+    folder = workspace.existing_run(run_id)
+    config = read_json(folder / "config.json")
+    path = folder / "state.json"
+    state = read_json(path) if path.exists() else {"status": "starting"}
+    if state["status"] in ACTIVE and not is_held(folder / "alive"):
+        state = read_json(path) if path.exists() else state
+        started = state.get("launched", config["created"])
+        if state["status"] == "running" or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
+            state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
+    defaults = {"stage": "", "done": 0, "total": 0, "facts": {}, "warnings": [], "result": None, "error": "", "exit_code": None}
+    state = {**defaults, **state, "id": run_id, "job": config["job"], "settings": config["settings"], "created": config["created"]}
+    end = state.get("updated", time.time()) if state["status"] not in ACTIVE else time.time()
+    state["seconds"] = max(0.0, end - state.get("launched", config["created"]))
+    return state
+
+
+def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
+    """All runs, newest first."""
+    runs = [read_run(workspace, run_id) for run_id in workspace.runs()]
+    return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
+
+
+def log_tail(workspace: Workspace, run_id: str, lines: int = 40) -> str:
+    """The last lines of a run's log."""
+    path = workspace.existing_run(run_id) / "log"
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+class RunProgress(Progress):
+    """Progress that writes state.json and hears of a cancel, from a file or SIGTERM."""
+
+    def __init__(self, folder: Path, first: dict[str, Any]) -> None:
+        self.folder: Path = folder
+        self.state = {**first, "stage": "", "done": 0, "total": 0, "facts": {}, "warnings": [], "eta_seconds": None}
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._stage_began = (time.monotonic(), 0)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self.write()
+        self._thread.start()
+
+    def stage(self, name: str, total: int = 0) -> None:
+        self.check()
+        with self._lock:
+            self.state.update(stage=name, done=0, total=total, eta_seconds=None)
+            self._stage_began = (time.monotonic(), 0)
+        self.write()
+
+    def advance(self, done: int = 1) -> None:
+        with self._lock:
+            if self.state["done"] == 0 and done > 1 and done < self.state["total"]:
+                self._stage_began = (time.monotonic(), done)  # a resumed part: what was done before gives no speed
+            self.state["done"] += done
+            began, before = self._stage_began
+            fresh, left = self.state["done"] - before, self.state["total"] - self.state["done"]
+            if fresh > 0 and left >= 0:
+                self.state["eta_seconds"] = (time.monotonic() - began) / fresh * left
+        self.check()
+
+    def note(self, **facts: Any) -> None:
+        with self._lock:
+            self.state["facts"] = {**self.state["facts"], **facts}
+
+    def warn(self, sentence: str) -> None:
+        print("note:", sentence, flush=True)
+        with self._lock:
+            if sentence not in self.state["warnings"]:
+                self.state["warnings"] = [*self.state["warnings"], sentence]
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("cancelled; what was finished is kept, and the same command goes on from there.")
+
+    def end(self, **last: Any) -> None:
+        """Write the final state; the heartbeat stops."""
+        self._ended.set()
+        self._thread.join()
+        with self._lock:
+            self.state.update(last, eta_seconds=None)
+        self.write()
+
+    def write(self) -> None:
+        with self._lock:
+            content = {**self.state, "updated": time.time()}
+        write_json(self.folder / "state.json", json.loads(json.dumps(content, default=_plain)))
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_BEAT):
+            if (self.folder / "cancel").exists():
+                self.cancelled.set()
+            try:
+                self.write()
+            except OSError as error:  # a full disk must not end the work silently; the job's own write will say so
+                print("state.json could not be written:", error, flush=True)
+
+
+def execute(workspace: Workspace, run_id: str) -> int:
+    """Run a job in this process; returns the exit code that state.json also names."""
+    folder = workspace.existing_run(run_id)
+    config = read_json(folder / "config.json")
+    with (folder / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        progress = RunProgress(folder, {"status": "running", "pid": os.getpid(), "launched": time.time()})
+        signal.signal(signal.SIGTERM, lambda *_: progress.cancelled.set())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            entry = JOBS[config["job"]]
+            result = entry.run(parse(entry.settings, config["settings"]), workspace, progress)
+            progress.end(status="done", exit_code=0, result=result)
+            return 0
+        except Cancelled as error:
+            progress.end(status="cancelled", exit_code=error.exit_code, error=str(error))
+            return error.exit_code
+        except SslvizError as error:
+            progress.end(status="failed", exit_code=error.exit_code, error=str(error))
+            print("error:", error, flush=True)
+            return error.exit_code
+        except OSError as error:
+            traceback.print_exc()
+            where = f" ({error.filename})" if error.filename else ""
+            progress.end(status="failed", exit_code=2, error=f"{error.strerror or error}{where}.")
+            return 2
+        except BaseException as error:
+            traceback.print_exc()
+            reason = f"a bug in sslviz: {type(error).__name__}: {' '.join(str(error).split())[:200]} (its log has the details)."
+            progress.end(status="failed", exit_code=1, error=reason)
+            return 1
+
+
+def _start(workspace: Workspace, run_id: str) -> None:
+    folder = workspace.run(run_id)
+    (folder / "cancel").unlink(missing_ok=True)
+    write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
+    environment = {**os.environ, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1"}
+    with (folder / "log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "sslviz.jobs.runner", run_id],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+        )
+
+
+def _target(config: dict[str, Any]) -> list[Any]:
+    settings = config["settings"]
+    return [settings.get(k) for k in ("dataset", "encoder", "name", "method")]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(execute(Workspace(), sys.argv[1]))

@@ -1,0 +1,249 @@
+"""Give every image its Q-Score, its rivals' scores, and judge them against the probe where there are labels."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sslviz.errors import InputError
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+RIVALS_UP_TO = 100_000
+
+
+class ScoreSettings(Settings):
+    dataset: str = Field(description="data set in the workspace, or a folder of images")
+    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    eps: float | Literal["auto"] = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
+    lower: float = Field(50.0, ge=0, le=100, description="lower percentile of activation shares")
+    upper: float = Field(95.0, ge=0, le=100, description="upper percentile of activation shares")
+    rivals: bool | None = Field(None, description=f"nearest-neighbour rivals; default up to {RIVALS_UP_TO:,} images")
+    seed: int = Field(0, ge=0, description="of bootstrap and samples")
+
+
+@job("score", ScoreSettings, example="sslviz score --dataset photos --encoder simclr --eps auto")
+def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Give every image a label-free quality score; with labels, say whether it predicts the probe's errors."""
+    import numpy as np
+    import pandas as pd
+
+    from sslviz.analysis.features import EPS, EPS_GRID, LOWER, UPPER, ActivationCounts
+    from sslviz.arrays import check_eps, check_percentiles
+    from sslviz.jobs.inputs import open_embedded
+    from sslviz.store.files import only_writer
+    from sslviz.store.results import save_result
+
+    lower, upper = check_percentiles(settings.lower, settings.upper)
+    eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
+    embedded = open_embedded(workspace, settings.dataset, settings.encoder)
+    samples, store = embedded.samples, embedded.store
+    inputs = embedded.inputs
+    probe, probe_note = _probe(settings, workspace, progress, embedded)
+    if probe is not None:
+        inputs["probe"] = probe.key
+
+    train_rows = embedded.rows("train")
+    progress.stage("counting activations", len(train_rows))
+    counts = ActivationCounts(store.meta["width"], [EPS, *EPS_GRID, *([] if eps == "auto" else [eps])])
+    for rows, block in store.blocks(train_rows):
+        counts.update(block)
+        progress.advance(len(rows))
+    selection = counts.select(eps, lower, upper)
+    paper = counts.select(EPS, LOWER, UPPER)
+
+    progress.stage("scoring", len(samples))
+    table = _score_rows(store, samples, selection, paper, progress)
+    rivals = settings.rivals if settings.rivals is not None else len(samples) <= RIVALS_UP_TO
+    similarities, rival_note = _similarities(embedded, settings.seed, progress) if rivals else (None, "")
+    predictions = None if probe is None else probe.table("predictions")
+    table, rival_names = _add_rivals(table, similarities, samples, predictions)
+    split = embedded.judged_on or "train"
+    reports = {} if predictions is None else _judge(table, predictions, ["q", "q_paper", *rival_names], split, settings.seed)
+
+    empty = (table["n_chosen"] == 0).groupby(table["split"]).mean()
+    notes = [n for n in (probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
+    for note in notes:
+        progress.warn(note)
+    summary = {
+        "n": len(table),
+        "eps": selection.eps,
+        "eps_auto": selection.auto,
+        "eps_sparse": selection.sparse,
+        "lower": lower,
+        "upper": upper,
+        "n_features": int(store.meta["width"]),
+        "n_discriminative": len(selection.features),
+        "n_dead_chosen": selection.n_dead,
+        "mean_share": counts.mean_share(selection.eps),
+        "mean_share_paper": counts.mean_share(EPS),
+        "mean_firing": float(table["n_firing"].mean()),
+        "mean_chosen": float(table["n_chosen"].mean()),
+        "empty_share": {str(k): float(v) for k, v in empty.items()},
+        "empty_share_paper": float((table["q_paper"] == 0).mean()),
+        "n_zero": int((table["norm"] == 0).sum()),
+        "judged_on": split,
+        "out_of_fold": split == "train",
+        "reports": {name: {**report.as_dict(), "verdict": report.verdict} for name, report in reports.items()},
+        "best_rival": _best_rival(reports),
+        **_rank(store, train_rows),
+        "notes": notes,
+    }
+    features = pd.DataFrame(
+        {
+            "feature": np.arange(len(selection.shares)),
+            "share": selection.shares,
+            "share_paper": paper.shares,
+            "chosen": np.isin(np.arange(len(selection.shares)), selection.features),
+            "chosen_paper": np.isin(np.arange(len(selection.shares)), paper.features),
+        }
+    )
+    folder = workspace.results(settings.dataset, settings.encoder, "score")
+    with only_writer(folder, f"the scores of {settings.dataset} by {settings.encoder}"):
+        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
+        save_result(folder, plain, inputs, {"scores": table, "features": features}, summary)
+    worst = worst_images(table, None if predictions is None else predictions, split, 10)
+    return {"dataset": settings.dataset, "encoder": settings.encoder, **summary, "worst": worst}
+
+
+def worst_images(table: Any, predictions: Any, split: str, n: int) -> list[dict[str, Any]]:
+    """The n samples of a split with the lowest Q-Score, lowest first; equal scores by id."""
+    part = table[table["split"] == split].sort_values(["q", "sample_id"]).head(n)
+    columns = ["sample_id", "q", "label"]
+    if predictions is not None:
+        part = part.merge(predictions[["sample_id", "prediction", "correct"]], on="sample_id", how="left")
+        part["correct"] = part["correct"].astype(object).where(part["correct"].notna(), None)
+        columns += ["prediction", "correct"]
+    rows: list[dict[str, Any]] = part[columns].to_dict("records")
+    return rows
+
+
+def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, embedded: Any) -> tuple[Any, str]:
+    """The fresh probe, made first where it is missing or stale; (None, why) where there can be none."""
+    from sslviz.jobs.inputs import result_state
+    from sslviz.jobs.probe import ProbeSettings, probe
+
+    if not embedded.dataset.has_labels:
+        return None, "no labels: scores stand alone, nothing says whether they predict errors here"
+    state, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
+    if state != "fresh":
+        try:
+            probe(ProbeSettings(dataset=settings.dataset, encoder=settings.encoder), workspace, progress)
+        except InputError as error:
+            return None, str(error)
+        _, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
+    return result, ""
+
+
+def _score_rows(store: Any, samples: Any, selection: Any, paper: Any, progress: Progress) -> Any:
+    import numpy as np
+
+    from sslviz.analysis.rows import score_rows
+
+    columns: dict[str, list[Any]] = {k: [] for k in ("q", "q_paper", "n_firing", "n_chosen", "norm", "std")}
+    for rows, block in store.blocks(samples["row"].to_numpy()):
+        got = score_rows(block, selection.features, selection.eps)
+        for name in ("q", "n_firing", "n_chosen", "norm", "std"):
+            columns[name].append(getattr(got, name))
+        columns["q_paper"].append(score_rows(block, paper.features, paper.eps).q)
+        progress.advance(len(rows))
+    table = samples[["sample_id", "split", "label"]].copy()
+    for name, pieces in columns.items():
+        table[name] = np.concatenate(pieces)
+    return table
+
+
+def _similarities(embedded: Any, seed: int, progress: Progress) -> tuple[Any, str]:
+    import numpy as np
+
+    from sslviz.analysis.rivals import MAX_TRAIN_ROWS, neighbour_similarities
+
+    train = embedded.rows("train")
+    note = ""
+    if len(train) > MAX_TRAIN_ROWS:
+        train = np.sort(np.random.default_rng(seed).choice(train, MAX_TRAIN_ROWS, replace=False))
+        note = f"neighbour rivals look at {MAX_TRAIN_ROWS:,} of the train images (seeded sample)"
+    H_train = embedded.store.read(train)
+    all_rows = embedded.samples["row"].to_numpy()
+    progress.stage("comparing with train images", len(all_rows))
+    found = []
+    for rows, block in embedded.store.blocks(all_rows):
+        place = np.searchsorted(train, rows).clip(max=len(train) - 1)
+        own = np.where(train[place] == rows, place, -1)
+        found.append(neighbour_similarities(block, H_train, own))
+        progress.advance(len(rows))
+    return np.concatenate(found), note
+
+
+def _add_rivals(table: Any, similarities: Any, samples: Any, predictions: Any) -> tuple[Any, list[str]]:
+    import numpy as np
+
+    from sslviz.analysis.rivals import RIVALS, RivalInput
+    from sslviz.analysis.rows import RowScores
+
+    rows = RowScores(*(table[c].to_numpy() for c in ("q", "n_firing", "n_chosen", "norm", "std")))
+    confidence = None
+    if predictions is not None:
+        confidence = table[["sample_id"]].merge(predictions, on="sample_id", how="left")["confidence"].to_numpy()[:, None]
+    names = []
+    for name in RIVALS:
+        values = RIVALS[name].score(RivalInput(rows, similarities, confidence))
+        if values is not None:
+            table[name] = np.asarray(values, dtype=np.float64)
+            names.append(name)
+    return table, names
+
+
+def _judge(table: Any, predictions: Any, names: list[str], split: str, seed: int) -> dict[str, Any]:
+    from sslviz.analysis.evaluation import evaluate_score
+
+    known = predictions.loc[(predictions["split"] == split) & predictions["correct"].notna(), ["sample_id", "correct"]]
+    joined = table.merge(known, on="sample_id", how="inner")
+    if joined.empty:
+        return {}
+    correct = joined["correct"].astype(bool).to_numpy()
+    return {name: evaluate_score(joined[name].to_numpy(), correct, seed=seed) for name in names}
+
+
+def _best_rival(reports: dict[str, Any]) -> str | None:
+    """The label-free rival whose AUROC lies above Q's, the highest of them; None where Q leads."""
+    from sslviz.analysis.rivals import RIVALS
+
+    if not reports or reports["q"].auroc is None:
+        return None
+    ahead = {n: r.auroc for n, r in reports.items() if n in RIVALS.names() and not RIVALS[n].uses_labels}
+    best = max(ahead, key=lambda n: ahead[n])
+    return best if ahead[best] > reports["q"].auroc else None
+
+
+def _rank(store: Any, train_rows: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from sslviz.analysis.rank import MAX_ROWS, alpha_req, rank_me
+
+    rows = train_rows
+    if len(rows) > MAX_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_ROWS, replace=False))
+    H = store.read(rows)
+    try:
+        alpha: float | None = alpha_req(H)
+    except InputError:
+        alpha = None
+    return {"rank_me": rank_me(H), "alpha_req": alpha}
+
+
+def _warnings(selection: Any, table: Any, empty: dict[str, float]) -> list[str]:
+    lines = []
+    if selection.sparse:
+        lines.append("features hardly ever stand out from their sample: even at eps 0.25 the mean activation share is below 3.7 %")
+    if len(selection.features) == 0:
+        lines.append("no feature lies between the two percentiles: D is empty and every Q-Score is 0")
+    if selection.n_dead:
+        lines.append(f"{selection.n_dead} of the {len(selection.features)} chosen features never fire (the lower percentile is 0)")
+    share = float((table["n_chosen"] == 0).mean())
+    if share > 0.2:
+        lines.append(f"{share:.0%} of the images have no firing discriminative feature; their Q-Score is 0")
+    zero = int((table["norm"] == 0).sum())
+    if zero:
+        lines.append(f"{zero} embeddings have norm zero; their Q-Score is 0")
+    return lines
