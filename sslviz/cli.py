@@ -216,7 +216,7 @@ def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, 
 def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool) -> None:
     from sslviz.jobs.runner import launch
 
-    for kind in ("dataset", "encoder"):
+    for kind in () if job.name == "import_arrays" else ("dataset", "encoder"):
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
@@ -360,6 +360,8 @@ def _register_jobs() -> None:
         entry = JOBS[name]
         if name == "analyze":
             app.command(name)(_command(entry, _prepare_analyze, {"images": "dataset"}))
+        elif name == "import_arrays":
+            app.command("import")(_command(entry, lambda values, _: {**values, "file": os.path.abspath(values["file"])}, {}))
         else:
             app.command(name)(_command(entry, _names, {}))
 
@@ -582,6 +584,7 @@ def runs_delete(run: str, workspace: WorkspaceOption = None) -> None:
 def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port; default the first free one from 8501")] = None,
     address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    root: Annotated[list[Path] | None, typer.Option(help="folder whose files may be named in the browser; default home and here")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Serve the app and print its URL; Ctrl-C ends it, runs go on.
@@ -590,6 +593,8 @@ def serve(
     """
     from sslviz.ui.server import serve_app
 
+    if root:
+        os.environ["SSLVIZ_ROOTS"] = os.pathsep.join(str(p.expanduser().absolute()) for p in root)
     serve_app(Workspace(workspace).create(), port, address)
 
 

@@ -199,7 +199,7 @@ class _Scan:
         return found
 
     def summary(self, lead: str) -> str:
-        words = [f"{n} {what}" for what, n in self.left_out.items()]
+        words = [f"{n} {what[:-1] if n == 1 and what.endswith('files') else what}" for what, n in self.left_out.items()]
         endings = ", ".join(e for e, _ in self.other_endings.most_common(4))
         return (lead + ", ".join(words) + (f" ({endings})" if endings else "")) if words else ""
 

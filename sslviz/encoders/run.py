@@ -55,6 +55,8 @@ def load_encoder(workspace: Workspace, name: str, device: str = "cpu", input_spe
     spec = load_spec(workspace, name)
     if input_spec is not None:
         spec = spec.model_copy(update={"input": input_spec})
+    if spec.backbone == "arrays":
+        raise InputError(f'encoder "{name}" came in as arrays ({spec.source}); it has no weights to embed with.')
     backbone = BACKBONES[spec.backbone].build(spec.architecture)
     backbone.load_state_dict(load_weights(workspace, spec), strict=True)
     return Encoder(spec, backbone, device)

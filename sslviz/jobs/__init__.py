@@ -32,7 +32,8 @@ class Job:
     summary: str
 
 
-JOBS: Registry[Job] = Registry("job", __name__, beside=frozenset({"runner", "inputs"}))
+_NO_JOBS = frozenset({"runner", "inputs"})
+JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 
 def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Run]:

@@ -1,0 +1,24 @@
+"""What is this encoder on this data set, at a glance?"""
+
+import streamlit as st
+
+from sslviz.ui import frame, reads, report, widgets
+
+frame.open_page("Overview", "What is this encoder on this data set, at a glance?")
+here = frame.chosen()
+stages = reads.stages(here.workspace, here.dataset, here.encoder)
+scores, probe = stages[2], stages[1]
+
+report.runs_of(here)
+if scores.result is None:
+    report.states(here, stages)
+    report.first_step(here, stages)
+    st.stop()
+
+report.headline(scores, probe)
+report.states(here, stages)
+st.subheader("The ten lowest Q-Scores")
+table = reads.scores(scores.result, probe.result, here.dataset)
+judged = reads.summary(scores)["judged_on"]
+widgets.gallery(here.dataset.name, table[table["split"] == judged].head(10), "q", key="worst", side=140)
+st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

@@ -1,0 +1,182 @@
+"""Embeddings made elsewhere come in as they are: .npy or .npz, with ids, labels and splits, joined to a data set by id."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sslviz.errors import InputError, NotFound, Untrusted
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+_MATRIX = ("h", "H", "embeddings", "features", "X")
+
+
+class ImportSettings(Settings):
+    file: str = Field(description=".npy of embeddings [N, D], or .npz with embeddings, ids, labels, splits")
+    dataset: str = Field(description="data set these samples belong to; made where there is none of this name")
+    encoder: str = Field(description="name for what made the embeddings")
+    ids: str | None = Field(None, description=".npy, or text with one id a line; default row numbers")
+    labels: str | None = Field(None, description=".npy, or text with one label a line")
+    splits: str | None = Field(None, description=".npy, or text with train, val or test a line; default all train")
+
+
+@job("import_arrays", ImportSettings, example="sslviz import --file h.npz --dataset photos --encoder other")
+def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Take in embeddings made elsewhere (.npy, .npz); pages that need no pixels work with them alone."""
+    import numpy as np
+    import pandas as pd
+
+    from sslviz.arrays import check_embeddings, check_finite
+    from sslviz.data import dataset as datasets
+    from sslviz.encoders.spec import EncoderSpec, InputSpec
+    from sslviz.store.embeddings import EmbeddingStore
+    from sslviz.store.files import file_digest, only_writer, write_json
+
+    path = Path(settings.file).expanduser().absolute()
+    arrays = _read(path)
+    name = next((n for n in _MATRIX if n in arrays), None)
+    if name is None:
+        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array named {', '.join(_MATRIX)}.")
+    H = check_embeddings(arrays[name], f"{path.name}:{name}", allow_nan=True)
+    if H.shape[1] < 8:
+        raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least 8.")
+    check_finite(H, path.name)
+    n = len(H)
+    columns = {
+        key: _column(key, given or arrays.get(key), n) for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
+    }
+    ids = columns["ids"] if columns["ids"] is not None else [f"row-{i:07d}" for i in range(n)]
+    ids = [str(i) for i in ids]
+    if len(set(ids)) != n:
+        twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
+        raise InputError(f'id "{twice}" occurs twice; ids must be unique, they join embeddings to samples.')
+    known = settings.dataset in workspace.datasets()
+    notes = []
+    if known and datasets.load(workspace, settings.dataset).root is not None:
+        dataset, _ = datasets.refresh(workspace, settings.dataset)
+        place = pd.Series(np.arange(n), index=ids)
+        found = dataset.samples["sample_id"].map(place)
+        kept = dataset.samples[found.notna()]
+        if kept.empty:
+            raise InputError(
+                f'none of the {n:,} ids is a sample of data set "{settings.dataset}" '
+                f'(first id "{ids[0]}", first sample "{dataset.samples["sample_id"].iloc[0]}").'
+            )
+        for count, what in ((n - len(kept), "ids of the file are no samples"), (len(dataset.samples) - len(kept), "samples have no embedding")):
+            if count:
+                notes.append(f"{count:,} {what} and are left out")
+        H = H[found.dropna().astype(int).to_numpy()]
+        samples = kept
+    else:
+        dataset = _array_dataset(workspace, settings.dataset, path, ids, columns)
+        H = H[pd.Series(np.arange(n), index=ids).loc[dataset.samples["sample_id"]].to_numpy()]
+        samples = dataset.samples
+    digest = file_digest(path)
+    spec = EncoderSpec(
+        name=settings.encoder,
+        backbone="arrays",
+        architecture={},
+        feature_dim=H.shape[1],
+        input=InputSpec(),
+        source=f"imported from {path.name}, sha256 {digest}",
+        digest=digest,
+    )
+    write_json(workspace.create().encoder(settings.encoder) / "encoder.json", spec.model_dump(mode="json"))
+    folder = workspace.embeddings(settings.dataset, settings.encoder)
+    progress.stage("writing", len(H))
+    with only_writer(folder, f"the embeddings of {settings.dataset} by {settings.encoder}"):
+        store = EmbeddingStore(folder)
+        depends = {"encoder": spec.fingerprint(), "precision": "imported", "dtype": "float32"}
+        plan = store.begin(depends, H.shape[1], "float32", None, samples)
+        vectors = dict(zip(samples["sample_id"], range(len(samples)), strict=True))
+        for chunk, rows in plan.groupby("chunk", sort=True):
+            start = int(chunk) * int(store.meta["chunk_rows"])
+            values = np.full((int(rows["row"].max()) - start + 1, H.shape[1]), np.nan, np.float32)
+            values[rows["row"].to_numpy() - start] = H[rows["sample_id"].map(vectors).to_numpy()]
+            part = rows[["sample_id", "row", "size", "mtime_ns"]].assign(
+                sha256=[digest[:16]] * len(rows), width=0, height=0, error="", remark=""
+            )
+            store.write_chunk(int(chunk), values, part)
+            progress.advance(len(rows))
+        store.finish()
+        write_json(folder / "meta.json", {**store.meta, "dataset": dataset.fingerprint})
+    for note in notes:
+        progress.warn(note)
+    return {"dataset": settings.dataset, "encoder": settings.encoder, "n": len(H), "features": H.shape[1], "notes": notes}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    if not path.is_file():
+        raise NotFound(f"no file {path}.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"h": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "pickled" in str(error):
+            raise Untrusted(f"{path} holds Python objects, not only numbers, and was not loaded. Save plain arrays (ids as str_).") from None
+        raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None
+
+
+def _column(key: str, given: Any, n: int) -> list[Any] | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        path = Path(given).expanduser()
+        if path.suffix == ".npy":
+            given = _read(path)["h"]
+        elif path.is_file():
+            given = path.read_text(encoding="utf-8").splitlines()
+        else:
+            raise NotFound(f"no file {path} with {key}.")
+    values: list[Any] = given if isinstance(given, list) else given.tolist()
+    if len(values) != n:
+        raise InputError(f"{len(values):,} {key} for {n:,} embeddings; expected one each.")
+    return values
+
+
+def _array_dataset(workspace: Workspace, name: str, path: Path, ids: list[str], columns: dict[str, Any]) -> Any:
+    import pandas as pd
+
+    from sslviz.data import dataset as datasets
+
+    samples = pd.DataFrame({"sample_id": ids})
+    splits = columns["splits"] or ["train"] * len(ids)
+    strange = sorted({str(s) for s in splits} - {"train", "val", "test"})
+    if strange:
+        raise InputError(f'split "{strange[0]}" is unknown; expected train, val or test.')
+    samples["split"] = [str(s) for s in splits]
+    labels = columns["labels"]
+    if labels is not None and all(isinstance(v, int | float) or str(v).lstrip("-").isdigit() for v in labels):
+        labels = [None if int(v) < 0 else f"{int(v):d}" for v in labels]
+        names = sorted({v for v in labels if v is not None}, key=int)
+    else:
+        labels = [None] * len(ids) if labels is None else [str(v) or None for v in labels]
+        names = sorted({v for v in labels if v is not None})
+    index = {c: i for i, c in enumerate(names)}
+    samples["label_name"] = labels
+    samples["label"] = samples["label_name"].map(index).fillna(datasets.UNKNOWN).astype("int64")
+    samples["size"], samples["mtime_ns"] = 0, 0
+    facts = {
+        "name": name,
+        "kind": "arrays",
+        "root": None,
+        "classes": [{"name": c, "title": c} for c in names],
+        "only_classes": None,
+        "split_rule": "given" if columns["splits"] else "none given: all train",
+        "notes": [],
+        "counts": {str(k): int(v) for k, v in samples["split"].value_counts().items()},
+        "source": os.path.basename(path),
+    }
+    return datasets.save(workspace, name, facts, samples.sort_values("sample_id", ignore_index=True))

@@ -1,0 +1,108 @@
+"""Charts of scores: tables in, plotly figures out; no Streamlit here."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+CORRECT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#767676"  # Okabe-Ito: safe for colour-blind readers
+_LAYOUT = {
+    "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
+    "height": 320,
+    "legend": {"orientation": "h", "y": 1.12, "x": 0},
+    "bargap": 0.05,
+}
+
+
+def histogram_table(score: pd.Series, correct: pd.Series | None, bins: int = 40) -> pd.DataFrame:
+    """Counts of a score in equal bins: low, high, and correct/misclassified/unjudged (or images, without a probe)."""
+    edges = np.histogram_bin_edges(score, bins=bins)
+    groups = {"images": score}
+    if correct is not None:
+        known = correct.notna()
+        groups = {
+            "correct": score[known & correct.fillna(False).astype(bool)],
+            "misclassified": score[known & ~correct.fillna(True).astype(bool)],
+            "not judged": score[~known],
+        }
+    counts = {name: np.histogram(values, edges)[0] for name, values in groups.items() if len(values)}
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], **counts})
+
+
+def histogram(table: pd.DataFrame, name: str) -> go.Figure:
+    """Bars of `histogram_table`, correct and misclassified as shares of their own group, so that shapes compare."""
+    colours = {"correct": CORRECT, "misclassified": WRONG}
+    figure = go.Figure()
+    middle, width = (table["low"] + table["high"]) / 2, table["high"] - table["low"]
+    for group in table.columns[2:]:
+        share = 100 * table[group] / max(1, table[group].sum())
+        figure.add_bar(
+            x=middle,
+            y=share,
+            width=width,
+            name=group,
+            marker_color=colours.get(group, NEUTRAL),
+            opacity=0.6,
+            customdata=table[group],
+            hovertemplate="%{x:.4g}: %{y:.1f} % (%{customdata} images)<extra>" + group + "</extra>",
+        )
+    figure.update_layout(barmode="overlay", xaxis_title=name, yaxis_title="% of the group", **_LAYOUT)
+    return figure
+
+
+def curves(score: pd.Series, correct: pd.Series) -> pd.DataFrame:
+    """Along falling score thresholds (at most 400 points): coverage, selective error, true/false positive rate, precision, and
+    found: share of all misclassified images among the reviewed ones, lowest scores first."""
+    order = np.argsort(-score.to_numpy(), kind="stable")
+    hits, values = correct.to_numpy(dtype=bool)[order], score.to_numpy()[order]
+    ends = np.flatnonzero(np.append(np.diff(values) != 0, True))
+    n, n_hits = len(hits), max(1, int(hits.sum()))
+    n_errors = max(1, n - int(hits.sum()))
+    true = np.cumsum(hits)[ends]
+    seen = ends + 1
+    table = pd.DataFrame(
+        {
+            "threshold": values[ends],
+            "coverage": seen / n,
+            "error": (seen - true) / seen,
+            "true_positive": true / n_hits,
+            "false_positive": (seen - true) / n_errors,
+            "precision": true / seen,
+            "reviewed": 1 - seen / n,
+            "found": 1 - (seen - true) / n_errors,
+        }
+    )
+    if len(table) > 400:
+        table = table.iloc[np.unique(np.linspace(0, len(table) - 1, 400).astype(int))]
+    return table.reset_index(drop=True)
+
+
+def roc(curve: pd.DataFrame) -> go.Figure:
+    figure = _line(curve["false_positive"], curve["true_positive"], "Q-Score")
+    _add_reference(figure, [0, 1], [0, 1], "no information")
+    return figure.update_layout(xaxis_title="misclassified images kept", yaxis_title="correct images kept", **_LAYOUT)
+
+
+def precision_recall(curve: pd.DataFrame, base_rate: float) -> go.Figure:
+    figure = _line(curve["true_positive"], curve["precision"], "Q-Score")
+    _add_reference(figure, [0, 1], [base_rate, base_rate], f"base rate {100 * base_rate:.1f} %")
+    return figure.update_layout(xaxis_title="correct images kept (recall)", yaxis_title="share correct (precision)", **_LAYOUT)
+
+
+def risk_coverage(curve: pd.DataFrame, base_rate: float) -> go.Figure:
+    figure = _line(curve["coverage"], curve["error"], "Q-Score")
+    _add_reference(figure, [0, 1], [1 - base_rate, 1 - base_rate], f"all images {100 * (1 - base_rate):.1f} %")
+    return figure.update_layout(xaxis_title="share of images kept, best scores first", yaxis_title="error among them", **_LAYOUT)
+
+
+def review_budget(curve: pd.DataFrame) -> go.Figure:
+    figure = _line(curve["reviewed"], curve["found"], "lowest Q-Score first")
+    _add_reference(figure, [0, 1], [0, 1], "random order")
+    return figure.update_layout(xaxis_title="share of images reviewed", yaxis_title="share of the errors found", **_LAYOUT)
+
+
+def _line(x: pd.Series, y: pd.Series, name: str) -> go.Figure:
+    return go.Figure(go.Scatter(x=x, y=y, mode="lines", name=name, line={"color": CORRECT, "width": 2.5}))
+
+
+def _add_reference(figure: go.Figure, x: list[float], y: list[float], name: str) -> None:
+    figure.add_scatter(x=x, y=y, mode="lines", name=name, line={"color": NEUTRAL, "dash": "dash"}, hoverinfo="name")

@@ -1,0 +1,171 @@
+"""Forms: a folder and a checkpoint in, a running job out."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.data import dataset as datasets
+from sslviz.encoders.store import load_spec
+from sslviz.errors import InputError, SslvizError, Untrusted
+from sslviz.jobs.analyze import AnalyzeSettings
+from sslviz.store.workspace import Workspace, name_from_path
+from sslviz.ui import widgets
+from sslviz.ui.widgets import plain
+
+
+def allowed_roots() -> list[Path]:
+    """Folders a browser may name files in: $SSLVIZ_ROOTS (separated as $PATH is), default home and where the app was started."""
+    given = os.environ.get("SSLVIZ_ROOTS")
+    return [Path(p).resolve() for p in given.split(os.pathsep)] if given else [Path.home().resolve(), Path.cwd().resolve()]
+
+
+def allowed_path(text: str) -> Path:
+    """A path typed into the browser, links resolved. Raises Untrusted outside the allowed folders."""
+    path = Path(text.strip()).expanduser()
+    resolved = path.resolve()
+    roots = allowed_roots()
+    if not any(resolved.is_relative_to(root) for root in roots):
+        raise Untrusted(
+            f"{path} lies outside the folders that may be named in the browser ({', '.join(map(str, roots))}). "
+            f"Start the app with --root FOLDER, or register it on the command line."
+        )
+    return path.absolute()
+
+
+def analyze_form(workspace: Workspace) -> None:
+    """The form of `sslviz analyze`: one button."""
+    encoders = workspace.encoders()
+    left, right = st.columns(2)
+    with left:
+        folder = st.text_input("Folder of images", key="form-folder", placeholder="~/photos", persist_state="session")
+        st.caption("Read on the machine that runs sslviz. Split folders (train, val, test) and class folders are used where they are.")
+    with right:
+        choices = ["a checkpoint file", *encoders] if encoders else ["a checkpoint file"]
+        choice = st.selectbox("Encoder", choices, index=int(len(choices) > 1), key="form-encoder")
+        file = ""
+        if choice == choices[0]:
+            file = st.text_input("Checkpoint file", key="form-file", placeholder="~/simclr.ckpt", persist_state="session")
+            if file and st.button("Inspect the checkpoint", icon=":material/stethoscope:"):
+                inspect(file)
+    with st.expander("More settings"):
+        settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
+    if st.button("Analyze", type="primary", disabled=not (folder and (file or choice != choices[0])), icon=":material/play_arrow:"):
+        try:
+            start(workspace, folder, file, choice, settings)
+        except SslvizError as error:
+            st.error(plain(str(error)))
+        except OSError as error:
+            st.error(plain(f"{error.strerror or error} ({error.filename})"))
+
+
+def start(workspace: Workspace, folder: str, file: str, choice: str, settings: dict[str, Any]) -> None:
+    """Register what was named, launch the job, and go to the overview where its progress shows."""
+    from sslviz.encoders.add import add_encoder
+
+    root = allowed_path(folder)
+    with st.spinner("Listing files and reading the checkpoint"):
+        name = name_from_path(root)
+        datasets.add_folder(workspace, name, root, inside=allowed_roots())
+        encoder = add_encoder(workspace, str(allowed_path(file)))[0].name if file else choice
+    widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=name, encoder=encoder, **settings))
+    st.session_state["_go"] = {"dataset": name, "encoder": encoder}
+    st.switch_page("pages/overview.py", query_params={})
+
+
+def inspect(file: str) -> None:
+    """The checkpoint doctor's answer."""
+    from sslviz.encoders.doctor import inspect_file, report
+
+    try:
+        found = inspect_file(allowed_path(file))
+    except SslvizError as error:
+        st.error(plain(str(error)))
+        return
+    facts = report(found)
+    if found.refusal:
+        st.error(plain(found.refusal))
+    else:
+        st.success(plain("; ".join(facts["notes"])))
+    if facts["networks"]:
+        st.dataframe(pd.DataFrame(facts["networks"]).drop(columns="head"), hide_index=True, width="stretch")
+    if facts["left_out"]:
+        st.caption(plain("Left out: " + ", ".join(f"{k} ({n} tensors)" for k, n in facts["left_out"].items())))
+    words = {k: facts[k] for k in ("container", "writer", "method", "epoch", "tensors", "sha256")}
+    st.caption(plain(", ".join(f"{k} {v}" for k, v in words.items() if v is not None)))
+
+
+def settings_fields(model: type[AnalyzeSettings], skip: set[str]) -> dict[str, Any]:
+    """A widget for each field of a job's settings; returns what differs from the defaults."""
+    from typing import Literal, get_args, get_origin
+
+    values: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if name in skip:
+            continue
+        label, kind = name.replace("_", " "), info.annotation
+        if get_origin(kind) is Literal:
+            options = list(get_args(kind))
+            value: Any = st.selectbox(label, options, index=options.index(info.default), help=info.description, key=f"set-{name}")
+        elif kind is int:
+            value = st.number_input(label, value=info.default, min_value=1, step=1, help=info.description, key=f"set-{name}")
+        elif kind is bool:
+            value = st.checkbox(label, value=info.default, help=info.description, key=f"set-{name}")
+        else:
+            text = st.text_input(label, value="" if info.default is None else str(info.default), help=info.description, key=f"set-{name}")
+            value = text or info.default
+        if value != info.default:
+            values[name] = value
+    try:
+        return model.model_validate({"dataset": "x", "encoder": "x", **values}).model_dump(include=set(values))
+    except ValueError as error:
+        st.error(plain(str(error).splitlines()[1] + ": " + str(error).splitlines()[2].strip()))
+        st.stop()
+        raise InputError("unreachable") from error
+
+
+def show_datasets(workspace: Workspace) -> None:
+    """The registered data sets."""
+    rows = []
+    for name in workspace.datasets():
+        facts = datasets.load(workspace, name).facts
+        rows.append(
+            {
+                "data set": name,
+                "images": sum(facts["counts"].values()),
+                "splits": ", ".join(f"{k} {n:,}" for k, n in sorted(facts["counts"].items())),
+                "classes": len(facts["classes"]),
+                "where": facts.get("root") or "arrays",
+                "remarks": "; ".join(facts["notes"]),
+            }
+        )
+    if rows:
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    else:
+        st.info("No data set yet. Name a folder of images above.")
+
+
+def show_encoders(workspace: Workspace) -> None:
+    """The stored encoders, with the input they expect."""
+    rows = []
+    for name in workspace.encoders():
+        spec = load_spec(workspace, name)
+        rows.append(
+            {
+                "encoder": name,
+                "method": spec.method,
+                "features": spec.feature_dim,
+                "input": f"{spec.input.size} px, mean {_short(spec.input.mean)}, std {_short(spec.input.std)}",
+                "source": spec.source,
+            }
+        )
+    if rows:
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    else:
+        st.info("No encoder yet. Name a checkpoint file above.")
+
+
+def _short(values: tuple[float, ...]) -> str:
+    return " ".join(f"{v:.3f}" for v in values)

@@ -1,0 +1,103 @@
+"""What surrounds a page: navigation, and the choice of data set and encoder, which stands in the URL."""
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import streamlit as st
+
+from sslviz.data.dataset import Dataset
+from sslviz.errors import SslvizError
+from sslviz.store.workspace import Workspace
+from sslviz.ui import reads
+from sslviz.ui.widgets import plain
+
+PAGES = {
+    "overview": ("Overview", ":material/dashboard:"),
+    "scores": ("Scores", ":material/bar_chart:"),
+    "sample": ("Sample", ":material/image:"),
+    "data": ("Data", ":material/folder_open:"),
+    "runs": ("Runs", ":material/play_circle:"),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a page works on."""
+
+    workspace: Workspace
+    dataset: Dataset
+    encoder: str
+
+
+def show() -> None:
+    """app.py: page list, sidebar, then the page."""
+    st.set_page_config(page_title="sslviz", page_icon=":material/center_focus_strong:", layout="wide")
+    page = _navigation()
+    st.session_state["_framed"] = True
+    try:
+        workspace = Workspace().create()
+        _sidebar(workspace)
+    except SslvizError as error:
+        st.error(plain(str(error)))
+        st.stop()
+    page.run()
+
+
+def open_page(title: str, question: str) -> None:
+    """First line of every page: its title and the question it answers.
+
+    On a fresh server, a link straight to a page runs the page without app.py: then the frame is made first.
+    """
+    if not st.session_state.pop("_framed", False):
+        _navigation()
+        st.rerun()
+    st.title(title)
+    st.caption(question)
+
+
+def chosen() -> Frame:
+    """The data set and encoder chosen in the sidebar; stops with a hint when there is none."""
+    workspace = Workspace()
+    dataset, encoder = st.session_state.get("dataset"), st.session_state.get("encoder")
+    if not dataset or not encoder:
+        missing = "data set" if not dataset else "encoder"
+        st.info(f"There is no {missing} in this workspace yet. Bring in a folder of images and a checkpoint on the Data page.")
+        st.page_link("pages/data.py", label="Go to Data", icon=":material/folder_open:")
+        st.stop()
+    try:
+        return Frame(workspace, reads.dataset(workspace, dataset), encoder)
+    except SslvizError as error:
+        stop_with(error)
+
+
+def stop_with(error: SslvizError) -> NoReturn:
+    """Our error, as a sentence; the page ends there."""
+    st.error(plain(str(error)))
+    st.stop()
+    raise AssertionError
+
+
+def _navigation() -> Any:
+    pages = [
+        st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
+        for name, (title, icon) in PAGES.items()
+    ]
+    return st.navigation(pages)
+
+
+def _sidebar(workspace: Workspace) -> None:
+    go = st.session_state.pop("_go", {})  # a form's wish: the data set and encoder to show next
+    for key, value in go.items():
+        st.session_state[key] = value
+    with st.sidebar:
+        for key, label, options in (("dataset", "Data set", workspace.datasets()), ("encoder", "Encoder", workspace.encoders())):
+            if not options:
+                continue
+            if st.session_state.get(key) not in options:
+                st.session_state.pop(key, None)
+            if key == "encoder" and key not in st.session_state and key not in st.query_params:
+                index = options.index(reads.best_encoder(workspace, st.session_state.get("dataset"), options))
+            else:
+                index = 0
+            st.selectbox(label, options, index=index, key=key, bind="query-params", persist_state="session")
+        st.caption(f"Workspace {plain(str(workspace.root))}")

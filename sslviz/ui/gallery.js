@@ -1,0 +1,36 @@
+export default function (component) {
+  const { data, parentElement, setTriggerValue } = component;
+  const root = parentElement.querySelector(".gallery");
+  const focused = parentElement.activeElement?.dataset?.id ?? null;
+  root.style.setProperty("--side", `${data.side}px`);
+  root.replaceChildren(
+    ...data.items.map((item) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.id = item.id;
+      button.className = item.tone;
+      const image = document.createElement("img");
+      image.loading = "lazy";
+      image.alt = item.alt;
+      image.src = item.url;
+      const first = document.createElement("span");
+      first.textContent = item.title;
+      first.className = "title";
+      const second = document.createElement("span");
+      second.textContent = item.detail;
+      second.className = "detail";
+      button.append(image, first, second);
+      button.onclick = () => setTriggerValue("clicked", item.id);
+      button.onkeydown = (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!step) return;
+        const buttons = [...root.children];
+        buttons[buttons.indexOf(button) + step]?.focus();
+        event.preventDefault();
+      };
+      return button;
+    }),
+  );
+  if (focused !== null) root.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  return () => root.replaceChildren();
+}

@@ -1,0 +1,125 @@
+"""Reading results for pages: small tables, cached by fingerprint, and the state of each result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.data import dataset as datasets
+from sslviz.encoders.spec import EncoderSpec
+from sslviz.encoders.store import load_spec
+from sslviz.errors import SslvizError
+from sslviz.jobs.inputs import embeddings_state, result_state
+from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.results import Result, State
+from sslviz.store.workspace import Workspace
+
+LIST_AGAIN_UP_TO = 100_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the work on a data set and encoder: its state, why, and the job that makes it."""
+
+    name: str
+    job: str
+    state: State
+    why: str
+    result: Result | None
+
+
+def dataset(workspace: Workspace, name: str) -> datasets.Dataset:
+    """A data set as it is on disk now (listed again at most once a minute, up to 100,000 files)."""
+    found = _dataset(str(workspace.root), name, _stamp(workspace.existing_dataset(name)))
+    if found.root is not None and len(found.samples) <= LIST_AGAIN_UP_TO:
+        _list_again(str(workspace.root), name)
+        found = _dataset(str(workspace.root), name, _stamp(workspace.dataset(name)))
+    return found
+
+
+def _stamp(folder: Path) -> tuple[int, int]:
+    return (folder / "samples.parquet").stat().st_mtime_ns, (folder / "dataset.json").stat().st_mtime_ns
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _dataset(root: str, name: str, stamp: tuple[int, int]) -> datasets.Dataset:
+    return datasets.load(Workspace(root), name)
+
+
+@st.cache_data(ttl=60, max_entries=32, show_spinner=False)
+def _list_again(root: str, name: str) -> None:
+    try:
+        datasets.refresh(Workspace(root), name)
+    except SslvizError as error:
+        st.warning(str(error))
+
+
+def encoder_spec(workspace: Workspace, name: str) -> EncoderSpec:
+    return load_spec(workspace, name)
+
+
+def stages(workspace: Workspace, found: datasets.Dataset, encoder: str) -> list[Stage]:
+    """Embeddings, probe and scores, in the order they are made."""
+    state, why = embeddings_state(workspace, found, encoder)
+    rows = [Stage("Embeddings", "embed", state, why, None)]
+    for name, job in (("Linear probe", "probe"), ("Q-Scores", "score")):
+        state, why, result = result_state(workspace, found, encoder, job)
+        rows.append(Stage(name, job, state, why, result))
+    return rows
+
+
+def table(result: Result, name: str) -> pd.DataFrame:
+    """A result's table; the cache is keyed by the result's key and shared by sessions: do not change it."""
+    return _table(str(result.folder), name, result.key)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _table(folder: str, name: str, key: str) -> pd.DataFrame:
+    return pd.read_parquet(Path(folder) / f"{name}.parquet")
+
+
+def scores(result: Result, probe: Result | None, found: datasets.Dataset) -> pd.DataFrame:
+    """One row a sample, worst first: sample_id, row (of samples.parquet), split, label, title, q and rivals, prediction, correct."""
+    return _scores(str(result.folder), result.key, probe and str(probe.folder), probe and probe.key, str(found.folder), found.fingerprint)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _scores(
+    folder: str, key: str, probe_folder: str | None, probe_key: str | None, dataset_folder: str, fingerprint: str
+) -> pd.DataFrame:
+    scores = pd.read_parquet(Path(folder) / "scores.parquet")
+    path = Path(dataset_folder)
+    found = datasets.load(Workspace(path.parents[1]), path.name)
+    rows = pd.Series(range(len(found.samples)), index=found.samples["sample_id"])
+    scores["row"] = scores["sample_id"].map(rows).astype("Int64")
+    titles = dict(enumerate(found.titles))
+    scores["title"] = scores["label"].map(titles)
+    if probe_folder is not None:
+        columns = ["sample_id", "prediction", "correct", "confidence"]
+        predictions = pd.read_parquet(Path(probe_folder) / "predictions.parquet", columns=columns)
+        scores = scores.merge(predictions, on="sample_id", how="left")
+        scores["predicted"] = scores["prediction"].map(titles)
+    return scores.sort_values(["q", "sample_id"], ignore_index=True)
+
+
+def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) -> str:
+    """The encoder to show first: one with scores for this data set, else one with embeddings, else the first."""
+    for part in ("results", "embeddings"):
+        folder = workspace.root / part / (name or "")
+        there = [e for e in encoders if name and (folder / e).is_dir()]
+        if there:
+            return there[0]
+    return encoders[0]
+
+
+def bad_files(workspace: Workspace, name: str, encoder: str) -> pd.DataFrame:
+    """sample_id and reason of the files that gave no embedding."""
+    path = EmbeddingStore(workspace.embeddings(name, encoder)).folder / "bad.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame({"sample_id": [], "error": []})
+
+
+def summary(stage: Stage) -> dict[str, Any]:
+    """A result's summary; {} where it is missing."""
+    return {} if stage.result is None else dict(stage.result.content["summary"])

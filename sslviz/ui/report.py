@@ -1,0 +1,195 @@
+"""The Q-Score report in words and figures, and the state of what it is made from."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.analysis.rivals import RIVALS
+from sslviz.jobs.analyze import AnalyzeSettings
+from sslviz.ui import reads, widgets
+from sslviz.ui.figures import scores as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import interval, percent, plain
+
+_SAYS = {
+    "predicts": "**The Q-Score predicts which images the linear probe gets right here**",
+    "weakly predicts": "**The Q-Score weakly predicts which images the linear probe gets right here**",
+    "does not separate here": "**The Q-Score does not separate correct from misclassified images here**",
+    "upside down here": "**The Q-Score is upside down here: misclassified images score higher. Do not trust its order**",
+    "cannot be judged here": "**Whether the Q-Score predicts errors cannot be judged here**",
+}
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """What may be said of the Q-Score, as one Markdown sentence that follows the AUROC's interval."""
+    reports = summary["reports"]
+    if not reports:
+        return "**Scores without labels**: nothing here says whether they predict errors."
+    q = reports["q"]
+    sentence = _SAYS[q["verdict"]]
+    if q["auroc"] is None:
+        return f"{sentence}: {plain(q['reason'])}."
+    sentence += f" (AUROC {100 * q['auroc']:.1f}, 95 % interval {interval(q['intervals']['auroc'])}; 50 is chance)."
+    return sentence + rival_sentence(summary)
+
+
+def rival_sentence(summary: dict[str, Any]) -> str:
+    """A sentence where a label-free rival ranks better, '' where none does."""
+    name = summary["best_rival"]
+    if not name:
+        return ""
+    q, rival = summary["reports"]["q"], summary["reports"][name]
+    apart = rival["intervals"]["auroc"] and q["intervals"]["auroc"] and rival["intervals"]["auroc"][0] > q["intervals"]["auroc"][1]
+    how = "is better here" if apart else "is ahead here, within the intervals"
+    return f" A simpler label-free score {how}: {RIVALS[name].title}, AUROC {100 * rival['auroc']:.1f}."
+
+
+def headline(scores: reads.Stage, probe: reads.Stage) -> None:
+    """Verdict, then the figures, each with its interval or base rate."""
+    summary = reads.summary(scores)
+    if scores.state != "fresh":
+        st.warning(f"These scores are **stale**: {plain(scores.why)}. Recompute them below.", icon=":material/history:")
+    st.markdown(verdict(summary))
+    q = summary["reports"].get("q")
+    top1 = reads.summary(probe).get("top1")
+    split = summary["judged_on"] + (" (out of fold)" if summary["out_of_fold"] else "")
+    facts = [
+        ("Probe top-1", percent(top1), f"linear probe on {split}"),
+        ("AUROC of Q", percent(q and q["auroc"]), f"95 %: {interval(q['intervals']['auroc'])}" if q else "needs labels"),
+        ("AUPRC of Q", percent(q and q["auprc"]), f"base rate {percent(q['base_rate'])}" if q else "needs labels"),
+        ("Empty sets", percent(summary["empty_share"].get(summary["judged_on"])), "images where nothing discriminative fires"),
+        ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
+        ("RankMe", f"{summary['rank_me']:.0f}", f"of {summary['n_features']} features"),
+    ]
+    for column, (label, value, below) in zip(st.columns(len(facts)), facts, strict=True):
+        column.metric(label, value)
+        column.caption(below)
+    for note in summary["notes"]:
+        st.caption(plain(note))
+
+
+def states(here: Frame, stages: list[reads.Stage]) -> None:
+    """Each result's state, with the button that makes it."""
+    icons = {"fresh": ":material/check_circle:", "stale": ":material/history:", "missing": ":material/radio_button_unchecked:"}
+    verbs = {"embed": "Embed", "probe": "Train the probe", "score": "Score"}
+    for column, stage in zip(st.columns(len(stages)), stages, strict=True):
+        with column, st.container(border=True):
+            st.markdown(f"{icons[stage.state]} **{stage.name}**: {stage.state}")
+            if stage.why:
+                st.caption(plain(stage.why))
+            if stage.state != "fresh":
+                ready = stage.job == "embed" or stages[0].state == "fresh"
+                again = "" if stage.state == "missing" else " again"
+                widgets.job_button(
+                    here.workspace, stage.job, here.dataset.name, here.encoder, verbs[stage.job] + again, disabled=not ready
+                )
+
+
+def first_step(here: Frame, stages: list[reads.Stage]) -> None:
+    """What a page without scores says: one sentence and one button."""
+    n = len(here.dataset.samples)
+    st.info(f"{n:,} images, no Q-Scores yet. One button does it all: embed, train the probe where there are labels, score.")
+
+    def start() -> None:
+        settings = AnalyzeSettings(dataset=here.dataset.name, encoder=here.encoder)
+        widgets.start_job(here.workspace, "analyze", settings)
+
+    st.button("Analyze", type="primary", on_click=start, icon=":material/play_arrow:")
+
+
+def runs_of(here: Frame) -> None:
+    """Progress of what is running for this data set and encoder, or how the last run ended if it did not end well."""
+    runs = widgets.active_runs(here.workspace, here.dataset.name, here.encoder)
+    last = widgets.last_run(here.workspace, here.dataset.name, here.encoder)
+    if not runs and last is not None and last["status"] != "done":
+        runs = [last]
+    for run in runs[:2]:
+        widgets.run_box(here.workspace, run["id"])
+
+
+def rivals_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Q and its rivals, best AUROC first, each with interval, base rate, lift, errors' AUPRC, AURC and AUGRC."""
+    titles = {"q": f"Q-Score (eps {summary['eps']:g})", "q_paper": "Q-Score as in the paper (eps 4, P50 to P95)"}
+    rows = []
+    for name, r in summary["reports"].items():
+        rows.append(
+            {
+                "score": titles.get(name) or RIVALS[name].title,
+                "AUROC": r["auroc"] and 100 * r["auroc"],
+                "95 % interval": interval(r["intervals"]["auroc"]),
+                "AUPRC": r["auprc"] and 100 * r["auprc"],
+                "base rate": 100 * r["base_rate"],
+                "lift": r["lift"],
+                "AUPRC of errors": r["auprc_error"] and 100 * r["auprc_error"],
+                "AURC": r["aurc"],
+                "AUGRC": r["augrc"],
+            }
+        )
+    return pd.DataFrame(rows).sort_values("AUROC", ascending=False, ignore_index=True, na_position="last")
+
+
+COLUMNS = {
+    **{name: st.column_config.NumberColumn(format="%.1f") for name in ("AUROC", "AUPRC", "base rate", "AUPRC of errors")},
+    **{name: st.column_config.NumberColumn(format="%.3f") for name in ("lift", "AURC", "AUGRC")},
+}
+_PAGE = 60
+
+
+def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """The sortable grid: filters in a row, 60 images at a time; a click opens an image."""
+    splits = sorted(table["split"].unique(), key=lambda s: (s != summary["judged_on"], s))
+    names = {"q": "Q-Score", "q_paper": "Q-Score, paper's eps", **{n: RIVALS[n].title for n in RIVALS if n in table}}
+    a, b, c, d = st.columns(4)
+    split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
+    by = b.selectbox("Sort by", list(names), format_func=names.get, key="scores-by", persist_state="session")
+    order = c.selectbox("Order", ["lowest first", "highest first"], key="scores-order", persist_state="session")
+    shown = d.selectbox("Show", _outcomes(table), key="scores-show", persist_state="session")
+    classes = sorted(table["title"].dropna().unique())
+    only = st.multiselect("Classes", classes, key="scores-classes", persist_state="session", placeholder="all") if classes else []
+    part = table if split == "all" else table[table["split"] == split]
+    if only:
+        part = part[part["title"].isin(only)]
+    if shown in ("misclassified", "correct"):
+        part = part[part["correct"].fillna(shown != "correct").astype(bool) == (shown == "correct")]
+    part = part[part[by].notna()].sort_values([by, "sample_id"], ascending=[order == "lowest first", True])
+    if part.empty:
+        st.info("No image fits these filters.")
+        return
+    pages = -(-len(part) // _PAGE)
+    page = st.number_input(f"Page of {pages:,} ({len(part):,} images)", 1, pages, key="scores-page", width=200) if pages > 1 else 1
+    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
+    widgets.gallery(here.dataset.name, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
+
+
+def _outcomes(table: pd.DataFrame) -> list[str]:
+    return ["all", "misclassified", "correct"] if "correct" in table and table["correct"].notna().any() else ["all"]
+
+
+def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """Histogram, ROC, precision-recall, risk-coverage and review budget of the judged split, a table behind each."""
+
+    split = summary["judged_on"]
+    part = table[table["split"] == split]
+    correct = part["correct"] if "correct" in part and part["correct"].notna().any() else None
+    counts = figures.histogram_table(part["q"], correct)
+    shown: list[tuple[str, Any, pd.DataFrame]] = [
+        (f"Q-Score of the {len(part):,} {split} images", figures.histogram(counts, "Q-Score"), counts)
+    ]
+    if correct is not None and summary["reports"] and summary["reports"]["q"]["auroc"] is not None:
+        known = part[correct.notna()]
+        curve = figures.curves(known["q"], known["correct"].astype(bool))
+        base = summary["reports"]["q"]["base_rate"]
+        shown += [
+            ("Error among the images kept, best scores first", figures.risk_coverage(curve, base), curve[["coverage", "error", "threshold"]]),
+            ("Errors found when the lowest scores are reviewed", figures.review_budget(curve), curve[["reviewed", "found", "threshold"]]),
+            ("ROC: correct against misclassified", figures.roc(curve), curve[["false_positive", "true_positive", "threshold"]]),
+            ("Precision and recall of correct images", figures.precision_recall(curve, base), curve[["true_positive", "precision", "threshold"]]),
+        ]
+    columns = st.columns(2)
+    for i, (title, figure, behind) in enumerate(shown):
+        with columns[i % 2]:
+            st.markdown(f"**{title}**")
+            st.plotly_chart(figure, key=f"chart-{i}", alt=title, config={"displaylogo": False})
+            with st.expander("The numbers"):
+                st.dataframe(behind, hide_index=True, width="stretch")

@@ -1,0 +1,80 @@
+"""Runs: a live list, and one run whole."""
+
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.errors import SslvizError
+from sslviz.jobs import runner
+from sslviz.store.workspace import Workspace
+from sslviz.ui import widgets
+from sslviz.ui.widgets import duration, plain
+
+
+def list_all(workspace: Workspace) -> list[dict[str, Any]]:
+    return runner.list_runs(workspace)
+
+
+def show_active(workspace: Workspace, states: list[dict[str, Any]]) -> None:
+    """A progress box for each run that is going on."""
+    for state in states:
+        if state["status"] in runner.ACTIVE:
+            st.caption(plain(_target(state)))
+            widgets.run_box(workspace, state["id"])
+
+
+def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table of runs, newest first, and the one to look at."""
+    table = pd.DataFrame(
+        {
+            "run": [s["id"] for s in states],
+            "job": [s["job"] for s in states],
+            "on": [_target(s) for s in states],
+            "status": [s["status"] for s in states],
+            "started": [datetime.fromtimestamp(s["created"]).strftime("%Y-%m-%d %H:%M") for s in states],
+            "took": [duration(s["seconds"]) for s in states],
+            "images/s": [s["facts"].get("images_per_second") for s in states],
+            "device": [s["facts"].get("device", "") for s in states],
+            "what happened": [s["error"] for s in states],
+        }
+    )
+    st.dataframe(table, hide_index=True, width="stretch")
+    ids = [s["id"] for s in states]
+    picked = st.selectbox("Look at a run", ids, key="run", bind="query-params", persist_state="session")
+    return next(s for s in states if s["id"] == picked)
+
+
+def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
+    """Settings, warnings, what it returned, the end of its log; resume or delete."""
+    run_id = state["id"]
+    a, b, _ = st.columns([1, 1, 4])
+    active = state["status"] in runner.ACTIVE
+    if state["status"] in ("cancelled", "killed", "failed") and a.button("Resume", key="resume-one", icon=":material/play_arrow:"):
+        _try(runner.resume, workspace, run_id)
+    if not active and b.button("Delete", key="delete-one", icon=":material/delete:"):
+        _try(runner.delete, workspace, run_id)
+    for line in state["warnings"]:
+        st.caption(plain(line))
+    left, right = st.columns(2)
+    left.markdown("**Settings**")
+    left.json(state["settings"])
+    right.markdown("**Result**")
+    right.json(state["result"] or {}, expanded=1)
+    with st.expander("End of the log", expanded=state["status"] in ("failed", "killed")):
+        st.code(runner.log_tail(workspace, run_id) or "(empty)", language=None)
+    st.caption(plain(f"Files: {workspace.run(run_id)}"))
+
+
+def _try(action: Any, workspace: Workspace, run_id: str) -> None:
+    try:
+        action(workspace, run_id)
+        st.rerun()
+    except SslvizError as error:
+        st.error(plain(str(error)))
+
+
+def _target(state: dict[str, Any]) -> str:
+    settings = state["settings"]
+    return " by ".join(str(settings[k]) for k in ("dataset", "encoder", "name") if settings.get(k))

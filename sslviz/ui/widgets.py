@@ -1,0 +1,160 @@
+"""Widgets that several pages share."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.errors import SslvizError
+from sslviz.jobs import JOBS, Settings
+from sslviz.jobs.runner import ACTIVE, cancel, launch, list_runs, read_run, resume
+from sslviz.store.workspace import Workspace
+
+_HERE = Path(__file__).parent
+
+
+def plain(text: str) -> str:
+    """Text from data, escaped so that Markdown shows it as it was typed."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-!$:<>|~])", r"\\\1", text.replace("\n", " "))
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(span: Any, digits: int = 1) -> str:
+    """A 95 % interval in percent, or a dash."""
+    return "–" if span is None else f"{100 * span[0]:.{digits}f} to {100 * span[1]:.{digits}f}"
+
+
+@cache
+def _gallery() -> Any:
+    return st.components.v2.component(
+        "sslviz_gallery",
+        html='<div class="gallery" role="group" aria-label="Images"></div>',
+        css=(_HERE / "gallery.css").read_text(encoding="utf-8"),
+        js=(_HERE / "gallery.js").read_text(encoding="utf-8"),
+    )
+
+
+def gallery(dataset: str, table: pd.DataFrame, score: str, key: str, side: int = 112) -> None:
+    """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page."""
+    has_probe = "correct" in table
+    items = []
+    for row in table.to_dict("records"):
+        correct = row.get("correct")
+        known = has_probe and not pd.isna(correct)
+        label = row["title"] if isinstance(row["title"], str) else "no label"
+        tone = "" if not known else "right" if correct else "wrong"
+        said = f"said: {row['predicted']}" if tone == "wrong" else ""
+        value = row[score]
+        items.append(
+            {
+                "id": row["sample_id"],
+                "url": f"/api/thumb/{quote(dataset)}/{row['row']}",
+                "title": label,
+                "detail": f"{value:.3f} {said}".strip(),
+                "alt": f"{label}, {row['sample_id'].rsplit('/', 1)[-1]}, {score} {value:.3f}" + (f", probe {said}" if said else ""),
+                "tone": tone,
+            }
+        )
+    picked = _gallery()(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
+    if picked.clicked is not None:
+        st.switch_page("pages/sample.py", query_params={"sample": picked.clicked})
+
+
+def start_job(workspace: Workspace, job: str, settings: Settings) -> None:
+    """Launch a job; a second click, or a second tab, joins the run that is there."""
+    try:
+        run_id, _ = launch(job, settings, workspace)
+        st.session_state["run"] = run_id
+    except SslvizError as error:
+        st.error(plain(str(error)))
+
+
+def job_button(workspace: Workspace, job: str, dataset: str, encoder: str, label: str, **kwargs: Any) -> None:
+    """A button that makes a result."""
+
+    def start() -> None:
+        start_job(workspace, job, JOBS[job].settings.model_validate({"dataset": dataset, "encoder": encoder}))
+
+    st.button(label, on_click=start, key=f"start-{job}", **kwargs)
+
+
+def active_runs(workspace: Workspace, dataset: str, encoder: str) -> list[dict[str, Any]]:
+    """Runs that work on this data set and encoder now."""
+    wanted = {"dataset": dataset, "encoder": encoder}
+    return [r for r in list_runs(workspace) if r["status"] in ACTIVE and {k: r["settings"].get(k) for k in wanted} == wanted]
+
+
+def last_run(workspace: Workspace, dataset: str, encoder: str) -> dict[str, Any] | None:
+    """The newest run on this data set and encoder."""
+    wanted = {"dataset": dataset, "encoder": encoder}
+    return next((r for r in list_runs(workspace) if {k: r["settings"].get(k) for k in wanted} == wanted), None)
+
+
+def run_box(workspace: Workspace, run_id: str) -> None:
+    """Live progress of a run with Cancel; when the run ends the page is drawn again."""
+    running = read_run(workspace, run_id)["status"] in ACTIVE
+
+    @st.fragment(run_every=0.7 if running else None)
+    def box() -> None:
+        try:
+            run = read_run(workspace, run_id)
+        except SslvizError:
+            return
+        with st.container(border=True):
+            _run_line(run)
+            if run["status"] in ACTIVE:
+                st.button("Cancel", key=f"cancel-{run_id}", on_click=_quietly(cancel, workspace, run_id), icon=":material/stop:")
+            elif running:
+                st.rerun()
+            elif run["status"] != "done":
+                st.button("Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:")
+
+    box()
+
+
+def _run_line(run: dict[str, Any]) -> None:
+    share = min(1.0, run["done"] / run["total"]) if run["total"] else 0.0
+    words = [run["job"], run["status"] if run["status"] != "running" else run["stage"] or "starting"]
+    if run["status"] in ACTIVE:
+        if run["total"]:
+            words.append(f"{run['done']:,} of {run['total']:,}")
+        if run.get("eta_seconds"):
+            words.append(f"about {duration(run['eta_seconds'])} left")
+        words += [f"{k.replace('_', ' ')} {_short(v)}" for k, v in run["facts"].items() if k in ("device", "images_per_second", "loss", "epoch")]
+        st.progress(share, text=plain(" · ".join(words)))
+    elif run["status"] == "done":
+        st.success(plain(f"{run['job']} done in {duration(run['seconds'])}"), icon=":material/check:")
+    else:
+        st.warning(plain(f"{run['job']} {run['status']}: {run['error']}"))
+    for line in run["warnings"]:
+        st.caption(plain(line))
+
+
+def _quietly(action: Any, workspace: Workspace, run_id: str) -> Any:
+    def act() -> None:
+        try:
+            action(workspace, run_id)
+        except SslvizError as error:
+            st.toast(plain(str(error)))
+
+    return act
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
