@@ -15,7 +15,9 @@ if scores.result is None:
 
 summary = reads.summary(scores)
 if scores.state != "fresh":
-    st.warning(f"These scores are **stale**: {widgets.plain(scores.why)}. The overview has the button.", icon=":material/history:")
+    st.warning(
+        f"These scores are **stale**: {widgets.plain(scores.why)}. The overview has the button.", icon=":material/history:"
+    )
 st.markdown(report.verdict(summary))
 table = reads.scores(scores.result, probe.result, here.dataset)
 
@@ -28,8 +30,8 @@ with rivals:
     if summary["reports"]:
         st.dataframe(report.rivals_table(summary), hide_index=True, width="stretch", column_config=report.COLUMNS)
         st.caption(
-            "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and AUPRC equal to "
-            "the base rate. Only the probe's maximum softmax probability uses labels."
+            "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and "
+            "AUPRC equal to the base rate. Only the probe's maximum softmax probability uses labels."
         )
     else:
         st.info("Scores can be compared only where there are labels and a probe.")

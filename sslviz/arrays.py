@@ -47,9 +47,7 @@ def check_finite(H: np.ndarray, name: str = "H") -> None:
         return
     row, column = int(rows[0]), int(columns[0])
     what = "NaN" if np.isnan(H[row, column]) else "infinity"
-    raise InputError(
-        f"{name} has {what} in row {row} of {len(H)}, column {column}; every value must be finite."
-    )
+    raise InputError(f"{name} has {what} in row {row} of {len(H)}, column {column}; every value must be finite.")
 
 
 def check_features(features: Array, width: int) -> np.ndarray:

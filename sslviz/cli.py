@@ -79,7 +79,9 @@ def _option(name: str, info: FieldInfo) -> Any:
     """A settings field as a typer option; a union such as float | Literal["auto"] is parsed by pydantic."""
     flag = "--" + name.replace("_", "-")
     kind: Any = info.annotation
-    plain_union = get_origin(kind) is not None and any(get_origin(a) is Literal for a in get_args(kind)) and get_origin(kind) is not Literal
+    plain_union = (
+        get_origin(kind) is not None and any(get_origin(a) is Literal for a in get_args(kind)) and get_origin(kind) is not Literal
+    )
     if not plain_union:
         return Annotated[kind, typer.Option(flag, help=info.description, show_default=info.default is not None)]
     adapter = TypeAdapter(kind)
@@ -93,7 +95,9 @@ def _option(name: str, info: FieldInfo) -> Any:
     return Annotated[Any, typer.Option(flag, help=info.description, parser=read, metavar="FLOAT|auto")]
 
 
-def _command(job: Job, prepare: Callable[[dict[str, Any], Workspace], dict[str, Any]], renamed: dict[str, str]) -> Callable[..., None]:
+def _command(
+    job: Job, prepare: Callable[[dict[str, Any], Workspace], dict[str, Any]], renamed: dict[str, str]
+) -> Callable[..., None]:
     def run(**values: Any) -> None:
         as_json = values.pop("as_json")
         workspace = Workspace(values.pop("workspace"))
@@ -177,9 +181,7 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
     return name
 
 
-def _add_encoder(
-    given: str, workspace: Workspace, name: str | None = None, network: str | None = None, **changes: Any
-) -> str:
+def _add_encoder(given: str, workspace: Workspace, name: str | None = None, network: str | None = None, **changes: Any) -> str:
     from sslviz.encoders.add import add_encoder
 
     spec, notes = add_encoder(workspace, given, name, network, **changes)
@@ -241,7 +243,13 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
     said: list[str] = []
     cancelled = False
     try:
@@ -251,7 +259,13 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
                 try:
                     state = read_run(workspace, run_id)
                     facts = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in state["facts"].items())
-                    bar.update(task, description=state["stage"] or state["status"], completed=state["done"], total=state["total"] or None, facts=facts)
+                    bar.update(
+                        task,
+                        description=state["stage"] or state["status"],
+                        completed=state["done"],
+                        total=state["total"] or None,
+                        facts=facts,
+                    )
                     for line in state["warnings"]:
                         if line not in said:
                             said.append(line)
@@ -296,8 +310,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         )
     elif job == "embed":
         out.print(
-            f"{result['n']:,} embeddings of {result['features']} features: {result['computed']:,} computed, {result['kept']:,} kept, "
-            f"{len(result['bad'])} bad files; {result['images_per_second']:g} images/s on {result['device']}."
+            f"{result['n']:,} embeddings of {result['features']} features: {result['computed']:,} computed, "
+            f"{result['kept']:,} kept, {len(result['bad'])} bad files; {result['images_per_second']:g} images/s on {result['device']}."
         )
     else:
         for key, value in result.items():
@@ -400,7 +414,10 @@ def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
         print(json.dumps(facts, ensure_ascii=False))
         return
     for f in facts:
-        out.print(f"{f['name']}: {sum(f['counts'].values()):,} images, {len(f['classes'])} classes, {f.get('root') or 'arrays'}", markup=False)
+        out.print(
+            f"{f['name']}: {sum(f['counts'].values()):,} images, {len(f['classes'])} classes, {f.get('root') or 'arrays'}",
+            markup=False,
+        )
     if not facts:
         out.print("No data set yet. Register one: sslviz data add NAME FOLDER")
 
@@ -551,7 +568,11 @@ def runs_show(run: str, workspace: WorkspaceOption = None, as_json: JsonOption =
 
 
 @runs_app.command("cancel")
-def runs_cancel(run: str, workspace: WorkspaceOption = None, force: Annotated[bool, typer.Option(help="end it at once, without saving")] = False) -> None:
+def runs_cancel(
+    run: str,
+    workspace: WorkspaceOption = None,
+    force: Annotated[bool, typer.Option(help="end it at once, without saving")] = False,
+) -> None:
     """Stop a run; it saves what it has."""
     from sslviz.jobs.runner import cancel, kill
 
@@ -584,7 +605,9 @@ def runs_delete(run: str, workspace: WorkspaceOption = None) -> None:
 def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port; default the first free one from 8501")] = None,
     address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    root: Annotated[list[Path] | None, typer.Option(help="folder whose files may be named in the browser; default home and here")] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="folder whose files may be named in the browser; default home and here")
+    ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Serve the app and print its URL; Ctrl-C ends it, runs go on.

@@ -13,8 +13,8 @@ Entry = TypeVar("Entry")
 class Registry(Generic[Entry]):
     """Entries by name.
 
-    With `package`, each module of that folder, but for those named in `beside`, is one entry of the same name: names are known without importing
-    anything, and an entry's module is imported when the entry is first asked for.
+    With `package`, each module of that folder, but for those named in `beside`, is one entry of the same name: names are
+    known without importing anything, and an entry's module is imported when the entry is first asked for.
     """
 
     def __init__(self, kind: str, package: str | None = None, beside: frozenset[str] = frozenset()) -> None:

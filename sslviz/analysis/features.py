@@ -98,9 +98,7 @@ class ActivationCounts:
         shares = self.shares(value)
         low, high = np.percentile(shares, [lower, upper])
         features = np.flatnonzero((shares >= low) & (shares <= high))
-        return FeatureSelection(
-            features, value, lower, upper, shares, self.n_samples, self.n_zero, eps == "auto", sparse
-        )
+        return FeatureSelection(features, value, lower, upper, shares, self.n_samples, self.n_zero, eps == "auto", sparse)
 
     def _at(self, eps: float) -> np.ndarray:
         row: np.ndarray = self.counts[int(np.flatnonzero(self.eps == eps)[0])]
@@ -145,9 +143,7 @@ def select_features(
     return ActivationCounts(H.shape[1], grid).update(rows).select(eps, lower, upper)
 
 
-def discriminative_features(
-    H_train: Array, eps: float = EPS, lower: float = LOWER, upper: float = UPPER
-) -> Array:
+def discriminative_features(H_train: Array, eps: float = EPS, lower: float = LOWER, upper: float = UPPER) -> Array:
     """Sorted indices int64[K] of the features whose activation share lies between two percentiles of all shares.
 
     H_train float[N, D], from the train set. Raises InputError: see `select_features`.

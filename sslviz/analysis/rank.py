@@ -50,4 +50,5 @@ def _eigenvalues(H: np.ndarray, *, centred: bool) -> np.ndarray:
     if centred:
         wide = (wide - wide.mean(0)) / np.sqrt(max(1, len(wide) - 1))
     gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
-    return np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None)
+    values: np.ndarray = np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None)
+    return values

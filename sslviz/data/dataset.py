@@ -14,6 +14,7 @@ from sslviz.store.files import only_writer, read_json, read_table, write_json, w
 from sslviz.store.workspace import Workspace
 
 UNKNOWN = -1
+_PIXEL_FACTS: dict[str, Any] = {"width": "Int64", "height": "Int64", "sha256": "string"}
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,8 @@ def _with_pixel_facts(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
         return samples
     known = read_table(path) if path.exists() else pd.DataFrame()
     if "sha256" not in known:
-        return samples.assign(width=pd.NA, height=pd.NA, sha256=pd.NA).astype(
-            {"width": "Int64", "height": "Int64", "sha256": "string"}
-        )
+        unknown = {c: pd.Series(pd.NA, index=samples.index, dtype=kind) for c, kind in _PIXEL_FACTS.items()}
+        return samples.assign(**unknown)
     facts = known[["sample_id", "size", "mtime_ns", "width", "height", "sha256"]]
     return samples.merge(facts, on=["sample_id", "size", "mtime_ns"], how="left")
 
@@ -137,9 +137,9 @@ def record_pixel_facts(workspace: Workspace, name: str, read: pd.DataFrame) -> N
     with only_writer(folder / "samples.parquet", f"the sample table of {name}"):
         samples = read_table(folder / "samples.parquet")
         facts = read.set_index("sample_id")[["width", "height", "sha256"]]
-        for column, kind in (("width", "Int64"), ("height", "Int64"), ("sha256", "string")):
+        for column, kind in _PIXEL_FACTS.items():
             new = samples["sample_id"].map(facts[column])
-            samples[column] = new.where(new.notna(), samples[column]).astype(kind)
+            samples[column] = pd.Series(new.where(new.notna(), samples[column]), dtype=kind)
         write_table(folder / "samples.parquet", samples)
 
 

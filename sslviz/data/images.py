@@ -80,8 +80,6 @@ def fit(pixels: torch.Tensor, resize: int, size: int) -> torch.Tensor:
     return pixels
 
 
-
-
 def _decode_jpeg(content: bytes) -> torch.Tensor:
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:

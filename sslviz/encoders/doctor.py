@@ -106,7 +106,9 @@ def read_encoder(
     state = family.rename({n: t for n, t in state.items() if family.owns(n)})
     for tensor_name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: {tensor_name} holds NaN or infinity (a training run that went bad); take an earlier checkpoint.")
+            raise InputError(
+                f"{path}: {tensor_name} holds NaN or infinity (a training run that went bad); take an earlier checkpoint."
+            )
     architecture = dict(taken.architecture)
     if stem_padding is not None and "stem_padding" in architecture:
         architecture["stem_padding"] = stem_padding
@@ -132,7 +134,7 @@ def read_encoder(
         source=f"{path.name}, sha256 {found.sha256}",
         notes=found.notes,
     )
-    return spec, {k: v for k, v in backbone.state_dict().items()}, found
+    return spec, dict(backbone.state_dict()), found
 
 
 def report(found: Inspection) -> dict[str, Any]:
@@ -198,13 +200,15 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
             )
         if not own:
             notes.append("input normalisation is not in the file; taken to be usual for its writer, --mean and --std change it")
-    epoch = content.other.get("epoch")
+    epoch: Any = content.other.get("epoch")
+    if not isinstance(epoch, int) and not hasattr(epoch, "__int__"):
+        epoch = None
     return Inspection(
         path=path,
         container=content.container,
         writer=writer,
         method=method,
-        epoch=int(epoch) if isinstance(epoch, int) or hasattr(epoch, "__int__") else None,
+        epoch=None if epoch is None else int(epoch),
         size_bytes=path.stat().st_size,
         sha256=file_digest(path),
         n_tensors=len(tensors),
@@ -258,9 +262,7 @@ def _network(
     owned = {n: content.tensors[prefix + n] for n in shapes if family.owns(n)}
     have = {n: tuple(t.shape) for n, t in family.rename(owned).items()}
     missing = tuple(n for n in wanted if n not in have and not n.endswith(_OPTIONAL))
-    wrong = tuple(
-        f"{n} is {_times(have[n])}, expected {_times(wanted[n])}" for n in wanted if n in have and have[n] != wanted[n]
-    )
+    wrong = tuple(f"{n} is {_times(have[n])}, expected {_times(wanted[n])}" for n in wanted if n in have and have[n] != wanted[n])
     role, rank = next((role, rank) for pattern, role, rank in _ROLES if re.search(pattern, prefix))
     heads = {n.split(".")[0] for n in shapes if not family.owns(n)}
     matched = sum(have.get(n) == shape for n, shape in wanted.items())
@@ -281,7 +283,11 @@ def _network(
 
 def _choose(networks: list[Network], wanted: str | None) -> tuple[Network | None, str]:
     if wanted is not None:
-        hits = [n for n in networks if wanted in (n.prefix.rstrip("."), n.role) or wanted in re.split(r"[._]", n.prefix) or wanted in n.prefix.split(".")]
+        hits = [
+            n
+            for n in networks
+            if wanted in (n.prefix.rstrip("."), n.role) or wanted in re.split(r"[._]", n.prefix) or wanted in n.prefix.split(".")
+        ]
         return (hits[0], "asked for") if hits else (None, "")
     if not networks:
         return None, ""

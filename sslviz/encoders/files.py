@@ -124,8 +124,16 @@ def _harmless() -> list[Any]:
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdUSO"}
     return [
         argparse.Namespace,
-        *((pathlib.PurePosixPath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "PurePosixPath")),
-        *((pathlib.PureWindowsPath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local") for kind in ("WindowsPath", "PureWindowsPath")),
+        *(
+            (pathlib.PurePosixPath, f"{module}.{kind}")
+            for module in ("pathlib", "pathlib._local")
+            for kind in ("PosixPath", "PurePosixPath")
+        ),
+        *(
+            (pathlib.PureWindowsPath, f"{module}.{kind}")
+            for module in ("pathlib", "pathlib._local")
+            for kind in ("WindowsPath", "PureWindowsPath")
+        ),
         *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
         *((rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
         np.ndarray,
@@ -146,9 +154,7 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
             f"Where you trust it: save model.state_dict() and try again."
         )
     if names:
-        return Untrusted(
-            f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}"
-        )
+        return Untrusted(f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}")
     if "GLOBAL" in str(error) or "Unsupported" in str(error):
         return Untrusted(f"{path} holds more than tensors ({_one_line(error)}) and was not loaded. {_ADVICE}")
     return InputError(f"{path} is not a checkpoint ({_one_line(error)}).")

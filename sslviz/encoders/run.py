@@ -1,5 +1,6 @@
 """Running an encoder: frozen, without gradients, the same for every batch size."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -29,7 +30,7 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in evaluation mode: BatchNorm must not learn from the images it embeds."""
-        return cast("Encoder", super().train(False))
+        return super().train(False)
 
     @torch.inference_mode()
     def embed(self, images: torch.Tensor, bf16: bool = False) -> torch.Tensor:
@@ -63,8 +64,12 @@ def load_encoder(workspace: Workspace, name: str, device: str = "cpu", input_spe
 
 
 def pick_device(wanted: str) -> str:
-    """"auto" -> cuda, mps or cpu, the first that is there. Raises InputError for a device that is not."""
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    """ "auto" -> cuda, mps or cpu, the first that is there. Raises InputError for a device that is not."""
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
     if wanted == "auto":
         return next(name for name, is_there in there.items() if is_there())
     if not there[wanted]():

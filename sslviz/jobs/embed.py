@@ -29,8 +29,6 @@ class EmbedSettings(Settings):
 @job("embed", EmbedSettings, example="sslviz embed --dataset photos --encoder simclr")
 def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Compute the embeddings of a data set by an encoder; goes on where it was stopped."""
-    import pandas as pd
-
     from sslviz.data import dataset as datasets
     from sslviz.encoders.run import load_encoder, pick_device
     from sslviz.store.embeddings import EmbeddingStore
@@ -62,7 +60,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         progress.stage("embedding", len(todo))
         for chunk, rows in plan.groupby("chunk", sort=True):
             if rows["todo"].any():
-                run.chunk(int(chunk), rows)
+                run.chunk(int(str(chunk)), rows)
         read, bad = store.finish()
         datasets.record_pixel_facts(workspace, dataset.name, read)
         meta = store.meta
@@ -74,7 +72,9 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         shown = "; ".join(f"{s}: {e}" for s, e in bad.head(5).itertuples(index=False))
         progress.warn(f"{len(bad)} files gave no embedding and are left out: {shown}" + ("; …" if len(bad) > 5 else ""))
     if settings.strict and len(bad):
-        raise InputError(f"{len(bad)} files are no whole pictures (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}.")
+        raise InputError(
+            f"{len(bad)} files are no whole pictures (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}."
+        )
     return {
         "dataset": dataset.name,
         "encoder": encoder.spec.name,
@@ -129,7 +129,9 @@ class _Pass:
                 values[int(line["row"]) - start] = previous[line["row"]]
         batch: list[tuple[int, Any]] = []
         thumbs, new = [], []
-        for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(index=False):
+        for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(
+            index=False
+        ):
             got = next(self.pictures)
             new.append((sample_id, row, got.sha256, size, mtime_ns, got.width, got.height, got.error, got.remark))
             if got.pixels is None:
@@ -164,7 +166,7 @@ class _Pass:
         if len(wanted) == 0:
             return {}
         try:
-            found = {}
+            found: dict[int, Any] = {}
             for block_rows, block in self.store.blocks(wanted):
                 found.update(zip(block_rows.tolist(), block, strict=True))
             return found

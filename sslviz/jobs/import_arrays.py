@@ -33,7 +33,8 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     from sslviz.data import dataset as datasets
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.store.embeddings import EmbeddingStore
-    from sslviz.store.files import file_digest, only_writer, write_json
+    from sslviz.store.files import only_writer, write_json
+    from sslviz.store.fingerprints import file_digest
 
     path = Path(settings.file).expanduser().absolute()
     arrays = _read(path)
@@ -46,7 +47,8 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     check_finite(H, path.name)
     n = len(H)
     columns = {
-        key: _column(key, given or arrays.get(key), n) for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
+        key: _column(key, given or arrays.get(key), n)
+        for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
     }
     ids = columns["ids"] if columns["ids"] is not None else [f"row-{i:07d}" for i in range(n)]
     ids = [str(i) for i in ids]
@@ -65,7 +67,10 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
                 f'none of the {n:,} ids is a sample of data set "{settings.dataset}" '
                 f'(first id "{ids[0]}", first sample "{dataset.samples["sample_id"].iloc[0]}").'
             )
-        for count, what in ((n - len(kept), "ids of the file are no samples"), (len(dataset.samples) - len(kept), "samples have no embedding")):
+        for count, what in (
+            (n - len(kept), "ids of the file are no samples"),
+            (len(dataset.samples) - len(kept), "samples have no embedding"),
+        ):
             if count:
                 notes.append(f"{count:,} {what} and are left out")
         H = H[found.dropna().astype(int).to_numpy()]
@@ -92,14 +97,14 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
         depends = {"encoder": spec.fingerprint(), "precision": "imported", "dtype": "float32"}
         plan = store.begin(depends, H.shape[1], "float32", None, samples)
         vectors = dict(zip(samples["sample_id"], range(len(samples)), strict=True))
-        for chunk, rows in plan.groupby("chunk", sort=True):
-            start = int(chunk) * int(store.meta["chunk_rows"])
+        for chunk, rows in ((int(str(k)), g) for k, g in plan.groupby("chunk", sort=True)):
+            start = chunk * int(store.meta["chunk_rows"])
             values = np.full((int(rows["row"].max()) - start + 1, H.shape[1]), np.nan, np.float32)
             values[rows["row"].to_numpy() - start] = H[rows["sample_id"].map(vectors).to_numpy()]
             part = rows[["sample_id", "row", "size", "mtime_ns"]].assign(
                 sha256=[digest[:16]] * len(rows), width=0, height=0, error="", remark=""
             )
-            store.write_chunk(int(chunk), values, part)
+            store.write_chunk(chunk, values, part)
             progress.advance(len(rows))
         store.finish()
         write_json(folder / "meta.json", {**store.meta, "dataset": dataset.fingerprint})
@@ -123,7 +128,9 @@ def _read(path: Path) -> dict[str, Any]:
             return {name: loaded[name] for name in loaded.files}
     except ValueError as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise Untrusted(f"{path} holds Python objects, not only numbers, and was not loaded. Save plain arrays (ids as str_).") from None
+            raise Untrusted(
+                f"{path} holds Python objects, not only numbers, and was not loaded. Save plain arrays (ids as str_)."
+            ) from None
         raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None
     except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None

@@ -79,13 +79,11 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     method = method_class(BACKBONES["small_resnet"].build(architecture), settings.feature_dim)
     device = pick_device(settings.device)
     chosen = progress.folder / "precision.json"
-    if settings.precision != "auto":
-        precision = settings.precision
-    elif chosen.exists():
+    precision: Any = settings.precision
+    if precision == "auto":
+        if not chosen.exists():
+            write_json(chosen, {"precision": choose_precision(method, settings.size, settings.batch_size, device)})
         precision = read_json(chosen)["precision"]
-    else:
-        precision = choose_precision(method, settings.size, settings.batch_size, device)
-        write_json(chosen, {"precision": precision})
     fabric = lightning.Fabric(accelerator=device, devices=settings.devices, precision=precision)
     fabric.launch()
     progress.note(device=device, precision=precision, images=len(images))
@@ -117,9 +115,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             export(f"{name}-e{epoch:03d}", epoch)
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(
-        method, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch
-    )
+    metrics = train(method, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
     export(name, settings.epochs)
     last = metrics.iloc[-1]
     return {

@@ -37,7 +37,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         there = f"has {len(counts)}" if embedded.dataset.has_labels else "has no labels"
         raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" {there}.')
     notes = []
-    lonely = [embedded.dataset.titles[k] for k, n in counts.items() if n == 1]
+    lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
     if lonely:
         notes.append(f"{len(lonely)} classes have one train image only: {', '.join(lonely[:5])}")
     others = samples[samples["split"] != "train"]
@@ -54,7 +54,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     if folds:
         progress.stage("predicting train images out of fold")
         if counts.min() < 5:
-            few = [embedded.dataset.titles[k] for k, n in counts.items() if n < 5]
+            few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
             notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {', '.join(few[:5])}")
         predictions, probabilities = out_of_fold(H, y, fit.l2, seed=settings.seed)
         tables.append(_predictions(train, predictions, probabilities, np.unique(y[y >= 0])))

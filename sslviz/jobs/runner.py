@@ -104,7 +104,14 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
         if state["status"] == "running" or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
             state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
     defaults = {"stage": "", "done": 0, "total": 0, "facts": {}, "warnings": [], "result": None, "error": "", "exit_code": None}
-    state = {**defaults, **state, "id": run_id, "job": config["job"], "settings": config["settings"], "created": config["created"]}
+    state = {
+        **defaults,
+        **state,
+        "id": run_id,
+        "job": config["job"],
+        "settings": config["settings"],
+        "created": config["created"],
+    }
     end = state.get("updated", time.time()) if state["status"] not in ACTIVE else time.time()
     state["seconds"] = max(0.0, end - state.get("launched", config["created"]))
     return state

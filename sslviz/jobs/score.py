@@ -15,7 +15,9 @@ RIVALS_UP_TO = 100_000
 class ScoreSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: float | Literal["auto"] = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
+    eps: float | Literal["auto"] = Field(
+        "auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity"
+    )
     lower: float = Field(50.0, ge=0, le=100, description="lower percentile of activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="upper percentile of activation shares")
     rivals: bool | None = Field(None, description=f"nearest-neighbour rivals; default up to {RIVALS_UP_TO:,} images")
@@ -235,11 +237,15 @@ def _rank(store: Any, train_rows: Any) -> dict[str, Any]:
 def _warnings(selection: Any, table: Any, empty: dict[str, float]) -> list[str]:
     lines = []
     if selection.sparse:
-        lines.append("features hardly ever stand out from their sample: even at eps 0.25 the mean activation share is below 3.7 %")
+        lines.append(
+            "features hardly ever stand out from their sample: even at eps 0.25 the mean activation share is below 3.7 %"
+        )
     if len(selection.features) == 0:
         lines.append("no feature lies between the two percentiles: D is empty and every Q-Score is 0")
     if selection.n_dead:
-        lines.append(f"{selection.n_dead} of the {len(selection.features)} chosen features never fire (the lower percentile is 0)")
+        lines.append(
+            f"{selection.n_dead} of the {len(selection.features)} chosen features never fire (the lower percentile is 0)"
+        )
     share = float((table["n_chosen"] == 0).mean())
     if share > 0.2:
         lines.append(f"{share:.0%} of the images have no firing discriminative feature; their Q-Score is 0")

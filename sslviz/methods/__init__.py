@@ -24,7 +24,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Views:
-    """Random views of an image: crop scale, flip, colour jitter with its probability, grey, blur. Colour strengths as in torchvision."""
+    """Random views of an image: crop scale, colour jitter (strengths as in torchvision) and its share, grey, flip."""
 
     n_views: int = 2
     scale: tuple[float, float] = (0.2, 1.0)

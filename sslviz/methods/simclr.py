@@ -20,7 +20,7 @@ class SimCLR(Method):
         weight_decay=5e-4,
         momentum=0.9,
         warmup_epochs=5,
-        source="SGD, lr 0.06 per 128 images, from lightly's CIFAR-10 benchmark (the paper: LARS); temperature 0.5 from appendix B.9",
+        source="SGD, lr 0.06 per 128 images: lightly's CIFAR-10 benchmark (the paper: LARS); temperature 0.5: appendix B.9",
     )
     temperature = 0.5
 

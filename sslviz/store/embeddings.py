@@ -53,13 +53,15 @@ class EmbeddingStore:
 
     # ---- writing
 
-    def begin(self, depends: dict[str, Any], width: int, dtype: str, chunk_rows: int | None, samples: pd.DataFrame) -> pd.DataFrame:
+    def begin(
+        self, depends: dict[str, Any], width: int, dtype: str, chunk_rows: int | None, samples: pd.DataFrame
+    ) -> pd.DataFrame:
         """Make or take up the store for these samples (sample_id, size, mtime_ns); returns the plan with a column `todo`.
 
         Rows that are done and unchanged are kept when everything in `depends` is as before; else all is computed anew.
         """
         rows_per_chunk = chunk_rows or max(1, CHUNK_BYTES // (width * np.dtype(dtype).itemsize))
-        meta = {"depends": depends, "width": width, "dtype": dtype, "chunk_rows": rows_per_chunk}
+        meta: dict[str, Any] = {"depends": depends, "width": width, "dtype": dtype, "chunk_rows": rows_per_chunk}
         old = read_json(self.folder / "meta.json") if (self.folder / "meta.json").exists() else None
         if old is not None and chunk_rows is None and old["depends"] == depends:
             meta["chunk_rows"] = old["chunk_rows"]
@@ -80,7 +82,7 @@ class EmbeddingStore:
         """Every sample keeps the row it had; new ones take the rows of those that went, then further ones."""
         plan = samples[["sample_id", "size", "mtime_ns"]].copy()
         path = self.folder / "plan.parquet"
-        known = dict(read_table(path).itertuples(index=False)) if path.exists() else {}
+        known: dict[Any, Any] = dict(read_table(path).itertuples(index=False)) if path.exists() else {}
         rows = plan["sample_id"].map(known)
         taken = set(rows.dropna().astype(int))
         free = (r for r in range(len(plan) + len(known)) if r not in taken)

@@ -67,11 +67,11 @@ def train(
     steps_per_epoch = n // batch
     local = batch // fabric.world_size
 
-    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = method.to(memory_format=torch.channels_last)
     recipe = method.recipe
     decay = [p for p in method.parameters() if p.ndim > 1]
     no_decay = [p for p in method.parameters() if p.ndim <= 1]
-    groups = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
     optimizer: Any = torch.optim.SGD(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     model, optimizer = fabric.setup(method, optimizer)
 
@@ -86,7 +86,13 @@ def train(
 
     def save() -> None:
         if fabric.is_global_zero:
-            content = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "sums": sums, "rows": rows}
+            content = {
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "sums": sums,
+                "rows": rows,
+            }
             with whole_file(checkpoint) as beside:
                 torch.save(content, beside)
         fabric.barrier()
@@ -138,7 +144,9 @@ def train(
             clock, clock_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], views_per_second=speed)
             if row["spread"] < 0.05:
-                progress.warn(f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy).")
+                progress.warn(
+                    f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy)."
+                )
     return pd.DataFrame(rows)
 
 
@@ -148,15 +156,16 @@ def spread(outputs: torch.Tensor) -> torch.Tensor:
     About 1 when directions are used evenly, 0 when all outputs are equal (Chen & He, CVPR 2021, section 4.1).
     """
     unit = F.normalize(outputs, dim=1)
-    return unit.std(0).mean() * outputs.shape[1] ** 0.5
+    even: torch.Tensor = unit.std(0).mean() * outputs.shape[1] ** 0.5
+    return even
 
 
 def choose_precision(method: Method, size: int, batch: int, device: str) -> str:
-    """"bf16-mixed" where a trial step on this machine is at least 1.2 times faster with it, else "32-true"."""
+    """ "bf16-mixed" where a trial step on this machine is at least 1.2 times faster with it, else "32-true"."""
     if device != "cpu":
         return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     views = [torch.randn(min(batch, 64), 3, size, size).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = method.to(memory_format=torch.channels_last)
     state = {k: v.clone() for k, v in method.state_dict().items()}
 
     def seconds(bf16: bool) -> float:

@@ -41,7 +41,9 @@ def analyze_form(workspace: Workspace) -> None:
     left, right = st.columns(2)
     with left:
         folder = st.text_input("Folder of images", key="form-folder", placeholder="~/photos", persist_state="session")
-        st.caption("Read on the machine that runs sslviz. Split folders (train, val, test) and class folders are used where they are.")
+        st.caption(
+            "Read on the machine that runs sslviz. Split folders (train, val, test) and class folders are used where they are."
+        )
     with right:
         choices = ["a checkpoint file", *encoders] if encoders else ["a checkpoint file"]
         choice = st.selectbox("Encoder", choices, index=int(len(choices) > 1), key="form-encoder")
@@ -52,7 +54,9 @@ def analyze_form(workspace: Workspace) -> None:
                 inspect(file)
     with st.expander("More settings"):
         settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
-    if st.button("Analyze", type="primary", disabled=not (folder and (file or choice != choices[0])), icon=":material/play_arrow:"):
+    if st.button(
+        "Analyze", type="primary", disabled=not (folder and (file or choice != choices[0])), icon=":material/play_arrow:"
+    ):
         try:
             start(workspace, folder, file, choice, settings)
         except SslvizError as error:
@@ -114,7 +118,9 @@ def settings_fields(model: type[AnalyzeSettings], skip: set[str]) -> dict[str, A
         elif kind is bool:
             value = st.checkbox(label, value=info.default, help=info.description, key=f"set-{name}")
         else:
-            text = st.text_input(label, value="" if info.default is None else str(info.default), help=info.description, key=f"set-{name}")
+            text = st.text_input(
+                label, value="" if info.default is None else str(info.default), help=info.description, key=f"set-{name}"
+            )
             value = text or info.default
         if value != info.default:
             values[name] = value

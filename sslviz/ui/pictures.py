@@ -3,6 +3,7 @@
 import io
 import threading
 from functools import lru_cache
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +19,9 @@ def thumb_file(dataset: str, row: int) -> tuple[bytes, str]:
     """(content, media type) of the thumbnail of the sample in this row of samples.parquet. Raises NotFound."""
     workspace = Workspace()
     table = _thumb_table(str(workspace.root), dataset, _stamp(workspace, dataset))
-    if row >= len(table) or pd.isna(table["pack"].iat[row]):
+    if row >= len(table) or table["pack"].isna().iat[row]:
         return picture_file(dataset, row, side=128)
-    line = table.iloc[row]
+    line: Any = table.iloc[row]
     content = thumbs.read_thumb(workspace.dataset(dataset), line["pack"], int(line["offset"]), int(line["size"]))
     return content, _media_type(content)
 
@@ -34,7 +35,7 @@ def picture_file(dataset: str, row: int, side: int = 1024) -> tuple[bytes, str]:
     found = datasets.load(Workspace(), dataset)
     if row >= len(found.samples) or found.root is None:
         raise NotFound(f"no picture {row} in {dataset}.")
-    content = (found.root / found.samples["sample_id"].iat[row]).read_bytes()
+    content = (found.root / str(found.samples["sample_id"].iat[row])).read_bytes()
     picture = decode(content)
     if picture.plain and max(picture.pixels.shape[1:]) <= side:
         return content, _media_type(content)

@@ -81,8 +81,9 @@ def _table(folder: str, name: str, key: str) -> pd.DataFrame:
 
 
 def scores(result: Result, probe: Result | None, found: datasets.Dataset) -> pd.DataFrame:
-    """One row a sample, worst first: sample_id, row (of samples.parquet), split, label, title, q and rivals, prediction, correct."""
-    return _scores(str(result.folder), result.key, probe and str(probe.folder), probe and probe.key, str(found.folder), found.fingerprint)
+    """One row a sample, worst first: sample_id, row (of samples.parquet), split, label, title, scores, prediction, correct."""
+    probe_folder, probe_key = (None, None) if probe is None else (str(probe.folder), probe.key)
+    return _scores(str(result.folder), result.key, probe_folder, probe_key, str(found.folder), found.fingerprint)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -40,7 +40,9 @@ def rival_sentence(summary: dict[str, Any]) -> str:
     if not name:
         return ""
     q, rival = summary["reports"]["q"], summary["reports"][name]
-    apart = rival["intervals"]["auroc"] and q["intervals"]["auroc"] and rival["intervals"]["auroc"][0] > q["intervals"]["auroc"][1]
+    apart = (
+        rival["intervals"]["auroc"] and q["intervals"]["auroc"] and rival["intervals"]["auroc"][0] > q["intervals"]["auroc"][1]
+    )
     how = "is better here" if apart else "is ahead here, within the intervals"
     return f" A simpler label-free score {how}: {RIVALS[name].title}, AUROC {100 * rival['auroc']:.1f}."
 
@@ -142,7 +144,7 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     names = {"q": "Q-Score", "q_paper": "Q-Score, paper's eps", **{n: RIVALS[n].title for n in RIVALS if n in table}}
     a, b, c, d = st.columns(4)
     split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
-    by = b.selectbox("Sort by", list(names), format_func=names.get, key="scores-by", persist_state="session")
+    by = b.selectbox("Sort by", list(names), format_func=lambda name: names[name], key="scores-by", persist_state="session")
     order = c.selectbox("Order", ["lowest first", "highest first"], key="scores-order", persist_state="session")
     shown = d.selectbox("Show", _outcomes(table), key="scores-show", persist_state="session")
     classes = sorted(table["title"].dropna().unique())
@@ -157,7 +159,9 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
         st.info("No image fits these filters.")
         return
     pages = -(-len(part) // _PAGE)
-    page = st.number_input(f"Page of {pages:,} ({len(part):,} images)", 1, pages, key="scores-page", width=200) if pages > 1 else 1
+    page = (
+        st.number_input(f"Page of {pages:,} ({len(part):,} images)", 1, pages, key="scores-page", width=200) if pages > 1 else 1
+    )
     st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
     widgets.gallery(here.dataset.name, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
 
@@ -181,10 +185,22 @@ def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
         curve = figures.curves(known["q"], known["correct"].astype(bool))
         base = summary["reports"]["q"]["base_rate"]
         shown += [
-            ("Error among the images kept, best scores first", figures.risk_coverage(curve, base), curve[["coverage", "error", "threshold"]]),
-            ("Errors found when the lowest scores are reviewed", figures.review_budget(curve), curve[["reviewed", "found", "threshold"]]),
+            (
+                "Error among the images kept, best scores first",
+                figures.risk_coverage(curve, base),
+                curve[["coverage", "error", "threshold"]],
+            ),
+            (
+                "Errors found when the lowest scores are reviewed",
+                figures.review_budget(curve),
+                curve[["reviewed", "found", "threshold"]],
+            ),
             ("ROC: correct against misclassified", figures.roc(curve), curve[["false_positive", "true_positive", "threshold"]]),
-            ("Precision and recall of correct images", figures.precision_recall(curve, base), curve[["true_positive", "precision", "threshold"]]),
+            (
+                "Precision and recall of correct images",
+                figures.precision_recall(curve, base),
+                curve[["true_positive", "precision", "threshold"]],
+            ),
         ]
     columns = st.columns(2)
     for i, (title, figure, behind) in enumerate(shown):

@@ -51,7 +51,9 @@ def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
     run_id = state["id"]
     a, b, _ = st.columns([1, 1, 4])
     active = state["status"] in runner.ACTIVE
-    if state["status"] in ("cancelled", "killed", "failed") and a.button("Resume", key="resume-one", icon=":material/play_arrow:"):
+    if state["status"] in ("cancelled", "killed", "failed") and a.button(
+        "Resume", key="resume-one", icon=":material/play_arrow:"
+    ):
         _try(runner.resume, workspace, run_id)
     if not active and b.button("Delete", key="delete-one", icon=":material/delete:"):
         _try(runner.delete, workspace, run_id)

@@ -74,7 +74,9 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
     others = table[table["split"] == row["split"]]
     a, b, c = st.columns(3)
     a.metric("Q-Score", f"{row['q']:.4f}", help="Mean excess of the firing discriminative features over the sample's mean.")
-    b.metric("Below it", percent((others["q"] < row["q"]).mean(), 0), help=f"Share of {row['split']} images with a lower Q-Score.")
+    b.metric(
+        "Below it", percent((others["q"] < row["q"]).mean(), 0), help=f"Share of {row['split']} images with a lower Q-Score."
+    )
     c.metric("Firing", f"{row['n_chosen']} / {row['n_firing']}", help="Discriminative features that fire, of all that fire.")
     if row["n_chosen"] == 0:
         st.caption(f"No discriminative feature fires at eps {summary['eps']:g}: the Q-Score is 0 by definition.")
@@ -98,11 +100,16 @@ def show_probe(here: Frame, probe: reads.Stage, row: pd.Series) -> None:
     predictions = reads.table(probe.result, "predictions")
     line = predictions[predictions["sample_id"] == row["sample_id"]]
     if line.empty:
-        st.caption("The probe was trained on this image, so its answer is not shown (probe --train-predictions judges train images).")
+        st.caption(
+            "The probe was trained on this image, so its answer is not shown (probe --train-predictions judges train images)."
+        )
         return
     titles = here.dataset.titles
     top = pd.DataFrame(
-        {"class": [titles[k] for k in line["top5"].iat[0]], "probability": [100 * float(p) for p in line["top5_probability"].iat[0]]}
+        {
+            "class": [titles[k] for k in line["top5"].iat[0]],
+            "probability": [100 * float(p) for p in line["top5_probability"].iat[0]],
+        }
     )
     bar = st.column_config.ProgressColumn("probe's probability", format="%.1f %%", min_value=0, max_value=100)
     st.dataframe(top, hide_index=True, width="stretch", column_config={"probability": bar})

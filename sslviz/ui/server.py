@@ -124,7 +124,13 @@ _THEME = {"theme.base": "light"}
 
 
 def _hosts(address: str) -> list[str]:
-    return ["127.0.0.1", "localhost"] if address == "127.0.0.1" else [address, "127.0.0.1", "localhost"] if address != "0.0.0.0" else ["*"]
+    return (
+        ["127.0.0.1", "localhost"]
+        if address == "127.0.0.1"
+        else [address, "127.0.0.1", "localhost"]
+        if address != "0.0.0.0"
+        else ["*"]
+    )
 
 
 class TokenGate:

@@ -58,7 +58,8 @@ def gallery(dataset: str, table: pd.DataFrame, score: str, key: str, side: int =
                 "url": f"/api/thumb/{quote(dataset)}/{row['row']}",
                 "title": label,
                 "detail": f"{value:.3f} {said}".strip(),
-                "alt": f"{label}, {row['sample_id'].rsplit('/', 1)[-1]}, {score} {value:.3f}" + (f", probe {said}" if said else ""),
+                "alt": f"{label}, {row['sample_id'].rsplit('/', 1)[-1]}, {score} {value:.3f}"
+                + (f", probe {said}" if said else ""),
                 "tone": tone,
             }
         )
@@ -114,7 +115,9 @@ def run_box(workspace: Workspace, run_id: str) -> None:
             elif running:
                 st.rerun()
             elif run["status"] != "done":
-                st.button("Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:")
+                st.button(
+                    "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"
+                )
 
     box()
 
@@ -127,7 +130,11 @@ def _run_line(run: dict[str, Any]) -> None:
             words.append(f"{run['done']:,} of {run['total']:,}")
         if run.get("eta_seconds"):
             words.append(f"about {duration(run['eta_seconds'])} left")
-        words += [f"{k.replace('_', ' ')} {_short(v)}" for k, v in run["facts"].items() if k in ("device", "images_per_second", "loss", "epoch")]
+        words += [
+            f"{k.replace('_', ' ')} {_short(v)}"
+            for k, v in run["facts"].items()
+            if k in ("device", "images_per_second", "loss", "epoch")
+        ]
         st.progress(share, text=plain(" · ".join(words)))
     elif run["status"] == "done":
         st.success(plain(f"{run['job']} done in {duration(run['seconds'])}"), icon=":material/check:")

@@ -24,17 +24,15 @@ class ResNetFamily(Family):
 
     def build(self, architecture: Mapping[str, Any]) -> nn.Module:
         block = BasicBlock if architecture["block"] == "basic" else Bottleneck
-        net = ResNet(block, list(architecture["layers"]), width_per_group=architecture["width_per_group"])
+        net: nn.Module = ResNet(block, list(architecture["layers"]), width_per_group=architecture["width_per_group"])
         if architecture["stem"] == "3x3":
             net.conv1 = nn.Conv2d(3, 64, 3, 1, architecture["stem_padding"], bias=False)
-            net.maxpool = nn.Identity()  # type: ignore[assignment]
-        net.fc = nn.Identity()  # type: ignore[assignment]
+            net.maxpool = nn.Identity()
+        net.fc = nn.Identity()
         return net
 
     def architecture(self, shapes: Shapes, writer: str) -> dict[str, Any]:
-        found = tuple(
-            len({name.split(".")[1] for name in shapes if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
-        )
+        found = tuple(len({name.split(".")[1] for name in shapes if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4))
         block = "bottleneck" if any(name.startswith("layer1.0.conv3.") for name in shapes) else "basic"
         layers = found
         if 0 in found:  # a stage is missing: expect the network whose other stages these are
