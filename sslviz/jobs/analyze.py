@@ -16,7 +16,7 @@ class AnalyzeSettings(Settings):
         "auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity"
     )
     batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
-    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default about 16 MB")
+    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default a twentieth, at most 16 MB")
     workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
 

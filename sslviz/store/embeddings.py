@@ -1,6 +1,6 @@
 """Embeddings on disk: a zarr array, the rows' ids, and, kept apart from the chunk files, what has been done.
 
-embeddings.zarr      float[N, D], chunks of about 16 MB, fill value NaN (a chunk that is lost reads as NaN, never as zeros)
+embeddings.zarr      float[N, D], chunks of at most 16 MB, fill value NaN (a chunk that is lost reads as NaN, never as zeros)
 plan.parquet         sample_id, row: where every sample belongs, written before the work begins
 parts/<chunk>.parquet  what was read for a chunk's rows: sample_id, row, sha256, size, mtime_ns, width, height, error, remark
 done.json            chunk -> digest of its values; a chunk counts as done only when it stands here
@@ -60,7 +60,8 @@ class EmbeddingStore:
 
         Rows that are done and unchanged are kept when everything in `depends` is as before; else all is computed anew.
         """
-        rows_per_chunk = chunk_rows or max(1, CHUNK_BYTES // (width * np.dtype(dtype).itemsize))
+        most = max(1, CHUNK_BYTES // (width * np.dtype(dtype).itemsize))
+        rows_per_chunk = chunk_rows or min(most, max(256, len(samples) // 20))  # what a stopped run loses: 5 % at most
         meta: dict[str, Any] = {"depends": depends, "width": width, "dtype": dtype, "chunk_rows": rows_per_chunk}
         old = read_json(self.folder / "meta.json") if (self.folder / "meta.json").exists() else None
         if old is not None and chunk_rows is None and old["depends"] == depends:

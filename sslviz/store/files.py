@@ -7,12 +7,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import pandas as pd
-
 from sslviz.errors import Busy, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -41,14 +42,16 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is damaged: not JSON. Remove it and run the command that made it again.") from None
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet, whole or not at all."""
     with whole_file(path) as beside:
         table.to_parquet(beside, index=False)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
     """Read a Parquet table of ours. Raises InputError when it is damaged."""
+    import pandas as pd  # slow to import, and the command line reads JSON only
+
     try:
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError) as error:

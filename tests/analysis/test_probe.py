@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sslviz import linear_probe
+from sslviz.analysis.probe import out_of_fold
+from tests.inputs import planted
+
+
+def objective(X, y, W, b, l2):
+    logits = X @ W.T + b
+    logits -= logits.max(1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -log_p[np.arange(len(y)), y].mean() + l2 / 2 * (W**2).sum()
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-2, 1e-3])
+def test_the_optimum_is_scikit_learns(l2):
+    H, y = planted(400)
+    train, test = slice(0, 300), slice(300, 400)
+    result = linear_probe(H[train], y[train], H[test], y[test], l2=l2)
+    scaler = StandardScaler().fit(H[train].astype(float))
+    X = scaler.transform(H[train].astype(float))
+    peer = LogisticRegression(C=1 / (l2 * len(X)), max_iter=5000, tol=1e-8).fit(X, y[train])
+    W, b = result.weights * scaler.scale_, result.bias + result.weights @ scaler.mean_
+    ours, theirs = objective(X, y[train], W, b, l2), objective(X, y[train], peer.coef_, peer.intercept_, l2)
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert_allclose(result.probabilities, peer.predict_proba(scaler.transform(H[test].astype(float))), atol=5e-3)
+    assert result.converged
+    assert result.top1 == pytest.approx(peer.score(scaler.transform(H[test].astype(float)), y[test]), abs=0.011)
+
+
+def test_weights_and_bias_are_those_of_the_raw_features():
+    H, y = planted(200)
+    result = linear_probe(H[:150], y[:150], H[150:], y[150:], l2=1e-2)
+    logits = H[150:] @ result.weights.T + result.bias
+    assert_array_equal(result.classes[logits.argmax(1)], result.predictions)
+
+
+def test_badly_scaled_and_constant_columns():
+    rng = np.random.default_rng(8)
+
+    def draw(n):
+        y = rng.integers(0, 3, n)
+        scale = np.concatenate([np.logspace(-4, 0, 24), np.full(40, 100.0)])
+        H = rng.normal(0, 1, (n, 64)) * scale
+        H[:, :3] += 3 * np.eye(3)[y] * scale[:3]
+        H[:, 60], H[:, 62] = 14.62, 0.0
+        H[:, 61] = 1.0 + rng.integers(0, 2, n) * np.finfo(np.float32).eps
+        return H.astype(np.float32), y
+
+    (H, y), (H_test, y_test) = draw(600), draw(300)
+    result = linear_probe(H, y, H_test, y_test)
+    assert result.top1 > 0.85
+    assert result.converged
+    assert result.n_constant == 3
+    assert_array_equal(result.weights[:, 60:63], np.zeros((3, 3)))
+
+
+def test_shuffled_labels_give_chance():
+    H, y = planted(1200, classes=4)
+    y = np.random.default_rng(1).permutation(y)
+    assert linear_probe(H[:800], y[:800], H[800:], y[800:]).top1 == pytest.approx(0.25, abs=0.09)
+
+
+def test_a_solver_that_stops_early_says_so():
+    H, y = planted(200)
+    result = linear_probe(H, y, H, y, l2=1e-6, max_iterations=2)
+    assert not result.converged
+    assert result.iterations == 2
+
+
+def test_unknown_classes_are_left_out_and_counted():
+    H, y = planted(200)
+    y_test = y.copy()
+    y_test[:20], y_test[20:25] = 9, -1
+    result = linear_probe(H, y, H, y_test, l2=1e-2)
+    assert (result.n_judged, result.n_unknown) == (175, 25)
+    assert result.top1 == pytest.approx((result.predictions == y)[25:].mean())
+    assert set(result.predictions) <= set(range(4))
+
+
+def test_out_of_fold_predictions_do_not_see_their_sample():
+    rng = np.random.default_rng(0)  # features know nothing, but each row can be learned by heart
+    H, y = rng.normal(size=(150, 400)), rng.integers(0, 3, 150)
+    predictions, probabilities = out_of_fold(H, y, l2=1e-4)
+    assert (predictions == y).mean() == pytest.approx(1 / 3, abs=0.13)
+    assert linear_probe(H, y, H, y, l2=1e-4).top1 == 1.0
+    assert_allclose(probabilities.sum(1), np.ones(150), atol=1e-5)

@@ -1,0 +1,45 @@
+import numpy as np
+from numpy.testing import assert_allclose
+from sklearn.neighbors import NearestNeighbors
+
+from sslviz.analysis.rivals import RIVALS, RivalInput, neighbour_similarities
+from sslviz.analysis.rows import score_rows
+
+
+def test_similarities_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    H, train = rng.normal(size=(30, 16)), rng.normal(size=(50, 16))
+    distance, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(train).kneighbors(H)
+    assert_allclose(neighbour_similarities(H, train, block=7), 1 - distance, atol=1e-5)
+
+
+def test_a_train_row_is_not_its_own_neighbour():
+    H = np.random.default_rng(0).normal(size=(40, 16))
+    distance, _ = NearestNeighbors(n_neighbors=11, metric="cosine").fit(H).kneighbors(H)
+    own = np.arange(40)
+    assert_allclose(neighbour_similarities(H, H, own, block=16), 1 - distance[:, 1:], atol=1e-5)
+    twin = np.concatenate([H, H[:1]])  # an equal row that is another sample is a neighbour
+    assert neighbour_similarities(twin, twin, np.arange(41))[0, 0] > 0.9999
+
+
+def test_few_train_rows_repeat_the_last_and_zero_rows_have_similarity_zero():
+    H = np.eye(3)
+    found = neighbour_similarities(H, H[:2], np.array([0, 1, -1]))
+    assert found.shape == (3, 10)
+    assert_allclose(found[2], np.zeros(10))
+    assert_allclose(neighbour_similarities(np.zeros((1, 3)), H), np.zeros((1, 10)))
+
+
+def test_each_rival_by_hand():
+    rows = score_rows(np.array([[0, 0, 3.0, 4.0]]), np.array([3]), 0.65)
+    given = RivalInput(rows, np.array([[0.9, 0.5, 0.4]]), np.array([[0.2, 0.7, 0.1]]))
+    found = {name: RIVALS[name].score(given)[0] for name in RIVALS}
+    expected = {"norm": 5, "std": np.std([0, 0, 0.6, 0.8]), "nn1": 0.9, "nn10": 0.6, "msp": 0.7}
+    assert_allclose([found[k] for k in expected], list(expected.values()))
+    assert set(found) == set(expected)
+
+
+def test_a_rival_without_its_input_says_nothing():
+    rows = score_rows(np.ones((1, 8)), np.array([3]), 1.0)
+    found = {name: RIVALS[name].score(RivalInput(rows, None, None)) for name in RIVALS}
+    assert {k for k, v in found.items() if v is None} == {"nn1", "nn10", "msp"}

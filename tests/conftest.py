@@ -1,0 +1,14 @@
+import os
+
+import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the machine's cores are shared out by pytest-xdist
+
+from sslviz.store.workspace import Workspace  # noqa: E402
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_WORKSPACE", str(tmp_path / "workspace"))
+    return Workspace().create()

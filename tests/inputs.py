@@ -1,0 +1,79 @@
+"""Small inputs that tests build for themselves: pictures, folders, encoders."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sslviz.encoders.backbones.small_resnet import SmallResNet
+from sslviz.encoders.spec import EncoderSpec, InputSpec
+from sslviz.encoders.store import save_encoder
+
+
+def picture(seed=0, width=32, height=32, kind=0):
+    """A noisy picture with a pattern of its kind (stripes, blob, ramp, checks); no symmetry."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    base = {
+        0: np.sin(x * 0.8 + rng.uniform(0, 6)) > 0,
+        1: np.hypot(x - width * 0.4, y - height * 0.6) < min(width, height) * 0.3,
+        2: x * height > y * width,
+        3: (x // 4 + y // 4) % 2 == 0,
+    }[kind % 4]
+    ink, paper = rng.uniform(0, 1, (2, 3))
+    rgb = np.where(base[..., None], ink, paper) + rng.normal(0, 0.05, (height, width, 3))
+    rgb[:4, : width // 3] = (0.9, 0.1, 0.1)  # a flag in one corner: shows every turn
+    return Image.fromarray((rgb.clip(0, 1) * 255).astype(np.uint8))
+
+
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def folder(root, layout, side=32, seed=0):
+    """layout {"train/cat": 5, ...}: that many PNG files below each folder."""
+    for k, (place, count) in enumerate(layout.items()):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        kind = sorted({p.rsplit("/", 1)[-1] for p in layout}).index(place.rsplit("/", 1)[-1])
+        for i in range(count):
+            picture(seed + 1000 * k + i, side, side, kind).save(root / place / f"{i:03d}.png")
+    return root
+
+
+def small_encoder(workspace, name="tiny", seed=0, width=8, feature_dim=32, size=32):
+    """An untrained small ResNet with BatchNorm statistics of real pictures, stored in the workspace."""
+    torch.manual_seed(seed)
+    net = SmallResNet(width=width, blocks=1, feature_dim=feature_dim)
+    images = torch.stack([pixels(picture(i, size, size, i)) for i in range(32)]).float() / 255
+    net.train()
+    with torch.no_grad():
+        for _ in range(60):
+            net((images - 0.5) / 0.25)
+    spec = EncoderSpec(
+        name=name,
+        backbone="small_resnet",
+        architecture={"width": width, "blocks": 1, "stem_stride": 1, "feature_dim": feature_dim},
+        feature_dim=feature_dim,
+        input=InputSpec(size=size, resize=size, mean=(0.5,) * 3, std=(0.25,) * 3),
+        source="test",
+    )
+    return save_encoder(workspace, spec, net.state_dict())
+
+
+def pixels(image):
+    return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def planted(n=240, d=64, classes=4, seed=0):
+    """Sparse non-negative embeddings with one block of features a class, and their labels; some rows are dim (hard)."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    H = np.maximum(rng.normal(0, 0.3, (n, d)), 0)
+    strength = rng.uniform(0.2, 3, n)
+    for i in range(n):
+        block = np.arange(y[i] * 8, y[i] * 8 + 8)
+        H[i, rng.choice(block, 3, replace=False)] += strength[i]
+    return H.astype(np.float32), y
