@@ -5,7 +5,7 @@ import pytest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the machine's cores are shared out by pytest-xdist
 
-from sslviz.store.workspace import Workspace  # noqa: E402
+from sslviz.store.workspace import Workspace
 
 
 @pytest.fixture

@@ -89,7 +89,12 @@ def test_same_seed_same_interval():
 
 @pytest.mark.parametrize(
     ("shift", "n", "verdict"),
-    [(2.0, 400, "predicts"), (0.35, 1500, "weakly predicts"), (0.0, 400, "does not separate here"), (-1.0, 400, "upside down here")],
+    [
+        (2.0, 400, "predicts"),
+        (0.35, 1500, "weakly predicts"),
+        (0.0, 400, "does not separate here"),
+        (-1.0, 400, "upside down here"),
+    ],
 )
 def test_each_verdict_is_reached(shift, n, verdict):
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ def test_band_of_shares_by_hand():  # shares 0 0 0 0 5 10 15 20 20 30 %; P50 = 7
     assert_array_equal(discriminative_features(H, 2.0, 50, 100), [5, 6, 7, 8, 9])
 
 
-def test_dead_features_count_in_the_percentiles_and_are_told():  # percentiles over all shares: leaving the dead out gives P50 = 17.5
+def test_dead_features_count_in_the_percentiles_and_are_told():  # leaving the dead out would give D = 4 features
     H = one_hot([0, 0, 0, 0, 0, 0, 5, 5, 5, 5])
     selection = select_features(H, 2.0)
     assert_array_equal(selection.features, np.arange(10))  # P50 = 0, ties at both ends are kept

@@ -1,0 +1,112 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sslviz.data.images import BadImage, decode, fit, thumbnail
+from tests.inputs import encoded, picture, pixels
+
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("tag", TURNS)
+def test_exif_orientation_is_applied(tag):
+    upright = picture(1, 60, 40)
+    stored = upright if TURNS[tag] is None else upright.transpose(TURNS[tag])
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    png = decode(encoded(stored, "PNG", exif=exif))
+    assert torch.equal(png.pixels, pixels(upright))
+    jpeg = decode(encoded(stored, "JPEG", exif=exif, quality=100, subsampling=0))
+    assert jpeg.pixels.shape == (3, 40, 60)
+    assert (jpeg.pixels.int() - pixels(upright).int()).abs().float().mean() < 2
+    assert png.plain == (tag == 1)  # a turned file is not handed to the browser as it is
+    small = Image.open(io.BytesIO(thumbnail(png, encoded(stored, "PNG", exif=exif))))
+    assert small.size == (60, 40)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_containers_give_the_same_pixels(form):
+    assert torch.equal(decode(encoded(picture(2), form)).pixels, pixels(picture(2)))
+
+
+def test_modes_and_containers():
+    image = picture(3, 48, 48)
+    true = pixels(image).float()
+    webp = decode(encoded(image, "WEBP", lossless=True))
+    assert torch.equal(webp.pixels.float(), true)
+    cmyk = decode(encoded(image.convert("CMYK"), "JPEG", quality=95))
+    assert (cmyk.pixels.float() - true).abs().mean() < 12  # inverted colours would be off by about 100
+    palette = decode(encoded(image.quantize(64)))
+    assert (palette.pixels.float() - true).abs().mean() < 12
+    progressive = decode(encoded(image, "JPEG", quality=95, progressive=True))
+    assert (progressive.pixels.float() - true).abs().mean() < 14
+    frames = [image.quantize(64), picture(4, 48, 48).quantize(64)]
+    animated = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert animated.remark == "first of 2 frames"
+    assert (animated.pixels.float() - true).abs().mean() < 12
+
+
+def test_grey_of_every_depth_looks_like_8_bit_grey():
+    grey = picture(5).convert("L")
+    eight = decode(encoded(grey)).pixels.int()
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    assert torch.equal(decode(encoded(Image.fromarray(deep))).pixels.int(), eight)
+    assert torch.equal(decode(encoded(Image.fromarray(deep), "TIFF")).pixels.int(), eight)
+    assert torch.equal(decode(encoded(Image.fromarray(deep.astype(np.int32)), "TIFF")).pixels.int(), eight)
+    unit = Image.fromarray((deep / 65535).astype(np.float32))
+    assert (decode(encoded(unit, "TIFF")).pixels.int() - eight).abs().max() <= 1
+    assert decode(encoded(grey.convert("1"))).pixels.shape == (3, 32, 32)
+    with pytest.raises(BadImage, match="no known scale"):
+        decode(encoded(Image.fromarray((deep * 3.0).astype(np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (encoded(picture(6, 96, 96), "JPEG")[:700], "damaged picture"),
+        (encoded(picture(6, 96, 96))[:4000], "damaged picture"),
+        (b"<html><body>404 Not Found</body></html>\n", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+        (b"some text", "not a picture"),
+    ],
+)
+def test_what_is_no_whole_picture_gives_its_reason(content, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(content)
+
+
+def test_a_flipped_byte_in_a_png_is_found():
+    content = bytearray(encoded(picture(7, 96, 96)))
+    content[len(content) // 2] ^= 0xFF
+    with pytest.raises(BadImage, match="damaged"):
+        decode(bytes(content))
+
+
+def test_fit_is_pillows_resize_and_centre_crop():
+    image = picture(8, 200, 120)
+    ours = fit(pixels(image), 64, 56)
+    theirs = image.resize((200 * 64 // 120, 64), Image.Resampling.BILINEAR)
+    left, top = round((theirs.width - 56) / 2), 4
+    expected = pixels(theirs.crop((left, top, left + 56, top + 56)))
+    assert ours.shape == (3, 56, 56)
+    assert (ours.int() - expected.int()).abs().float().mean() < 1.5
+
+
+def test_small_plain_files_are_their_own_thumbnail():
+    content = encoded(picture(9), "JPEG")
+    assert thumbnail(decode(content), content) == content
+    large = encoded(picture(9, 300, 150), "JPEG")
+    assert Image.open(io.BytesIO(thumbnail(decode(large), large))).size == (128, 64)
