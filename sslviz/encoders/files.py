@@ -88,7 +88,9 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
     except pickle.UnpicklingError as error:
         raise _refusal(path, head, error) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise InputError(f"{path} is not a checkpoint that torch can read ({type(error).__name__}: {_one_line(error)}).") from None
+        raise InputError(
+            f"{path} is not a checkpoint that torch can read ({type(error).__name__}: {_one_line(error)})."
+        ) from None
     tensors: dict[str, torch.Tensor] = {}
     other: dict[str, Any] = {}
     if isinstance(content, torch.Tensor):

@@ -55,7 +55,10 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
             plan = plan.assign(todo=True)
         todo = plan[plan["todo"]]
         progress.note(device=device, precision=settings.precision, to_compute=len(todo), kept=len(plan) - len(todo))
-        _check_disk(workspace.root, len(todo), width, settings.store_dtype)
+        gigabytes = _check_disk(workspace.root, len(todo), width, settings.store_dtype)
+        seconds = len(todo) * _seconds_an_image(encoder, settings)
+        if seconds > 60:
+            progress.warn(f"about {seconds / 60:.0f} min for {len(todo):,} images on {device}, {gigabytes:.2f} GB on disk")
         run = _Pass(settings, dataset.root, encoder, store, dataset.folder, plan, progress)
         progress.stage("embedding", len(todo))
         for chunk, rows in plan.groupby("chunk", sort=True):
@@ -200,8 +203,20 @@ class _Pass:
         return lines
 
 
-def _check_disk(root: Path, n: int, width: int, dtype: str) -> None:
-    """Refuse before the work starts when the disk has no room for it."""
+def _seconds_an_image(encoder: Any, settings: EmbedSettings) -> float:
+    """Time of a short trial of the forward pass; decoding goes on beside it."""
+    import torch
+
+    size = encoder.spec.input.size
+    images = torch.zeros(min(8, settings.batch_size), 3, size, size, dtype=torch.uint8)
+    encoder.embed(images)
+    start = time.perf_counter()
+    encoder.embed(images).cpu()
+    return (time.perf_counter() - start) / len(images)
+
+
+def _check_disk(root: Path, n: int, width: int, dtype: str) -> float:
+    """Gigabytes the work will write; refused before it starts when the disk has no room."""
     import numpy as np
 
     need = n * (width * np.dtype(dtype).itemsize + 4096)
@@ -211,6 +226,7 @@ def _check_disk(root: Path, n: int, width: int, dtype: str) -> None:
             f"embedding {n:,} images needs about {need / 1e9:.1f} GB below {root}, and {free / 1e9:.1f} GB are free. "
             f"Free some, or use --store-dtype float16."
         )
+    return need / 1e9
 
 
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:

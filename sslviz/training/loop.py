@@ -128,11 +128,6 @@ def train(
         sums["loss"] += loss.item()
         sums["spread"] += spread(outputs.detach().float()).item()
         step += 1
-        try:
-            progress.advance()
-        except Cancelled:
-            save()
-            raise
         if step % steps_per_epoch == 0:
             row = {"epoch": epoch + 1, "step": step, "lr": lr, **{k: v / steps_per_epoch for k, v in sums.items()}}
             rows.append(row)
@@ -147,6 +142,11 @@ def train(
                 progress.warn(
                     f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy)."
                 )
+        try:
+            progress.advance()
+        except Cancelled:
+            save()
+            raise
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,183 @@
+"""The command line as people use it, in processes of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sslviz.cli import app
+from sslviz.jobs import JOBS
+from tests.inputs import encoded, folder, picture, small_encoder
+
+ROOT = Path(__file__).parents[1]
+SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
+
+
+@pytest.fixture
+def sslviz(workspace, tmp_path):
+    """Run the command in an empty folder: (exit code, stdout, stderr); never a traceback."""
+
+    def run(*arguments):
+        environment = {**os.environ, "COLUMNS": "200"}
+        command = [*SSLVIZ, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False)
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    layout = {f"{s}/{c}": n for s, n in (("train", 8), ("val", 4)) for c in ("disc", "ring")}
+    return folder(tmp_path / "my photos", layout)
+
+
+@pytest.fixture
+def checkpoint(workspace, tmp_path):
+    """A checkpoint file of the project's own, outside the workspace."""
+    small_encoder(workspace)
+    path = tmp_path / "own.safetensors"
+    (workspace.encoder("tiny") / "weights.safetensors").rename(path)
+    import shutil
+
+    shutil.rmtree(workspace.encoder("tiny"))
+    return path
+
+
+def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace):
+    code, out, err = sslviz("analyze", "--images", photos, "--encoder", checkpoint)
+    assert code == 0, err
+    assert "The worst of val:" in out
+    assert len(re.findall(r"^  0\.\d{4}  val/", out, re.M)) == 8
+    assert "small ResNet, width 8, 32 features" in err
+    assert "/scores?dataset=my-photos&encoder=own" in out
+    code, out, _ = sslviz("analyze", "--images", photos, "--encoder", checkpoint, "--json")
+    result = json.loads(out)
+    assert (code, result["embed"]["computed"], result["n"]) == (0, 0, 24)
+    assert workspace.datasets() == ["my-photos"]
+    code, out, _ = sslviz("runs", "list")
+    assert out.count("analyze") == 2
+    assert "done" in out
+
+
+def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):
+    assert sslviz("data", "add", "p", photos)[0] == 0
+    assert sslviz("encoders", "add", "e", checkpoint)[0] == 0
+    target = ("--dataset", "p", "--encoder", "e")
+    assert json.loads(sslviz("embed", *target, "--json")[1])["computed"] == 24
+    top1 = json.loads(sslviz("probe", *target, "--json")[1])["top1"]
+    scored = json.loads(sslviz("score", *target, "--json")[1])
+    whole = json.loads(sslviz("analyze", "--images", "p", "--encoder", "e", "--json")[1])
+    assert scored["reports"]["q"] == whole["reports"]["q"]
+    assert scored["reports"]["q"]["base_rate"] == pytest.approx(top1)
+    assert "p: 24 images, 2 classes" in sslviz("data", "list")[1]
+    assert "tiny" not in sslviz("encoders", "list")[1]
+    assert sslviz("data", "remove", "p")[0] == 0
+    code, _, err = sslviz("score", *target)
+    assert (code, "unknown data set" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["embed", "--dataset", "nothing", "--encoder", "x"], 'unknown data set "nothing"'),
+        (["analyze", "--images", "./missing", "--encoder", "x"], "no folder"),
+        (["encoders", "inspect", "page.pth"], "page.pth is an HTML page"),
+        (["encoders", "add", "x", "picture.pth"], "picture.pth is a picture"),
+        (["encoders", "add", "../x", "picture.pth"], 'encoder name "../x" cannot be used'),
+        (["data", "add", "x", "empty"], "no images found in"),
+        (["score", "--dataset", "a", "--encoder", "b", "--eps", "most"], 'neither a number nor "auto"'),
+        (["score", "--dataset", "a", "--encoder", "b", "--lower", "101"], "lower"),
+        (["embed", "--dataset", "a", "--encoder", "b", "--batch-size", "0"], "batch-size"),
+        (["encoders", "add", "x", "picture.pth", "--mean", "1,2"], "expected three numbers"),
+        (["runs", "show", "x"], 'unknown run "x"'),
+        (["embed", "--dataset", "a", "--encoder", "b", "--workspace", "/proc/sslviz"], "unknown data set"),
+        (["data", "add", "x", ".", "--workspace", "/proc/sslviz"], "cannot be written"),
+        (["import", "--file", "missing.npz", "--dataset", "a", "--encoder", "b"], "no file"),
+        (["encoders", "add", "x", "timm:resnet_nothing"], "timm has no model"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(sslviz, tmp_path, workspace, arguments, words):
+    (tmp_path / "page.pth").write_text("<html>404</html>")
+    (tmp_path / "picture.pth").write_bytes(encoded(picture(1)))
+    (tmp_path / "empty").mkdir()
+    code, _, err = sslviz(*arguments)
+    assert code == 2
+    assert words in err
+    lines = [line for line in err.splitlines() if line.strip() and not line.startswith(("run ", "Usage", "Try"))]
+    assert len(lines) <= 3, err  # typer frames its own in a box
+    assert workspace.datasets() == []
+    assert workspace.encoders() == []
+
+
+def test_a_newer_workspace_exits_2(sslviz, workspace):
+    (workspace.root / "workspace.json").write_text('{"version": 99}')
+    code, _, err = sslviz("runs", "list")
+    assert (code, "made by a newer sslviz" in err) == (2, True)
+
+
+def test_inspect_says_what_is_inside(sslviz, tmp_path):
+    from torchvision.models import resnet18
+
+    state = {"module.encoder_q." + k: v for k, v in resnet18().state_dict().items()}
+    torch.save({"epoch": 200, "state_dict": state}, tmp_path / "moco.pth.tar")
+    code, out, _ = sslviz("encoders", "inspect", "moco.pth.tar")
+    assert code == 0
+    for words in (
+        "writer: MoCo",
+        "epoch: 200",
+        "ResNet-18, 7x7 stem",
+        "left out: state_dict.module.encoder_q.fc 2",
+        "features: 512",
+    ):
+        assert words in out
+    assert json.loads(sslviz("encoders", "inspect", "moco.pth.tar", "--json")[1])["taken"] == "state_dict.module.encoder_q"
+
+
+def test_every_command_has_help_with_its_example():
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    for name in JOBS:
+        command = "import" if name == "import_arrays" else name
+        done = runner.invoke(app, [command, "--help"])
+        assert done.exit_code == 0
+        assert JOBS[name].example in " ".join(done.stdout.split())
+        for field in JOBS[name].settings.model_fields:
+            flag = "images" if (name, field) == ("analyze", "dataset") else field
+            assert "--" + flag.replace("_", "-") in done.stdout
+
+
+def test_two_embeds_at_once_equal_one(sslviz, photos, checkpoint, workspace, tmp_path):
+    sslviz("data", "add", "p", photos)
+    sslviz("encoders", "add", "e", checkpoint)
+    arguments = [*SSLVIZ, "embed", "--dataset", "p", "--encoder", "e", "--chunk-rows", "7", "--json"]
+    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    results = [json.loads(process.communicate(timeout=200)[0]) for process in both]
+    assert [p.returncode for p in both] == [0, 0]
+    assert {r["n"] for r in results} == {24}
+    assert len({r["fingerprint"] for r in results}) == 1
+
+
+def test_interrupted_commands_cancel_their_run(workspace, photos, tmp_path):
+    import signal
+    import time
+
+    arguments = (
+        "pretrain --dataset p --name own --epochs 5000 --batch-size 16 --width 8 --feature-dim 16 --size 16 --precision 32-true"
+    )
+    subprocess.run([*SSLVIZ, "data", "add", "p", str(photos)], check=True, capture_output=True)
+    process = subprocess.Popen([*SSLVIZ, *arguments.split()], stderr=subprocess.PIPE, text=True)
+    from sslviz.jobs.runner import list_runs
+
+    end = time.monotonic() + 90
+    while time.monotonic() < end and not any(run["done"] > 2 for run in list_runs(workspace)):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert [run["status"] for run in list_runs(workspace)] == ["cancelled"]

@@ -1,0 +1,183 @@
+import math
+import os
+import sys
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from sslviz.encoders.backbones.small_resnet import SmallResNet
+from sslviz.errors import Cancelled, InputError, RunFailed
+from sslviz.methods import METHODS
+from sslviz.progress import Progress
+from sslviz.training.loop import Schedule, learning_rate, spread, train
+from tests.inputs import picture, pixels
+
+IMAGES = torch.stack([pixels(picture(s, 16, 16, kind=s)) for s in range(40)])
+NORMALISE = ((0.5,) * 3, (0.25,) * 3)
+SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.05, warmup_epochs=1, seed=0)
+
+
+def method(seed=0):
+    torch.manual_seed(seed)
+    return METHODS["simclr"](SmallResNet(width=8, blocks=1, feature_dim=16), 16)
+
+
+def fabric():
+    return lightning.Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+def run(folder, progress=None, schedule=SCHEDULE, images=IMAGES, model=None):
+    folder.mkdir(exist_ok=True)
+    model = model or method()
+    metrics = train(model, images, 16, NORMALISE, schedule, folder, fabric(), progress or Progress())
+    return model, metrics
+
+
+class Stops(Progress):
+    def __init__(self, after):
+        self.left = after
+
+    def advance(self, done=1):
+        self.left -= done
+        if self.left < 0:
+            raise Cancelled("stop")
+
+
+def test_learning_rate_warms_up_then_falls_as_a_cosine():
+    rates = [learning_rate(step, 10, Schedule(5, 2, 1.0, 1, 0)) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
+    assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(40)])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stopped_run_goes_on_exactly(tmp_path, stop):  # 2 steps an epoch: stops inside and at the end of epochs
+    straight, whole = run(tmp_path / "a")
+    with pytest.raises(Cancelled):
+        run(tmp_path / "b", Stops(stop))
+    resumed, metrics = run(tmp_path / "b", model=method(seed=9))  # its own start does not matter
+    assert metrics["epoch"].tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(metrics["loss"], whole["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["lr"], whole["lr"])
+    for name, weight in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_training_lowers_the_loss_and_reaches_every_weight(tmp_path):
+    model = method()
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    _, metrics = run(tmp_path, schedule=Schedule(12, 20, 0.1, 1, 0), model=model)
+    assert metrics["loss"].iloc[-1] < metrics["loss"].iloc[0] - 0.05
+    for name, weight in model.named_parameters():
+        assert not torch.equal(weight, before[name]), name
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    a, b = run(tmp_path / "a")[1], run(tmp_path / "b")[1]
+    assert a["loss"].tolist() == b["loss"].tolist()
+
+
+def test_loss_is_the_published_formula():  # SimCLR, eq. 1, by a loop
+    model = method().eval()
+    views = [torch.randn(4, 3, 16, 16) for _ in range(2)]
+    with torch.no_grad():
+        loss, _ = model(views)
+        z = model.projector(model.backbone(torch.cat(views)))
+    z = z / z.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(8):
+        partner = (i + 4) % 8
+        exps = [math.exp(float(z[i] @ z[k]) / 0.5) for k in range(8) if k != i]
+        total -= math.log(math.exp(float(z[i] @ z[partner]) / 0.5) / sum(exps))
+    assert float(loss) == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="data set smaller than one batch: 40 images, batch size 64"):
+        run(tmp_path, schedule=Schedule(1, 64, 0.1, 0, 0))
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_of_the_epoch(tmp_path):
+    _, metrics = run(tmp_path, schedule=Schedule(1, 13, 0.01, 0, 0))  # 40 = 3 x 13 + 1
+    assert metrics["step"].tolist() == [3]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path):
+    model = method()
+    forward = model.forward
+    calls = []
+
+    def breaks(views):
+        loss, outputs = forward(views)
+        calls.append(1)
+        return (loss * float("nan") if len(calls) > 5 else loss), outputs
+
+    model.forward = breaks
+    with pytest.raises(RunFailed, match=r"loss is nan at step 5 \(epoch 3\)"):
+        run(tmp_path, model=model)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 4
+    assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+
+
+def test_spread_is_one_for_even_directions_and_zero_when_collapsed():
+    assert float(spread(torch.randn(4000, 32))) == pytest.approx(1, abs=0.02)
+    assert float(spread(torch.ones(10, 32))) == pytest.approx(0, abs=1e-6)
+
+
+def test_collapse_is_said(tmp_path):
+    said = []
+
+    class Hears(Progress):
+        def warn(self, sentence):
+            said.append(sentence)
+
+    grey = torch.full((32, 3, 16, 16), 128, dtype=torch.uint8)
+    model = method()
+    for parameter in model.projector.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.projector.layers[-1].bias = torch.nn.Parameter(torch.ones(128))
+    train(model, grey, 16, NORMALISE, Schedule(1, 16, 1e-9, 0, 0), tmp_path, fabric(), Hears())
+    assert any("collapsed" in line for line in said)
+
+
+TWO = """
+import sys, torch, lightning
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.training.test_loop import IMAGES, NORMALISE, Schedule, method, train
+from sslviz.progress import Progress
+torch.manual_seed(0)
+fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
+fabric.launch()
+torch.manual_seed(0)
+model = method()
+for module in model.modules():  # statistics of a part of the batch differ: compare what the loop itself does
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.eval(); module.train = lambda mode=True: module
+import sslviz.training.loop as loop
+real = loop.random_views
+loop.random_views = lambda images, views, size, generator: [images, images.flip(3)]
+metrics = train(model, IMAGES, 16, NORMALISE, Schedule(2, 16, 0.05, 0, 0), Path({folder!r}), fabric, Progress())
+"""
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    import subprocess
+
+    import pandas as pd
+
+    losses = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        script = tmp_path / f"run{devices}.py"
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        script.write_text(TWO.format(root=root, devices=devices, folder=str(folder)))
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses[devices] = torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
+        assert len(pd.read_parquet(folder / "metrics.parquet")) == 2
+    for name, weight in losses[1].items():
+        torch.testing.assert_close(losses[2][name], weight, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,67 @@
+import dataclasses
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from sslviz.methods import Views
+from sslviz.training.views import random_views
+from tests.inputs import picture, pixels
+
+STILL = Views(n_views=1, scale=(1.0, 1.0), jitter_share=0, grey_share=0, flip_share=0)
+IMAGES = torch.stack([pixels(picture(s, kind=s)).float() / 255 for s in range(8)])
+
+
+def view(seed=0, images=IMAGES, size=32, **changes):
+    return random_views(images, dataclasses.replace(STILL, **changes), size, torch.Generator().manual_seed(seed))[0]
+
+
+def test_nothing_asked_for_changes_only_the_aspect():
+    whole = view(scale=(2.0, 2.0))  # area over 1: the whole image, whatever the aspect
+    torch.testing.assert_close(whole, IMAGES, atol=1e-5, rtol=0)
+
+
+def test_flip_is_torchvisions():
+    torch.testing.assert_close(view(scale=(2.0, 2.0), flip_share=1), F.horizontal_flip(IMAGES), atol=1e-5, rtol=0)
+
+
+def test_grey_is_torchvisions():
+    torch.testing.assert_close(view(scale=(2.0, 2.0), grey_share=1), F.rgb_to_grayscale(IMAGES, 3), atol=2e-3, rtol=0)
+
+
+def test_a_crop_is_a_part_of_the_image():
+    ramp = torch.linspace(0, 1, 64).expand(16, 3, 64, 64).contiguous()
+    crops = view(images=ramp, scale=(0.1, 0.3))
+    width = crops.amax(3).mean((1, 2)) - crops.amin(3).mean((1, 2))
+    assert (width > 0.2).all()  # sides of sqrt(.1 .. .3 times 3/4 .. 4/3): .27 to .63
+    assert (width < 0.7).all()
+    assert crops.min() >= 0
+    assert crops.max() <= 1
+
+
+def test_samples_have_parameters_of_their_own():
+    same = IMAGES[:1].expand(8, -1, -1, -1)
+    out = view(images=same, scale=(0.2, 1.0), jitter_share=1, jitter=(0.4, 0.4, 0.4, 0.1))
+    assert len({round(float(v), 5) for v in out.mean((1, 2, 3))}) == 8
+
+
+@pytest.mark.parametrize("jitter", [(0.4, 0, 0, 0), (0, 0.4, 0, 0), (0, 0, 0.4, 0), (0, 0, 0, 0.1)])
+def test_each_jitter_keeps_what_it_should(jitter):
+    soft = 0.3 + 0.3 * IMAGES  # far from 0 and 1, so that nothing is clipped
+    out = view(images=soft, scale=(2.0, 2.0), jitter_share=1, jitter=jitter)
+    brightness, contrast, saturation, hue = jitter
+    grey_in, grey_out = F.rgb_to_grayscale(soft, 1), F.rgb_to_grayscale(out, 1)
+    assert not torch.allclose(out, soft, atol=1e-3)
+    if brightness:
+        ratio = out / soft
+        torch.testing.assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio), atol=1e-4, rtol=0)
+    if contrast:
+        torch.testing.assert_close(grey_out.mean((1, 2, 3)), grey_in.mean((1, 2, 3)), atol=1e-3, rtol=0)
+    if saturation or hue:
+        torch.testing.assert_close(grey_out, grey_in, atol=2e-3, rtol=0)  # luminance stays
+
+
+def test_the_same_generator_gives_the_same_bits():
+    a, b = (view(seed=5, scale=(0.2, 1.0), jitter_share=0.8, grey_share=0.2, flip_share=0.5) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, view(seed=6, scale=(0.2, 1.0), jitter_share=0.8, grey_share=0.2, flip_share=0.5))
