@@ -311,7 +311,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
     elif job == "embed":
         out.print(
             f"{result['n']:,} embeddings of {result['features']} features: {result['computed']:,} computed, "
-            f"{result['kept']:,} kept, {len(result['bad'])} bad files; {result['images_per_second']:g} images/s on {result['device']}."
+            f"{result['kept']:,} kept, {len(result['bad'])} bad files; "
+            f"{result['images_per_second']:g} images/s on {result['device']}."
         )
     else:
         for key, value in result.items():

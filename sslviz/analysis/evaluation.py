@@ -1,6 +1,6 @@
 """Does a score predict which samples the probe gets right? Ranking metrics beside a base rate, with intervals.
 
-Positive class = classified correctly (docs/method.md 2). Ties are handled exactly: AUROC and average precision as in scikit-learn,
+Positive class = classified correctly (docs/method.md 2). Ties are exact: AUROC and average precision as in scikit-learn,
 AURC and AUGRC by their expectation over random orders of tied samples.
 """
 

@@ -30,27 +30,23 @@ class Frame:
 
 
 def show() -> None:
-    """app.py: page list, sidebar, then the page."""
-    st.set_page_config(page_title="sslviz", page_icon=":material/center_focus_strong:", layout="wide")
-    page = _navigation()
+    """app.py: the frame, then the page."""
+    page = _frame()
     st.session_state["_framed"] = True
-    try:
-        workspace = Workspace().create()
-        _sidebar(workspace)
-    except SslvizError as error:
-        st.error(plain(str(error)))
-        st.stop()
     page.run()
 
 
 def open_page(title: str, question: str) -> None:
     """First line of every page: its title and the question it answers.
 
-    On a fresh server, a link straight to a page runs the page without app.py: then the frame is made first.
+    On a fresh server, a link straight to a page runs the page without app.py: then the page makes the frame, once, and
+    starts again inside it (widgets of a page that ran alone would not be the same ones in the next run).
     """
     if not st.session_state.pop("_framed", False):
-        _navigation()
-        st.rerun()
+        _frame()
+        if "_alone" not in st.session_state:
+            st.session_state["_alone"] = True
+            st.rerun()
     st.title(title)
     st.caption(question)
 
@@ -77,12 +73,18 @@ def stop_with(error: SslvizError) -> NoReturn:
     raise AssertionError
 
 
-def _navigation() -> Any:
+def _frame() -> Any:
+    st.set_page_config(page_title="sslviz", page_icon=":material/center_focus_strong:", layout="wide")
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, (title, icon) in PAGES.items()
     ]
-    return st.navigation(pages)
+    page = st.navigation(pages)
+    try:
+        _sidebar(Workspace().create())
+    except SslvizError as error:
+        stop_with(error)
+    return page
 
 
 def _sidebar(workspace: Workspace) -> None:

@@ -87,8 +87,9 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
         if not pd.isna(row[n])
     ]
     columns = {
-        "value": st.column_config.NumberColumn(format="%.4f"),
-        "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100),
+        "score": st.column_config.TextColumn(width="medium"),
+        "value": st.column_config.NumberColumn(format="%.4f", width="small"),
+        "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100, width="small"),
     }
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns)
 

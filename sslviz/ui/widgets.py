@@ -108,12 +108,12 @@ def run_box(workspace: Workspace, run_id: str) -> None:
             run = read_run(workspace, run_id)
         except SslvizError:
             return
+        if (run["status"] in ACTIVE) != running:
+            st.rerun()  # it ended, or was resumed: draw the page, and this box's timer, again
         with st.container(border=True):
             _run_line(run)
             if run["status"] in ACTIVE:
                 st.button("Cancel", key=f"cancel-{run_id}", on_click=_quietly(cancel, workspace, run_id), icon=":material/stop:")
-            elif running:
-                st.rerun()
             elif run["status"] != "done":
                 st.button(
                     "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"

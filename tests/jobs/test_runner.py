@@ -11,6 +11,7 @@ from sslviz.errors import Busy, InputError, NotFound
 from sslviz.jobs import JOBS, runner
 from tests.inputs import folder, small_encoder
 
+
 @pytest.fixture
 def photos(tmp_path, workspace):
     datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", {"train/a": 20, "train/b": 20, "val/a": 8, "val/b": 8}))

@@ -1,0 +1,195 @@
+"""The paths a user takes, in Chromium against the real server."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.jobs import runner
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.score import ScoreSettings, score
+from sslviz.progress import Progress
+from sslviz.store.embeddings import EmbeddingStore
+from tests.inputs import folder, small_encoder
+
+SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
+
+
+@pytest.fixture
+def photos(tmp_path, workspace):
+    layout = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 8)) for c in ("disc", "ring", "bars")}
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
+    small_encoder(workspace)
+
+
+@pytest.fixture
+def scored(workspace, photos):
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    return score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+
+
+def metric(page, label):
+    return page.locator("[data-testid=stMetric]", has_text=label).locator("[data-testid=stMetricValue]").inner_text()
+
+
+def thumbs_are_drawn(page, at_least):
+    page.wait_for_function(
+        "n => [...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
+        ".filter(i => i.complete && i.naturalWidth > 0).length >= n",
+        arg=at_least,
+    )
+
+
+def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
+    app = serve()
+    page.goto(app.url("scores?dataset=photos&encoder=tiny"))  # the first request this server ever sees
+    page.get_by_role("heading", name="Scores", exact=True).wait_for()
+    page.get_by_role("link", name="Overview").wait_for()
+    thumbs_are_drawn(page, 20)
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for()
+    thumbs_are_drawn(page, 10)
+    worst = scored["worst"][0]
+    page.locator(f"button[data-id='{worst['sample_id']}']").click()
+    page.get_by_role("heading", name="Sample", exact=True).wait_for()
+    page.get_by_text(worst["sample_id"]).wait_for()
+    assert metric(page, "Q-Score") == f"{worst['q']:.4f}"
+    page.keyboard.press("ArrowRight")
+    page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
+    assert "sample=" in page.evaluate("location.href")
+    page.reload()
+    page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
+
+
+def test_the_grid_works_by_keyboard(serve, page, scored):
+    app = serve()
+    page.goto(app.url("scores"))
+    thumbs_are_drawn(page, 20)
+    first, second = scored["worst"][0]["sample_id"], scored["worst"][1]["sample_id"]
+    page.locator(f"button[data-id='{first}']").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Sample", exact=True).wait_for()
+    page.get_by_text(second).wait_for()
+
+
+def test_embed_cancel_reload_resume_to_the_first_chart(serve, page, workspace, tmp_path):
+    layout = {f"{s}/{c}": n for s, n in (("train", 400), ("val", 60)) for c in ("disc", "ring")}
+    datasets.add_folder(workspace, "many", folder(tmp_path / "many", layout, side=24))
+    small_encoder(workspace, "slow", width=64, size=64)
+    app = serve()
+    page.goto(app.url("?dataset=many&encoder=slow"))
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 920")).wait_for()
+    page.reload()  # a lost session: the run goes on and is found again
+    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 920")).wait_for()
+    store = EmbeddingStore(workspace.embeddings("many", "slow"))
+    while not store.done():
+        page.wait_for_timeout(100)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text(re.compile("embed cancelled")).wait_for()
+    kept = len(store.done())
+    assert kept >= 1
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_text("Embeddings: fresh").wait_for(timeout=180_000)
+    (run,) = runner.list_runs(workspace)
+    assert run["result"]["kept"] >= kept * 256
+    page.get_by_role("button", name="Score", exact=True).click()
+    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for(timeout=180_000)
+    page.get_by_role("link", name="Scores", exact=True).click()
+    page.get_by_role("tab", name="Charts").click()
+    page.locator(".js-plotly-plot .bars").first.wait_for()
+    page.get_by_role("link", name="Overview").click()
+    done = subprocess.run(
+        [*SSLVIZ, "score", "--dataset", "many", "--encoder", "slow", "--json"], capture_output=True, text=True, check=True
+    )
+    report = json.loads(done.stdout)["reports"]["q"]
+    assert metric(page, "AUROC of Q") == f"{100 * report['auroc']:.1f} %"
+
+
+def test_the_form_takes_a_folder_and_a_checkpoint(serve, page, workspace, tmp_path):
+    folder(tmp_path / "my photos", {f"{s}/{c}": 6 for s in ("train", "val") for c in ("disc", "ring")})
+    small_encoder(workspace, "made")
+    (workspace.encoder("made") / "weights.safetensors").rename(tmp_path / "own.safetensors")
+    (workspace.encoder("made") / "encoder.json").unlink()
+    app = serve()
+    page.goto(app.url("data"))
+    page.get_by_label("Folder of images").fill(str(tmp_path / "my photos"))
+    page.get_by_label("Checkpoint file").fill(str(tmp_path / "own.safetensors"))
+    page.get_by_label("Checkpoint file").press("Enter")
+    page.get_by_role("button", name="Inspect the checkpoint").click()
+    page.get_by_text("small ResNet, width 8, 32 features").wait_for()
+    page.get_by_role("button", name="Analyze").click()
+    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for(timeout=180_000)
+    thumbs_are_drawn(page, 10)
+    assert "my-photos" in page.locator("[data-testid=stSidebar]").inner_text()
+
+
+def test_two_tabs_have_choices_of_their_own(serve, chromium, scored, workspace):
+    small_encoder(workspace, "other", seed=1)
+    app = serve()
+    context = chromium.new_context()
+    first, second = context.new_page(), context.new_page()
+    first.goto(app.url("?encoder=tiny"))
+    second.goto(app.url("?encoder=other"))
+    first.get_by_role("heading", name="The ten lowest Q-Scores").wait_for()
+    second.get_by_text("no Q-Scores yet").wait_for()
+    first.get_by_role("link", name="Scores", exact=True).click()
+    first.get_by_role("tab", name="Images").wait_for()
+    context.close()
+
+
+def test_only_the_token_opens_the_door(serve, scored):
+    app = serve()
+
+    def status(path, **headers):
+        try:
+            request = urllib.request.Request(app.base + path, headers=headers)
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    cookie = f"sslviz-{app.base.rsplit(':')[-1]}={app.token}"
+    for path in ("/", "/_stcore/health", "/api/thumb/photos/0"):
+        assert status(path) == 403
+        assert status(path, Cookie=cookie) == 200
+    assert status("/?token=wrong") == 403
+    assert status("/", Cookie=cookie, Host="evil.example") == 403
+    for path in ("/api/thumb/photos/999", "/api/thumb/none/0", "/api/thumb/..%2f..%2fetc/0", "/api/other/photos/0"):
+        assert status(path, Cookie=cookie) == 404
+
+
+def test_starting_and_stopping(serve, workspace):
+    app = serve()
+    assert app.base.startswith("http://127.0.0.1:")
+    taken = int(app.base.rsplit(":")[-1])
+    done = subprocess.run([*SSLVIZ, "app", "--port", str(taken)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"port {taken} on 127.0.0.1 cannot be used" in done.stderr
+    second = serve()
+    assert second.base != app.base  # a free port is found
+    log = app.stop()
+    assert app.process.returncode == 0
+    assert "Traceback" not in log
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", taken)) != 0
+
+
+def test_the_server_never_opens_the_gpu(workspace, photos):
+    code = (
+        "import sys; from streamlit.testing.v1 import AppTest\n"
+        f"test = AppTest.from_file({str(Path(__file__).parents[2] / 'app.py')!r}, default_timeout=60).run()\n"
+        "assert not test.exception\n"
+        "import sslviz.ui.server, sslviz.ui.pictures\n"
+        "torch = sys.modules.get('torch')\n"
+        "print('cuda', bool(torch and torch.cuda.is_initialized()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cuda", "False"]

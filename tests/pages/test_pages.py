@@ -1,0 +1,183 @@
+"""Every page, empty, full and stale: what a person reads there."""
+
+import os
+
+import pytest
+
+from sslviz.jobs import runner
+from sslviz.store.files import read_json, write_json
+from sslviz.store.results import latest_result
+from sslviz.ui import report
+from tests.inputs import picture
+from tests.pages.conftest import text
+
+PAGES = ["overview", "scores", "sample"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_workspace_says_where_to_begin(app, page):
+    test = app(page)
+    assert "There is no data set in this workspace yet" in text(test)
+
+
+def test_empty_data_and_runs_pages(app):
+    assert "No data set yet. Name a folder of images above." in text(app("data"))
+    assert "Nothing has run in this workspace yet." in text(app("runs"))
+
+
+def test_before_the_first_score_one_button_does_it_all(app, photos, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app()
+    assert "32 images, no Q-Scores yet" in text(test)
+    assert "**Embeddings**: missing" in text(test)
+    next(b for b in test.button if b.label == "Analyze").click().run()
+    assert [r["job"] for r in runner.list_runs(workspace)] == ["analyze"]
+    next(b for b in test.button if b.label == "Analyze").click().run()  # a second click joins
+    assert len(runner.list_runs(workspace)) == 1
+    assert not test.exception
+
+
+@pytest.mark.parametrize("page", ["scores", "sample"])
+def test_pages_without_scores_lead_to_the_overview(app, photos, page):
+    assert "No Q-Scores yet for this data set and encoder." in text(app(page))
+
+
+def test_overview_shows_the_commands_numbers(app, scored):
+    test = app()
+    values = {m.label: m.value for m in test.metric}
+    q = scored["reports"]["q"]
+    assert values["AUROC of Q"] == f"{100 * q['auroc']:.1f} %"
+    assert values["AUPRC of Q"] == f"{100 * q['auprc']:.1f} %"
+    assert values["eps in use"] == f"{scored['eps']:g}"
+    read = text(test)
+    assert f"base rate {100 * q['base_rate']:.1f} %" in read
+    low, high = q["intervals"]["auroc"]
+    assert f"95 %: {100 * low:.1f} to {100 * high:.1f}" in read
+    assert read.count(": fresh") == 3
+
+
+def test_scores_page_has_grid_charts_and_rivals(app, scored):
+    test = app("scores")
+    table = test.dataframe[-1].value
+    assert set(table["score"]) >= {"L2 norm of the raw embedding", "Q-Score as in the paper (eps 4, P50 to P95)"}
+    assert test.get("bidi_component")
+    assert len(test.get("plotly_chart")) == 5
+    next(s for s in test.selectbox if s.label == "Show").set_value("misclassified").run()
+    assert not test.exception
+    next(s for s in test.selectbox if s.label == "Sort by").set_value("nn1").run()
+    assert not test.exception
+    test.multiselect[0].set_value(["ring"]).run()
+    assert not test.exception
+
+
+def test_sample_page_of_a_link_and_the_way_through(app, scored):
+    worst = scored["worst"][0]["sample_id"]
+    test = app("sample")
+    assert worst in text(test)
+    next(b for b in test.button if b.label == "Next").click().run()
+    assert not test.exception
+    assert scored["worst"][1]["sample_id"] in text(test)
+    linked = app("sample", sample="val/ring/004.png")
+    assert "val/ring/004.png" in text(linked)
+    assert {m.label for m in linked.metric} == {"Q-Score", "Below it", "Firing"}
+    assert "has no score here" in text(app("sample", sample="val/ring/none.png"))
+
+
+def test_an_edited_folder_shows_as_stale_with_its_button(app, scored, photos, workspace):
+    os.remove(photos / "train/disc/002.png")
+    picture(999).save(photos / "train/disc/zzz.png")
+    test = app()
+    read = text(test)
+    assert "These scores are **stale**: files of the data set came, went or changed" in read
+    assert "**Embeddings**: stale" in read
+    assert {b.label for b in test.button} >= {"Embed again", "Score again"}
+    assert next(b for b in test.button if b.label == "Score again").disabled  # embeddings come first
+    assert "**stale**" in text(app("scores"))
+
+
+def test_wrong_paths_in_the_form_are_one_sentence(app, workspace, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    test = app("data")
+    for path, words in ((str(tmp_path / "missing"), "no folder"), ("/etc", "lies outside the folders that may be named")):
+        test.text_input(key="form-folder").set_value(path).run()
+        next(b for b in test.button if b.label == "Analyze").click().run()
+        assert not test.exception
+        assert words in " ".join(e.value.replace("\\", "") for e in test.error)
+    link = tmp_path / "link"
+    link.symlink_to("/etc")
+    test.text_input(key="form-folder").set_value(str(link)).run()
+    next(b for b in test.button if b.label == "Analyze").click().run()
+    assert "lies outside" in " ".join(e.value for e in test.error)
+    assert runner.list_runs(workspace) == []
+
+
+def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    (tmp_path / "page.pth").write_text("<html>404</html>")
+    test = app("data")
+    test.text_input(key="form-file").set_value(str(tmp_path / "page.pth")).run()
+    next(b for b in test.button if b.label == "Inspect the checkpoint").click().run()
+    assert "is an HTML page" in " ".join(e.value.replace("\\", "") for e in test.error)
+
+
+def test_runs_page_lists_and_deletes(app, photos, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    from sslviz.jobs.embed import EmbedSettings
+
+    run_id, _ = runner.launch("embed", EmbedSettings(dataset="photos", encoder="tiny"), workspace)
+    write_json(workspace.run(run_id) / "state.json", {"status": "failed", "error": "it broke", "launched": 1.0, "updated": 2.0})
+    test = app("runs")
+    assert test.dataframe[0].value["what happened"].tolist() == ["it broke"]
+    assert {b.label for b in test.button} >= {"Resume", "Delete"}
+    next(b for b in test.button if b.label == "Delete").click().run()
+    assert runner.list_runs(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "auroc", "interval", "words"),
+    [
+        ("predicts", 0.7, [0.65, 0.75], "predicts which images"),
+        ("weakly predicts", 0.55, [0.51, 0.59], "weakly predicts which images"),
+        ("does not separate here", 0.51, [0.47, 0.55], "does not separate correct from misclassified"),
+        ("upside down here", 0.4, [0.35, 0.45], "is upside down here"),
+    ],
+)
+def test_the_pages_words_follow_the_interval(app, scored, workspace, verdict, auroc, interval, words):
+    path = latest_result(workspace.results("photos", "tiny", "score")).folder / "result.json"
+    content = read_json(path)
+    content["summary"]["reports"]["q"] |= {"verdict": verdict, "auroc": auroc, "intervals": {"auroc": interval, "auprc": None}}
+    content["summary"]["best_rival"] = None
+    write_json(path, content)
+    assert words in text(app())
+    assert words in text(app("scores"))
+
+
+def test_a_better_rival_is_said():
+    def scored(auroc, low, high):
+        return {"auroc": auroc, "intervals": {"auroc": (low, high)}}
+
+    summary = {"best_rival": "nn1", "reports": {"q": scored(0.61, 0.58, 0.64), "nn1": scored(0.72, 0.69, 0.75)}}
+    assert "is better here: similarity to the nearest train image, AUROC 72.0" in report.rival_sentence(summary)
+    summary["reports"]["nn1"] = scored(0.62, 0.59, 0.65)
+    assert "is ahead here, within the intervals" in report.rival_sentence(summary)
+
+
+def test_names_from_data_are_shown_as_typed(app, workspace, tmp_path):
+    from sslviz.data import dataset as datasets
+    from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.jobs.score import ScoreSettings, score
+    from sslviz.progress import Progress
+    from tests.inputs import folder, small_encoder
+
+    names = ["<b>bold", "*star* _under_", "$\\alpha$", ":red[x]", "nan", "None", "[a](b)"]
+    folder(tmp_path / "odd", {f"{s}/{n}": 3 for s in ("train", "val") for n in names})
+    datasets.add_folder(workspace, "odd", tmp_path / "odd")
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="odd", encoder="tiny"), workspace, Progress())
+    score(ScoreSettings(dataset="odd", encoder="tiny"), workspace, Progress())
+    assert datasets.load(workspace, "odd").classes == sorted(names)
+    test = app("sample", sample="val/*star* _under_/000.png")
+    shown = text(test)
+    assert r"\*star\* \_under\_" in shown
+    assert "*star* _under_" not in shown.replace("\\", "\\\\ ")
+    assert not app("scores").exception
