@@ -6,6 +6,7 @@ from sslviz.arrays import Array, check_embeddings, is_torch
 from sslviz.errors import InputError
 
 MAX_ROWS = 25_600
+_BLOCK = 2048
 
 
 def rank_me(H: Array) -> float:
@@ -46,9 +47,15 @@ def _sample(H: Array) -> np.ndarray:
 
 def _eigenvalues(H: np.ndarray, *, centred: bool) -> np.ndarray:
     """Eigenvalues of H'H (or of the covariance), largest first, min(N, D) of them, in float64."""
-    wide = H.astype(np.float64)
-    if centred:
-        wide = (wide - wide.mean(0)) / np.sqrt(max(1, len(wide) - 1))
-    gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
+    mean = H.mean(0, dtype=np.float64) if centred else 0.0
+    scale = max(1, len(H) - 1) if centred else 1
+    if len(H) < H.shape[1]:
+        wide = H - mean
+        gram = wide @ wide.T / scale
+    else:
+        gram = np.zeros((H.shape[1], H.shape[1]))
+        for start in range(0, len(H), _BLOCK):
+            block = H[start : start + _BLOCK] - mean
+            gram += block.T.astype(np.float64) @ block / scale
     values: np.ndarray = np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None)
     return values

@@ -1,0 +1,81 @@
+"""`embed` end to end against what it cannot beat: the bare forward pass on tensors in memory, and decoding alone.
+
+python -m benchmarks.embed_speed
+"""
+
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.machine import describe, timed
+from sslviz.data.dataset import add_folder
+from sslviz.data.loading import ahead, read_picture
+from sslviz.encoders.backbones import BACKBONES
+from sslviz.encoders.run import load_encoder
+from sslviz.encoders.spec import EncoderSpec, InputSpec
+from sslviz.encoders.store import save_encoder
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+RESNET18 = {"block": "basic", "layers": [2, 2, 2, 2], "width_per_group": 64, "stem": "7x7", "stem_padding": 3}
+SMALL = {"width": 32, "blocks": 2, "stem_stride": 2, "feature_dim": 512}
+
+
+def pictures(root: Path, n: int, width: int, height: int) -> None:
+    """Smooth random pictures, about as compressible as photographs."""
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        coarse = rng.integers(0, 255, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        (root / "train" / f"c{i % 4}").mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=88)
+        (root / "train" / f"c{i % 4}" / f"{i:05d}.jpg").write_bytes(buffer.getvalue())
+
+
+def compare(title: str, family: str, architecture: dict, size: int, resize: int, n: int, picture_size: tuple[int, int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder) / "workspace").create()
+        root = Path(folder) / "pictures"
+        pictures(root, n, *picture_size)
+        net = BACKBONES[family].build(architecture)
+        dim = int(net.eval()(torch.zeros(1, 3, size, size)).shape[1])
+        spec = EncoderSpec(
+            name="e", backbone=family, architecture=architecture, feature_dim=dim, input=InputSpec(size=size, resize=resize)
+        )
+        save_encoder(workspace, spec, net.state_dict())
+        dataset, _ = add_folder(workspace, "p", root)
+        encoder = load_encoder(workspace, "e")
+        batch = torch.randint(0, 255, (64, 3, size, size), dtype=torch.uint8)
+        encoder.embed(batch)
+        forward = min(timed(lambda: [encoder.embed(batch) for _ in range(3)]) for _ in range(3)) / (3 * 64)
+        ids = dataset.samples["sample_id"].tolist()
+
+        def decode_all() -> None:
+            for _ in ahead(lambda s: read_picture(root / s, resize, size), ids, 2, 256):
+                pass
+
+        decode = min(timed(decode_all) for _ in range(2)) / n
+        start = time.monotonic()
+        embed(EmbedSettings(dataset="p", encoder="e"), workspace, Progress())
+        whole = (time.monotonic() - start) / n
+        print(
+            f"{title}: embed {1 / whole:.0f} images/s, forward alone {1 / forward:.0f}, decode alone {1 / decode:.0f}; "
+            f"of forward {forward / whole:.2f}, of forward and decode apart {(forward + decode) / whole:.2f}"
+        )
+
+
+def main() -> None:
+    print(describe())
+    compare("ResNet-18 at 224, pictures of 320x240", "resnet", RESNET18, 224, 256, 512, (320, 240))
+    compare("small ResNet at 32, pictures of 32x32", "small_resnet", SMALL, 32, 32, 20_000, (32, 32))
+
+
+if __name__ == "__main__":
+    main()
