@@ -139,7 +139,7 @@ def record_pixel_facts(workspace: Workspace, name: str, read: pd.DataFrame) -> N
         facts = read.set_index("sample_id")[["width", "height", "sha256"]]
         for column, kind in _PIXEL_FACTS.items():
             new = samples["sample_id"].map(facts[column])
-            samples[column] = pd.Series(new.where(new.notna(), samples[column]), dtype=kind)
+            samples[column] = pd.Series(new if column not in samples else new.where(new.notna(), samples[column]), dtype=kind)
         write_table(folder / "samples.parquet", samples)
 
 

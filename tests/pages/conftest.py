@@ -29,7 +29,8 @@ def app(workspace):
             test.switch_page(f"pages/{page}.py")
             for key, value in query.items():
                 test.query_params[key] = value
-            test.run()
+            test.run()  # AppTest runs a switched-to page without app.py: this run makes the frame,
+            test.run()  # and from this one on its widgets are the same ones
         assert not test.exception
         return test
 
