@@ -351,7 +351,7 @@ def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
         if q["reason"]:
             out.print(q["reason"], markup=False)
         if result["best_rival"]:
-            out.print(f"A label-free rival is better here: {result['best_rival']}.")
+            out.print(result["best_rival"]["words"], markup=False)
     out.print(f"The worst of {result['judged_on']}:")
     for row in result["worst"]:
         label = titles[row["label"]] if row["label"] >= 0 else "no label"

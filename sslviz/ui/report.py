@@ -31,20 +31,8 @@ def verdict(summary: dict[str, Any]) -> str:
     if q["auroc"] is None:
         return f"{sentence}: {plain(q['reason'])}."
     sentence += f" (AUROC {100 * q['auroc']:.1f}, 95 % interval {interval(q['intervals']['auroc'])}; 50 is chance)."
-    return sentence + rival_sentence(summary)
-
-
-def rival_sentence(summary: dict[str, Any]) -> str:
-    """A sentence where a label-free rival ranks better, '' where none does."""
-    name = summary["best_rival"]
-    if not name:
-        return ""
-    q, rival = summary["reports"]["q"], summary["reports"][name]
-    apart = (
-        rival["intervals"]["auroc"] and q["intervals"]["auroc"] and rival["intervals"]["auroc"][0] > q["intervals"]["auroc"][1]
-    )
-    how = "is better here" if apart else "is ahead here, within the intervals"
-    return f" A simpler label-free score {how}: {RIVALS[name].title}, AUROC {100 * rival['auroc']:.1f}."
+    rival = summary["best_rival"]
+    return f"{sentence} {rival['words']}" if rival else sentence
 
 
 def headline(scores: reads.Stage, probe: reads.Stage) -> None:

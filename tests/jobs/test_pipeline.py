@@ -362,3 +362,22 @@ def test_every_score_table_has_both_columns(workspace, photos):
     run_score(workspace, eps=0.5)
     table: pd.DataFrame = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
     assert {"q", "q_paper"} <= set(table)
+
+
+@pytest.mark.parametrize(("shift", "apart"), [(3.0, True), (0.9, False), (0.0, None)])
+def test_a_better_rival_is_found_and_said(shift, apart):
+    from sslviz import evaluate_score
+    from sslviz.jobs.score import _best_rival
+
+    rng = np.random.default_rng(0)
+    correct = rng.random(150) < 0.6
+    reports = {
+        "q": evaluate_score(rng.normal(correct * 0.7, 1), correct),
+        "nn1": evaluate_score(rng.normal(correct * shift, 1), correct),
+        "msp": evaluate_score(correct + 0.0, correct),  # uses labels: never the rival that is named
+    }
+    found = _best_rival(reports)
+    assert (found and found["apart"]) == apart
+    if found:
+        assert found["name"] == "nn1"
+        assert ("is better here" in found["words"]) == apart

@@ -27,10 +27,10 @@ def app(workspace):
         test.run()
         if page:
             test.switch_page(f"pages/{page}.py")
-            for key, value in query.items():
-                test.query_params[key] = value
-            test.run()  # AppTest runs a switched-to page without app.py: this run makes the frame,
-            test.run()  # and from this one on its widgets are the same ones
+            for _ in range(2):  # AppTest runs a switched-to page without app.py: the first run makes the frame,
+                for key, value in query.items():  # and from the second on its widgets are the same ones
+                    test.query_params[key] = value
+                test.run()
         assert not test.exception
         return test
 

@@ -7,7 +7,6 @@ import pytest
 from sslviz.jobs import runner
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
-from sslviz.ui import report
 from tests.inputs import picture
 from tests.pages.conftest import text
 
@@ -152,14 +151,13 @@ def test_the_pages_words_follow_the_interval(app, scored, workspace, verdict, au
     assert words in text(app("scores"))
 
 
-def test_a_better_rival_is_said():
-    def scored(auroc, low, high):
-        return {"auroc": auroc, "intervals": {"auroc": (low, high)}}
-
-    summary = {"best_rival": "nn1", "reports": {"q": scored(0.61, 0.58, 0.64), "nn1": scored(0.72, 0.69, 0.75)}}
-    assert "is better here: similarity to the nearest train image, AUROC 72.0" in report.rival_sentence(summary)
-    summary["reports"]["nn1"] = scored(0.62, 0.59, 0.65)
-    assert "is ahead here, within the intervals" in report.rival_sentence(summary)
+def test_a_better_rival_is_said(app, scored, workspace):
+    path = latest_result(workspace.results("photos", "tiny", "score")).folder / "result.json"
+    content = read_json(path)
+    words = "A simpler label-free score is better here: similarity to the nearest train image, AUROC 72.0."
+    content["summary"]["best_rival"] = {"name": "nn1", "apart": True, "words": words}
+    write_json(path, content)
+    assert words in text(app())
 
 
 def test_names_from_data_are_shown_as_typed(app, workspace, tmp_path):
