@@ -23,7 +23,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run
 
 gpu: $(INSTALLED)
-	$(BIN)/pytest -m gpu
+	PYTEST_ADDOPTS="-m gpu" $(BIN)/pytest
 
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "gpu" not in os.environ.get("PYTEST_ADDOPTS", ""):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # make gpu lets the tests see one
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the machine's cores are shared out by pytest-xdist
 
 from sslviz.store.workspace import Workspace

@@ -12,6 +12,8 @@ from sslviz.store.files import read_json, whole_file, write_json
 from sslviz.store.fingerprints import file_digest
 from sslviz.store.workspace import Workspace
 
+MIN_FEATURES = 8
+
 
 def save_encoder(
     workspace: Workspace,
@@ -19,7 +21,12 @@ def save_encoder(
     weights: dict[str, torch.Tensor],
     head: dict[str, torch.Tensor] | None = None,
 ) -> EncoderSpec:
-    """Store an encoder; returns its spec with the digest of the weights. The weights file alone also tells what it is."""
+    """Store an encoder; returns its spec with the digest of the weights. The weights file alone also tells what it is.
+
+    Raises InputError for an encoder narrower than 8 features.
+    """
+    if spec.feature_dim < MIN_FEATURES:
+        raise InputError(f'encoder "{spec.name}" has {spec.feature_dim} features; expected at least {MIN_FEATURES}.')
     folder = workspace.create().encoder(spec.name)
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
     if head:

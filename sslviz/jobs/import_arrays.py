@@ -32,6 +32,7 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     from sslviz.arrays import check_embeddings, check_finite
     from sslviz.data import dataset as datasets
     from sslviz.encoders.spec import EncoderSpec, InputSpec
+    from sslviz.encoders.store import MIN_FEATURES
     from sslviz.store.embeddings import EmbeddingStore
     from sslviz.store.files import only_writer, write_json
     from sslviz.store.fingerprints import file_digest
@@ -42,8 +43,8 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     if name is None:
         raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array named {', '.join(_MATRIX)}.")
     H = check_embeddings(arrays[name], f"{path.name}:{name}", allow_nan=True)
-    if H.shape[1] < 8:
-        raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least 8.")
+    if H.shape[1] < MIN_FEATURES:
+        raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least {MIN_FEATURES}.")
     check_finite(H, path.name)
     n = len(H)
     columns = {

@@ -22,6 +22,8 @@ from sslviz.progress import Progress
 from sslviz.store.files import whole_file, write_table
 from sslviz.training.views import random_views
 
+_TRIAL_STEPS = 10
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -103,6 +105,7 @@ def train(
     progress.advance(step)
     method.train()
     clock, clock_step = time.monotonic(), step
+    began, first = clock, step
     while step < total:
         epoch, inside = divmod(step, steps_per_epoch)
         if inside == 0:
@@ -142,6 +145,10 @@ def train(
                 progress.warn(
                     f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy)."
                 )
+        if step == first + _TRIAL_STEPS:
+            seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
+            if seconds > 60:
+                progress.warn(f"about {seconds / 60:.0f} min for {total - step:,} steps on {fabric.device.type}")
         try:
             progress.advance()
         except Cancelled:
