@@ -127,9 +127,8 @@ class _Pass:
         known = old.loc[old.index.isin(rows["sample_id"])]
         previous = self._previous(chunk, known)
         parts = [old.loc[kept["sample_id"]].reset_index()] if len(kept) else []
-        for _, line in known.iterrows():
-            if line["error"] == "" and line["row"] in previous:
-                values[int(line["row"]) - start] = previous[line["row"]]
+        for row in kept["row"]:
+            values[row - start] = previous.get(row, np.nan)
         batch: list[tuple[int, Any]] = []
         thumbs, new = [], []
         for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(
@@ -143,10 +142,12 @@ class _Pass:
                 self.progress.advance()
                 continue
             thumbs.append((sample_id, got.sha256, got.thumb))
-            same = sample_id in known.index and known.loc[sample_id, "sha256"] == got.sha256 and row in previous
-            if same and not np.isnan(previous[row][0]):
-                self.progress.advance()
-                continue
+            if sample_id in known.index and known.loc[sample_id, "sha256"] == got.sha256:
+                vector = previous.get(known.loc[sample_id, "row"])  # by the row it had then, which may be another one now
+                if vector is not None:
+                    values[row - start] = vector
+                    self.progress.advance()
+                    continue
             batch.append((row - start, got.pixels))
             if len(batch) == self.settings.batch_size:
                 self._embed(batch, values)

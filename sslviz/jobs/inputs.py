@@ -1,5 +1,6 @@
 """What score and probe read: a data set, its embeddings by one encoder, and whether they still belong together."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,11 @@ from sslviz.store.results import Result, State, latest_result
 from sslviz.store.workspace import Workspace
 
 JUDGED_ON = ("test", "val")
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for use."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)

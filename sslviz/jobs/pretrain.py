@@ -46,6 +46,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.run import pick_device
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
+    from sslviz.jobs.inputs import available_memory
     from sslviz.methods import METHODS
     from sslviz.store.files import read_json, write_json
     from sslviz.store.workspace import check_name
@@ -127,13 +128,6 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "device": device,
         "left_out": bad,
     }
-
-
-def available_memory() -> int:
-    """Bytes of memory that are free for use."""
-    import os
-
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

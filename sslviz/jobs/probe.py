@@ -25,7 +25,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     import pandas as pd
 
     from sslviz.analysis.probe import linear_probe, out_of_fold
-    from sslviz.jobs.inputs import open_embedded
+    from sslviz.jobs.inputs import available_memory, open_embedded
     from sslviz.store.files import only_writer, whole_file
     from sslviz.store.results import save_result
 
@@ -36,6 +36,12 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     if len(counts) < 2:
         there = f"has {len(counts)}" if embedded.dataset.has_labels else "has no labels"
         raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" {there}.')
+    need = len(train) * int(embedded.store.meta["width"]) * 16  # float32 rows, their float64 moments, standardised rows
+    if need > available_memory():
+        raise InputError(
+            f"a probe on {len(train):,} train rows needs about {need / 1e9:.1f} GB of memory, more than is free. "
+            f"Take fewer classes (--classes) or a larger machine."
+        )
     notes = []
     lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
     if lonely:

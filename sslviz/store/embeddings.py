@@ -121,6 +121,7 @@ class EmbeddingStore:
 
     def write_chunk(self, chunk: int, values: np.ndarray, part: pd.DataFrame) -> None:
         """Write a chunk's values float[n, D] (NaN where a file was bad), then what was read, then that it is done."""
+        self.forget([chunk])  # while it is rewritten it is not done
         array = zarr.open_array(self.folder / "embeddings.zarr", mode="r+")
         start = chunk * array.chunks[0]
         values = values.astype(array.dtype)
@@ -181,11 +182,11 @@ class EmbeddingStore:
             try:
                 values = array[start : start + chunk_rows]
             except (OSError, ValueError, RuntimeError) as error:
-                raise self._missing(chunk, wanted, f"cannot be read ({error})") from None
+                raise self._missing(chunk, wanted, f"cannot be read ({error})", " --digest") from None
             if len(wanted) and np.isnan(values[wanted - start, 0]).any():
                 raise self._missing(chunk, wanted, "is missing")
             if hashlib.sha256(values.tobytes()).hexdigest() != done.get(chunk):
-                raise self._missing(chunk, wanted, "is not what was written (digest differs)")
+                raise self._missing(chunk, wanted, "is not what was written (digest differs)", " --digest")
             whole = len(wanted) == len(values)
             yield wanted, values if whole else values[wanted - start]
 
@@ -199,17 +200,18 @@ class EmbeddingStore:
     def _chunk_file(self, chunk: int) -> Path:
         return self.folder / "embeddings.zarr" / "c" / str(chunk) / "0"
 
-    def _missing(self, chunk: int, rows: np.ndarray, what: str) -> InputError:
+    def _missing(self, chunk: int, rows: np.ndarray, what: str, flag: str = "") -> InputError:
         ids = read_table(self.folder / "rows.parquet").set_index("row")["sample_id"]
         return InputError(
             f'{self.name}: chunk {chunk} {what}: {len(rows)} rows ({rows[0]} to {rows[-1]}, from sample "{ids.loc[rows[0]]}"). '
-            f"Compute just these: {self.remedy}"
+            f"Compute just these: {self.remedy}{flag}"
         )
 
     def forget(self, chunks: list[int]) -> None:
         """Take chunks off the done list, so that the next embed computes them."""
-        left = {str(k): v for k, v in self.done().items() if k not in chunks}
-        write_json(self.folder / "done.json", left)
+        done = self.done()
+        if done.keys() & set(chunks):
+            write_json(self.folder / "done.json", {str(k): v for k, v in done.items() if k not in chunks})
 
     def damaged_chunks(self) -> list[int]:
         """Done chunks whose values are gone or not what was written."""

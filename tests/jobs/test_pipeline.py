@@ -149,6 +149,23 @@ def test_an_edited_folder_is_stale_and_only_the_edit_is_computed(workspace, phot
         assert_allclose(store.read(np.array([rows[sample_id]])), alone, rtol=1e-4, atol=1e-5)
 
 
+def test_files_that_come_back_get_their_own_vectors(workspace, photos):
+    run_embed(workspace)
+    kept = {p: p.read_bytes() for p in [photos / f"train/bars/00{i}.png" for i in range(3)]}
+    for path in kept:
+        path.unlink()
+    run_embed(workspace)
+    for path, content in list(kept.items())[1:]:  # the first stays away: the others may move to other rows
+        path.write_bytes(content)
+    run_embed(workspace)
+    encoder, store = load_encoder(workspace, "tiny"), store_of(workspace)
+    from PIL import Image
+
+    for sample_id, row in store.rows()[["sample_id", "row"]].itertuples(index=False):
+        alone = encoder.embed(pixels(Image.open(photos / sample_id))[None]).numpy()
+        assert_allclose(store.read(np.array([row])), alone, rtol=1e-4, atol=1e-5, err_msg=sample_id)
+
+
 def test_a_new_time_alone_computes_nothing(workspace, photos):
     run_embed(workspace)
     for path in photos.rglob("*.png"):

@@ -121,6 +121,21 @@ def test_changed_bytes_and_foreign_files(store):
         store.read(np.arange(4))
 
 
+def test_a_run_that_dies_while_rewriting_a_chunk_leaves_it_undone(store, monkeypatch):
+    table = samples([f"s{i}" for i in range(4)])
+    fill(store, table)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sslviz.store.embeddings.write_table", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_chunk(0, np.zeros((4, WIDTH), np.float32), store.part(0))
+    monkeypatch.undo()
+    assert fill(store, table) == ["s0", "s1", "s2", "s3"]
+    check(store, table)
+
+
 def test_lost_metadata_does_not_lose_the_chunks(store):
     table = samples([f"s{i}" for i in range(10)])
     fill(store, table)
