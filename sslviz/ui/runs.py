@@ -29,15 +29,15 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
     """The table of runs, newest first, and the one to look at."""
     table = pd.DataFrame(
         {
-            "run": [s["id"] for s in states],
             "job": [s["job"] for s in states],
             "on": [_target(s) for s in states],
             "status": [s["status"] for s in states],
             "started": [datetime.fromtimestamp(s["created"]).strftime("%Y-%m-%d %H:%M") for s in states],
             "took": [duration(s["seconds"]) for s in states],
-            "images/s": [s["facts"].get("images_per_second") for s in states],
+            "what happened": [s["error"] or s["stage"] for s in states],
+            "images/s": [f"{s['facts']['images_per_second']:g}" if "images_per_second" in s["facts"] else "" for s in states],
             "device": [s["facts"].get("device", "") for s in states],
-            "what happened": [s["error"] for s in states],
+            "run": [s["id"] for s in states],
         }
     )
     st.dataframe(table, hide_index=True, width="stretch")
@@ -49,14 +49,12 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
 def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
     """Settings, warnings, what it returned, the end of its log; resume or delete."""
     run_id = state["id"]
-    a, b, _ = st.columns([1, 1, 4])
-    active = state["status"] in runner.ACTIVE
-    if state["status"] in ("cancelled", "killed", "failed") and a.button(
-        "Resume", key="resume-one", icon=":material/play_arrow:"
-    ):
-        _try(runner.resume, workspace, run_id)
-    if not active and b.button("Delete", key="delete-one", icon=":material/delete:"):
-        _try(runner.delete, workspace, run_id)
+    with st.container(horizontal=True):
+        ended_badly = state["status"] in ("cancelled", "killed", "failed")
+        if ended_badly and st.button("Resume", key="resume-one", icon=":material/play_arrow:"):
+            _try(runner.resume, workspace, run_id)
+        if state["status"] not in runner.ACTIVE and st.button("Delete", key="delete-one", icon=":material/delete:"):
+            _try(runner.delete, workspace, run_id)
     for line in state["warnings"]:
         st.caption(plain(line))
     left, right = st.columns(2)

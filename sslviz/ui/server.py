@@ -100,7 +100,7 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
     bootstrap.load_config_options(options)
     app = st.App(
         script,
-        routes=[Route("/api/{kind}/{dataset}/{row:int}", _image)],
+        routes=[Route("/api/{kind}/{dataset}/{row:int}", _image), Route("/overview", _overview)],
         middleware=[Middleware(TokenGate, token=token, hosts=_hosts(address), port=port)],
     )
 
@@ -170,6 +170,13 @@ class TokenGate:
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self.token.encode())
+
+
+async def _overview(request: "Request") -> "Response":
+    """Streamlit serves its default page at / only; its name works too."""
+    from starlette.responses import RedirectResponse
+
+    return RedirectResponse(f"/?{request.url.query}", 307)
 
 
 async def _image(request: "Request") -> "Response":

@@ -53,8 +53,9 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     page.get_by_role("heading", name="Scores", exact=True).wait_for()
     page.get_by_role("link", name="Overview").wait_for()
     thumbs_are_drawn(page, 20)
-    page.get_by_role("link", name="Overview").click()
+    page.goto(f"{app.base}/overview")
     page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for()
+    assert page.get_by_text("Page not found").count() == 0
     thumbs_are_drawn(page, 10)
     worst = scored["worst"][0]
     page.locator(f"button[data-id='{worst['sample_id']}']").click()
