@@ -9,14 +9,15 @@ here = frame.chosen()
 stages = reads.stages(here.workspace, here.dataset, here.encoder)
 scores, probe = stages[2], stages[1]
 
-report.runs_of(here)
+busy = report.runs_of(here)
 if scores.result is None:
-    report.states(here, stages)
-    report.first_step(here, stages)
+    report.states(here, stages, busy)
+    if not busy:
+        report.first_step(here)
     st.stop()
 
 report.headline(scores, probe)
-report.states(here, stages)
+report.states(here, stages, busy)
 st.subheader("The ten lowest Q-Scores")
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]

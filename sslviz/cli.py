@@ -191,23 +191,10 @@ def _add_encoder(given: str, workspace: Workspace, name: str | None = None, netw
     return spec.name
 
 
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(v) for v in text.replace(",", " ").split())
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise InputError(f'"{text}": expected three numbers, for red, green and blue.')
-    return values
-
-
 def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
     values = dict(values)
     classes = values.pop("classes")
     changes = {k: values.pop(k) for k in ("network", "mean", "std", "size", "resize", "stem_padding")}
-    changes["mean"], changes["std"] = _numbers(changes["mean"]), _numbers(changes["std"])
     if values["dataset"] not in workspace.datasets() or classes is not None:
         values["dataset"] = _add_dataset(values["dataset"], workspace, classes)
     if values["encoder"] not in workspace.encoders():
@@ -471,8 +458,8 @@ def encoders_add(
         Workspace(workspace).create(),
         check_name("encoder", name),
         network,
-        mean=_numbers(mean),
-        std=_numbers(std),
+        mean=mean,
+        std=std,
         size=size,
         resize=resize,
         stem_padding=stem_padding,
@@ -510,7 +497,7 @@ def encoders_inspect(
         print(json.dumps(report(found), ensure_ascii=False))
     else:
         for key, value in report(found).items():
-            if value not in (None, "", [], {}):
+            if key != "refusal" and value not in (None, "", [], {}):
                 out.print(f"{key.replace('_', ' ')}: {_words(value)}", markup=False)
     if found.refusal:
         raise InputError(found.refusal)

@@ -54,6 +54,12 @@ class Cancelled(SslvizError):
     exit_code = 130
 
 
+def shown(names: Iterable[object], most: int = 5) -> str:
+    """The first of many names for a sentence; says how many there are when it leaves some out."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:most]) + (f", … ({len(every)} in all)" if len(every) > most else "")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> NotFound:
     """The error for a name that is not among `known`: nearest spelling first, else all of them."""
     names = sorted(known)

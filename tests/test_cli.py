@@ -95,6 +95,8 @@ def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):
         (["data", "add", "x", "empty"], "no images found in"),
         (["score", "--dataset", "a", "--encoder", "b", "--eps", "most"], 'neither a number nor "auto"'),
         (["score", "--dataset", "a", "--encoder", "b", "--lower", "101"], "lower"),
+        (["score", "--dataset", "a", "--encoder", "b", "--eps", "nan"], 'neither a number nor "auto"'),
+        (["score", "--dataset", "a", "--encoder", "b", "--eps", "-1"], 'neither a number nor "auto"'),
         (["embed", "--dataset", "a", "--encoder", "b", "--batch-size", "0"], "batch-size"),
         (["encoders", "add", "x", "picture.pth", "--mean", "1,2"], "expected three numbers"),
         (["runs", "show", "x"], 'unknown run "x"'),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sslviz.errors import InputError, NotFound, unknown_name
+from sslviz.errors import InputError, NotFound, shown, unknown_name
 
 SPLITS = {
     "train": {"train", "training", "trainset", "tr"},
@@ -235,8 +235,7 @@ def _unequal(samples: pd.DataFrame, names: list[str]) -> list[str]:
     in_train = set(samples.loc[samples["split"] == "train", "label_name"].dropna())
     missing = [name for name in names if name not in in_train]
     if missing:
-        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        notes.append(f"{len(missing)} classes have no train image and are unknown to a probe: {shown}")
+        notes.append(f"classes without a train image, unknown to a probe: {shown(missing)}")
     return notes
 
 

@@ -1,6 +1,7 @@
 """From the bytes of a picture file to upright 8-bit RGB, whatever people have in their folders."""
 
 import io
+import re
 import struct
 import warnings
 from typing import NamedTuple
@@ -85,7 +86,8 @@ def _decode_jpeg(content: bytes) -> torch.Tensor:
     try:
         pixels: torch.Tensor = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as error:
-        raise BadImage(f"damaged picture ({_one_line(error)})") from None
+        reason = re.split(r"\.cpp:\d+,? *", _one_line(error, 400))[-1]  # without the path torchvision was built in
+        raise BadImage(f"damaged picture ({reason[:120].split('. ')[0]})") from None
     return pixels
 
 
@@ -113,5 +115,5 @@ def _what_it_is(content: bytes) -> str:
     return "not a picture that can be read"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _one_line(error: BaseException, most: int = 120) -> str:
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -19,13 +19,15 @@ def add_encoder(
 ) -> tuple[EncoderSpec, list[str]]:
     """Store the encoder of a checkpoint file or of `timm:NAME`; returns its spec and remarks to show.
 
-    `input_spec`: mean, std, size, resize where they differ from what the file or its writer says; None keeps that.
+    `input_spec`: mean, std ("0.5 0.5 0.5"), size, resize where they differ from what the doctor found; None keeps that.
     Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights.
     """
     if source.startswith("timm:"):
         return _add_timm(workspace, source.removeprefix("timm:"), name)
     from sslviz.encoders.doctor import read_encoder
 
+    for key in ("mean", "std"):
+        input_spec[key] = three_numbers(input_spec.get(key))
     path = Path(source).expanduser().absolute()
     name = check_name("encoder", name or name_from_path(path))
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
@@ -39,6 +41,19 @@ def add_encoder(
     spec = save_encoder(workspace, spec, weights)
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())
     return spec, [*found.notes, *([f"left out: {left}"] if left else [])]
+
+
+def three_numbers(text: str | None) -> tuple[float, ...] | None:
+    """ "0.5 0.5 0.5" or "0.5,0.5,0.5" -> one number for each of red, green and blue; None and "" -> None."""
+    if not text:
+        return None
+    try:
+        values = tuple(float(v) for v in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f'"{text}": expected three numbers, for red, green and blue.')
+    return values
 
 
 def _add_timm(workspace: Workspace, model: str, name: str | None) -> tuple[EncoderSpec, list[str]]:

@@ -104,11 +104,6 @@ def read_encoder(
     family = BACKBONES[taken.family]
     state = {n[len(taken.prefix) :]: t for n, t in content.tensors.items() if n.startswith(taken.prefix)}
     state = family.rename({n: t for n, t in state.items() if family.owns(n)})
-    for tensor_name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{path}: {tensor_name} holds NaN or infinity (a training run that went bad); take an earlier checkpoint."
-            )
     architecture = dict(taken.architecture)
     if stem_padding is not None and "stem_padding" in architecture:
         architecture["stem_padding"] = stem_padding
@@ -120,7 +115,8 @@ def read_encoder(
     try:
         new_input = InputSpec.model_validate({**found.input.model_dump(), **changes})
     except ValueError as error:
-        raise InputError(f"input of {path.name}: {str(error).splitlines()[2].strip()}") from None
+        lines = str(error).splitlines()
+        raise InputError(f"{lines[1]}: {lines[2].split(' [')[0].strip()}.") from None
     if min(new_input.std) <= 0:
         raise InputError(f"std {new_input.std}: each value must be above 0.")
     spec = EncoderSpec(
@@ -178,6 +174,8 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
     taken, why = _choose(networks, wanted)
     method = own.method if own else _method(content, taken)
     refusal = "" if taken is not None and taken.whole else _refusal(path, content, taken, networks, wanted, why)
+    if taken is not None and not refusal:
+        refusal = _not_finite(path, content, taken)
     if refusal:
         taken = None
     left_out: dict[str, int] = {}
@@ -191,7 +189,10 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         std = SOLO_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
         input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
         feature_dim = _feature_dim(family, taken.architecture, input_spec.size)
-        notes.append(f"{taken.description}, {feature_dim} features; took the {taken.role}" + (f": {why}" if why else ""))
+        notes.append(
+            f"{taken.description}, {feature_dim} features; took the {taken.role} at {taken.prefix.rstrip('.') or 'the top level'}"
+            + (f": {why}" if why else "")
+        )
         if taken.architecture.get("stem") == "3x3":
             notes.append(
                 f"stem padding {taken.architecture['stem_padding']} because "
@@ -325,6 +326,15 @@ def _refusal(
         f"{path}: 0 of {len(tensors)} tensors have a name of a known backbone; first unknown: {next(iter(tensors))}. "
         f"Known are torchvision ResNets, ViTs and this project's own."
     )
+
+
+def _not_finite(path: Path, content: FileContent, taken: Network) -> str:
+    owns = BACKBONES[taken.family].owns
+    for name, tensor in content.tensors.items():
+        part = name[len(taken.prefix) :]
+        if name.startswith(taken.prefix) and owns(part) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return f"{path}: {part} holds NaN or infinity (a training run that went bad); take an earlier checkpoint."
+    return ""
 
 
 def _writer(content: FileContent) -> str:

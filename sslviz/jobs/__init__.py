@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sslviz.errors import InputError
 from sslviz.progress import Progress
 from sslviz.registry import Registry
 from sslviz.store.workspace import Workspace
+
+Eps = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 
 
 class Settings(BaseModel):
@@ -48,11 +50,12 @@ def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Ru
 
 def parse(settings: type[Settings], values: dict[str, Any]) -> Settings:
     """Settings from plain values. Raises InputError naming the first wrong field."""
-    from pydantic import ValidationError
-
     try:
         return settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"]) or "settings"
-        raise InputError(f"{field.replace('_', '-')}: {first['msg']} (got {first['input']!r}).") from None
+        found = error.errors()
+        field = str(found[0]["loc"][0]) if found[0]["loc"] else "settings"
+        wants = " or ".join(
+            dict.fromkeys(e["msg"].replace("Input should be ", "") for e in found if e["loc"][:1] == found[0]["loc"][:1])
+        )
+        raise InputError(f"{field.replace('_', '-')}: expected {wants} (got {found[0]['input']!r}).") from None

@@ -72,8 +72,12 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
     for line in run.remarks(read):
         progress.warn(line)
     if len(bad):
-        shown = "; ".join(f"{s}: {e}" for s, e in bad.head(5).itertuples(index=False))
-        progress.warn(f"{len(bad)} files gave no embedding and are left out: {shown}" + ("; …" if len(bad) > 5 else ""))
+        lines = [f"{sample_id}: {error}" for sample_id, error in bad.itertuples(index=False)]
+        progress.warn(
+            f"{len(bad)} files gave no embedding and are left out: {'; '.join(lines[:20])}" + ("; …" if len(bad) > 20 else "")
+        )
+        if len(bad) > 20:
+            progress.warn(f"all of them with their reasons: {folder / 'bad.parquet'}, or --json")
     if settings.strict and len(bad):
         raise InputError(
             f"{len(bad)} files are no whole pictures (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}."

@@ -32,10 +32,10 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     from sslviz.arrays import check_embeddings, check_finite
     from sslviz.data import dataset as datasets
     from sslviz.encoders.spec import EncoderSpec, InputSpec
-    from sslviz.encoders.store import MIN_FEATURES
+    from sslviz.encoders.store import MIN_FEATURES, load_spec
     from sslviz.store.embeddings import EmbeddingStore
     from sslviz.store.files import only_writer, write_json
-    from sslviz.store.fingerprints import file_digest
+    from sslviz.store.fingerprints import file_digest, fingerprint
 
     path = Path(settings.file).expanduser().absolute()
     arrays = _read(path)
@@ -87,9 +87,14 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
         architecture={},
         feature_dim=H.shape[1],
         input=InputSpec(),
-        source=f"imported from {path.name}, sha256 {digest}",
-        digest=digest,
+        source="imported arrays",
+        digest=fingerprint(["arrays", settings.encoder, H.shape[1]]),  # one encoder may have been run on several data sets
     )
+    if settings.encoder in workspace.encoders() and load_spec(workspace, settings.encoder) != spec:
+        raise InputError(
+            f'encoder "{settings.encoder}" is another one ({load_spec(workspace, settings.encoder).source}, '
+            f"{load_spec(workspace, settings.encoder).feature_dim} features). Choose another name with --encoder."
+        )
     write_json(workspace.create().encoder(settings.encoder) / "encoder.json", spec.model_dump(mode="json"))
     folder = workspace.embeddings(settings.dataset, settings.encoder)
     progress.stage("writing", len(H))
@@ -121,6 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise NotFound(f"no file {path}.")
+    with path.open("rb") as handle:
+        if handle.read(6) != b"\x93NUMPY" and not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is no .npy or .npz file.")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

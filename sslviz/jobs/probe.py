@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError
+from sslviz.errors import InputError, shown
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -45,7 +45,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     notes = []
     lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
     if lonely:
-        notes.append(f"{len(lonely)} classes have one train image only: {', '.join(lonely[:5])}")
+        notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     others = samples[samples["split"] != "train"]
     progress.stage("reading embeddings")
     H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
@@ -61,7 +61,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         progress.stage("predicting train images out of fold")
         if counts.min() < 5:
             few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
-            notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {', '.join(few[:5])}")
+            notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {shown(few)}")
         predictions, probabilities = out_of_fold(H, y, fit.l2, seed=settings.seed)
         tables.append(_predictions(train, predictions, probabilities, np.unique(y[y >= 0])))
     table = pd.concat(tables, ignore_index=True)

@@ -1,11 +1,11 @@
 """Give every image its Q-Score, its rivals' scores, and judge them against the probe where there are labels."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import Settings, job
+from sslviz.jobs import Eps, Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
@@ -15,9 +15,7 @@ RIVALS_UP_TO = 100_000
 class ScoreSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: float | Literal["auto"] = Field(
-        "auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity"
-    )
+    eps: Eps = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
     lower: float = Field(50.0, ge=0, le=100, description="lower percentile of activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="upper percentile of activation shares")
     rivals: bool | None = Field(None, description=f"nearest-neighbour rivals; default up to {RIVALS_UP_TO:,} images")

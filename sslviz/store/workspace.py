@@ -7,6 +7,7 @@ results/<dataset>/<encoder>/<job>/<settings hash>/   and latest.json
 runs/<id>/                   config.json, state.json, metrics.parquet, checkpoints, log
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -33,7 +34,9 @@ def name_from_path(path: Path) -> str:
     stem = path.name.removesuffix(".tar")
     stem = stem[: stem.rindex(".")] if "." in stem[1:] and path.is_file() else stem
     stem = re.sub(r"\.(pth|pt|ckpt)$", "", stem)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:70]
+    if re.search(r"[^A-Za-z0-9._ -]", stem):  # letters were lost: two such names must not become one
+        name = f"{name or 'unnamed'}-{hashlib.blake2b(stem.encode(), digest_size=3).hexdigest()}"
     return name or "unnamed"
 
 

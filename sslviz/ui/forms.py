@@ -10,6 +10,7 @@ import streamlit as st
 from sslviz.data import dataset as datasets
 from sslviz.encoders.store import load_spec
 from sslviz.errors import InputError, SslvizError, Untrusted
+from sslviz.jobs import parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.store.workspace import Workspace, name_from_path
 from sslviz.ui import widgets
@@ -24,6 +25,8 @@ def allowed_roots() -> list[Path]:
 
 def allowed_path(text: str) -> Path:
     """A path typed into the browser, links resolved. Raises Untrusted outside the allowed folders."""
+    if not text.strip():
+        raise InputError("name a folder or file first.")
     path = Path(text.strip()).expanduser()
     resolved = path.resolve()
     roots = allowed_roots()
@@ -54,18 +57,33 @@ def analyze_form(workspace: Workspace) -> None:
                 inspect(file)
     with st.expander("More settings"):
         settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
+        input_spec = input_fields() if choice == choices[0] else {}
     if st.button(
         "Analyze", type="primary", disabled=not (folder and (file or choice != choices[0])), icon=":material/play_arrow:"
     ):
         try:
-            start(workspace, folder, file, choice, settings)
+            start(workspace, folder, file, choice, settings, input_spec)
         except SslvizError as error:
             st.error(plain(str(error)))
         except OSError as error:
             st.error(plain(f"{error.strerror or error} ({error.filename})"))
 
 
-def start(workspace: Workspace, folder: str, file: str, choice: str, settings: dict[str, Any]) -> None:
+def input_fields() -> dict[str, Any]:
+    """What a checkpoint file does not say: which network, and the input it was trained on; blank keeps what the doctor found."""
+    st.caption("Where the checkpoint or its writer says otherwise, leave blank.")
+    columns = st.columns(5)
+    labels = {"network": "teacher", "mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225", "size": "224", "resize": "256"}
+    texts = {
+        key: column.text_input(key, key=f"input-{key}", placeholder=example)
+        for column, (key, example) in zip(columns, labels.items(), strict=True)
+    }
+    return {key: text.strip() or None for key, text in texts.items()}
+
+
+def start(
+    workspace: Workspace, folder: str, file: str, choice: str, settings: dict[str, Any], input_spec: dict[str, Any]
+) -> None:
     """Register what was named, launch the job, and go to the overview where its progress shows."""
     from sslviz.encoders.add import add_encoder
 
@@ -73,7 +91,7 @@ def start(workspace: Workspace, folder: str, file: str, choice: str, settings: d
     with st.spinner("Listing files and reading the checkpoint"):
         name = name_from_path(root)
         datasets.add_folder(workspace, name, root, inside=allowed_roots())
-        encoder = add_encoder(workspace, str(allowed_path(file)))[0].name if file else choice
+        encoder = add_encoder(workspace, str(allowed_path(file)), **input_spec)[0].name if file else choice
     widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=name, encoder=encoder, **settings))
     st.session_state["_go"] = {"dataset": name, "encoder": encoder}
     st.switch_page("pages/overview.py", query_params={})
@@ -125,11 +143,11 @@ def settings_fields(model: type[AnalyzeSettings], skip: set[str]) -> dict[str, A
         if value != info.default:
             values[name] = value
     try:
-        return model.model_validate({"dataset": "x", "encoder": "x", **values}).model_dump(include=set(values))
-    except ValueError as error:
-        st.error(plain(str(error).splitlines()[1] + ": " + str(error).splitlines()[2].strip()))
+        return parse(model, {"dataset": "x", "encoder": "x", **values}).model_dump(include=set(values))
+    except InputError as error:
+        st.error(plain(str(error)))
         st.stop()
-        raise InputError("unreachable") from error
+        raise AssertionError from error
 
 
 def show_datasets(workspace: Workspace) -> None:

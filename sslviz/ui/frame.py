@@ -74,7 +74,7 @@ def stop_with(error: SslvizError) -> NoReturn:
 
 
 def _frame() -> Any:
-    st.set_page_config(page_title="sslviz", page_icon=":material/center_focus_strong:", layout="wide")
+    st.set_page_config(page_title="sslviz", layout="wide")
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, (title, icon) in PAGES.items()
@@ -88,18 +88,23 @@ def _frame() -> Any:
 
 
 def _sidebar(workspace: Workspace) -> None:
+    """Choice of data set and encoder. The URL always names both, so that it can be handed on."""
     go = st.session_state.pop("_go", {})  # a form's wish: the data set and encoder to show next
-    for key, value in go.items():
-        st.session_state[key] = value
     with st.sidebar:
         for key, label, options in (("dataset", "Data set", workspace.datasets()), ("encoder", "Encoder", workspace.encoders())):
             if not options:
                 continue
+            linked = st.query_params.get(key)
+            wanted = go.get(key) or (linked if linked != st.session_state.get(f"_url_{key}") else None)
+            if wanted in options:
+                st.session_state[key] = wanted
+            elif wanted:
+                st.warning(f"There is no {label.lower()} {plain(wanted)} here.")
             if st.session_state.get(key) not in options:
-                st.session_state.pop(key, None)
-            if key == "encoder" and key not in st.session_state and key not in st.query_params:
-                index = options.index(reads.best_encoder(workspace, st.session_state.get("dataset"), options))
-            else:
-                index = 0
-            st.selectbox(label, options, index=index, key=key, bind="query-params", persist_state="session")
+                first = options[0]
+                if key == "encoder":
+                    first = reads.best_encoder(workspace, st.session_state.get("dataset"), options)
+                st.session_state[key] = first
+            value = st.selectbox(label, options, key=key, persist_state="session")
+            st.query_params[key] = st.session_state[f"_url_{key}"] = value
         st.caption(f"Workspace {plain(str(workspace.root))}")

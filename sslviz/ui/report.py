@@ -7,6 +7,7 @@ import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS
 from sslviz.jobs.analyze import AnalyzeSettings
+from sslviz.jobs.runner import ACTIVE
 from sslviz.ui import reads, widgets
 from sslviz.ui.figures import scores as figures
 from sslviz.ui.frame import Frame
@@ -59,8 +60,8 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         st.caption(plain(note))
 
 
-def states(here: Frame, stages: list[reads.Stage]) -> None:
-    """Each result's state, with the button that makes it."""
+def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
+    """Each result's state, with the button that makes it; while a run is going on the buttons wait."""
     icons = {"fresh": ":material/check_circle:", "stale": ":material/history:", "missing": ":material/radio_button_unchecked:"}
     verbs = {"embed": "Embed", "probe": "Train the probe", "score": "Score"}
     for column, stage in zip(st.columns(len(stages)), stages, strict=True):
@@ -72,11 +73,16 @@ def states(here: Frame, stages: list[reads.Stage]) -> None:
                 ready = stage.job == "embed" or stages[0].state == "fresh"
                 again = "" if stage.state == "missing" else " again"
                 widgets.job_button(
-                    here.workspace, stage.job, here.dataset.name, here.encoder, verbs[stage.job] + again, disabled=not ready
+                    here.workspace,
+                    stage.job,
+                    here.dataset.name,
+                    here.encoder,
+                    verbs[stage.job] + again,
+                    disabled=busy or not ready,
                 )
 
 
-def first_step(here: Frame, stages: list[reads.Stage]) -> None:
+def first_step(here: Frame) -> None:
     """What a page without scores says: one sentence and one button."""
     n = len(here.dataset.samples)
     st.info(f"{n:,} images, no Q-Scores yet. One button does it all: embed, train the probe where there are labels, score.")
@@ -88,14 +94,15 @@ def first_step(here: Frame, stages: list[reads.Stage]) -> None:
     st.button("Analyze", type="primary", on_click=start, icon=":material/play_arrow:")
 
 
-def runs_of(here: Frame) -> None:
-    """Progress of what is running for this data set and encoder, or how the last run ended if it did not end well."""
+def runs_of(here: Frame) -> bool:
+    """Progress of what is running for this data set and encoder (then True), or how the last run ended if not well."""
     runs = widgets.active_runs(here.workspace, here.dataset.name, here.encoder)
     last = widgets.last_run(here.workspace, here.dataset.name, here.encoder)
     if not runs and last is not None and last["status"] != "done":
         runs = [last]
     for run in runs[:2]:
         widgets.run_box(here.workspace, run["id"])
+    return any(run["status"] in ACTIVE for run in runs)
 
 
 def rivals_table(summary: dict[str, Any]) -> pd.DataFrame:
@@ -151,6 +158,8 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
         st.number_input(f"Page of {pages:,} ({len(part):,} images)", 1, pages, key="scores-page", width=200) if pages > 1 else 1
     )
     st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
+    if "correct" in part and part["correct"].notna().any():
+        st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
     widgets.gallery(here.dataset.name, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
 
 

@@ -53,8 +53,11 @@ def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
         ended_badly = state["status"] in ("cancelled", "killed", "failed")
         if ended_badly and st.button("Resume", key="resume-one", icon=":material/play_arrow:"):
             _try(runner.resume, workspace, run_id)
-        if state["status"] not in runner.ACTIVE and st.button("Delete", key="delete-one", icon=":material/delete:"):
-            _try(runner.delete, workspace, run_id)
+        if state["status"] not in runner.ACTIVE:
+            with st.popover("Delete", icon=":material/delete:"):
+                st.caption("Removes the run's log, checkpoints and settings. Results and encoders it made stay.")
+                if st.button("Delete this run", key="delete-one"):
+                    _try(runner.delete, workspace, run_id)
     for line in state["warnings"]:
         st.caption(plain(line))
     left, right = st.columns(2)

@@ -94,7 +94,6 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
         "client.showErrorLinks": False,
         "logger.hideWelcomeMessage": True,
         "server.allowedHosts": _hosts(address),
-        **_THEME,
     }
     config._main_script_path = str(script)
     bootstrap.load_config_options(options)
@@ -118,9 +117,6 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
         Server(settings).run(sockets=[sock])
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
-
-
-_THEME = {"theme.base": "light"}
 
 
 def _hosts(address: str) -> list[str]:

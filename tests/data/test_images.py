@@ -110,3 +110,11 @@ def test_small_plain_files_are_their_own_thumbnail():
     assert thumbnail(decode(content), content) == content
     large = encoded(picture(9, 300, 150), "JPEG")
     assert Image.open(io.BytesIO(thumbnail(decode(large), large))).size == (128, 64)
+
+
+def test_the_reason_is_for_people():
+    content = encoded(picture(6, 96, 96), "JPEG")
+    with pytest.raises(BadImage) as error:
+        decode(content[:700])
+    assert ".cpp" not in str(error.value)
+    assert "/" not in str(error.value)

@@ -276,6 +276,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, nets, value):
     state = dict(nets["A"].state_dict())
     state["layer2.0.bn1.bias"] = torch.full((128,), value)
     torch.save(state, tmp_path / "n.pth")
+    assert "layer2.0.bn1.bias" in inspect_file(tmp_path / "n.pth").refusal
     with pytest.raises(InputError, match="layer2.0.bn1.bias holds NaN or infinity"):
         read_encoder(tmp_path / "n.pth", "x")
 

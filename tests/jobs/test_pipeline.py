@@ -334,6 +334,20 @@ def test_arrays_join_a_folder_by_id(workspace, photos, tmp_path):
         embed(EmbedSettings(dataset="photos", encoder="other"), workspace, QUIET)
 
 
+def test_one_encoder_on_two_data_sets(workspace, tmp_path):
+    H, y = planted(120)
+    for name, rows in (("first", H), ("second", H[:60])):
+        np.savez(tmp_path / f"{name}.npz", h=rows, labels=y[: len(rows)])
+        import_arrays(ImportSettings(file=str(tmp_path / f"{name}.npz"), dataset=name, encoder="e"), workspace, QUIET)
+    assert score(ScoreSettings(dataset="first", encoder="e"), workspace, QUIET)["n"] == 120
+    np.savez(tmp_path / "wide.npz", h=H[:, :32])
+    with pytest.raises(InputError, match='encoder "e" is another one'):
+        import_arrays(ImportSettings(file=str(tmp_path / "wide.npz"), dataset="third", encoder="e"), workspace, QUIET)
+    np.savez(tmp_path / "first.npz", h=H * 2, labels=y)  # the same samples again: results know that they changed
+    import_arrays(ImportSettings(file=str(tmp_path / "first.npz"), dataset="first", encoder="e"), workspace, QUIET)
+    assert inputs.result_state(workspace, datasets.load(workspace, "first"), "e", "score")[0] == "stale"
+
+
 def test_arrays_alone_are_a_data_set(workspace, tmp_path):
     H, y = planted(300)
     np.save(tmp_path / "h.npy", H.astype(np.float16))
@@ -366,6 +380,12 @@ def test_bad_arrays_are_refused(workspace, tmp_path, content, words):
         import_arrays(ImportSettings(file=str(tmp_path / "h.npz"), dataset="arr", encoder="e"), workspace, QUIET)
     assert workspace.datasets() == []
     assert workspace.encoders() == []
+
+
+def test_text_called_npy_is_no_array(workspace, tmp_path):
+    (tmp_path / "h.npy").write_text("1 2 3")
+    with pytest.raises(InputError, match="is no .npy or .npz file"):
+        import_arrays(ImportSettings(file=str(tmp_path / "h.npy"), dataset="arr", encoder="e"), workspace, QUIET)
 
 
 def test_ids_of_another_data_set_are_refused(workspace, photos, tmp_path):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
@@ -31,9 +32,12 @@ def test_before_the_first_score_one_button_does_it_all(app, photos, workspace, m
     assert "**Embeddings**: missing" in text(test)
     next(b for b in test.button if b.label == "Analyze").click().run()
     assert [r["job"] for r in runner.list_runs(workspace)] == ["analyze"]
-    next(b for b in test.button if b.label == "Analyze").click().run()  # a second click joins
-    assert len(runner.list_runs(workspace)) == 1
-    assert not test.exception
+    assert not any(b.label == "Analyze" for b in test.button)  # while it runs there is nothing more to start
+    assert next(b for b in test.button if b.label == "Embed").disabled
+    from sslviz.jobs.analyze import AnalyzeSettings
+
+    second = runner.launch("analyze", AnalyzeSettings(dataset="photos", encoder="tiny"), workspace)  # another tab's click
+    assert second[1] == "joined"
 
 
 @pytest.mark.parametrize("page", ["scores", "sample"])
@@ -110,6 +114,32 @@ def test_wrong_paths_in_the_form_are_one_sentence(app, workspace, photos, tmp_pa
     assert runner.list_runs(workspace) == []
 
 
+def test_wrong_settings_in_the_form_are_one_sentence(app, workspace, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    for eps in ("abc", "nan", "-1", "inf"):
+        test = app("data")
+        test.text_input(key="set-eps").set_value(eps).run()
+        assert not test.exception
+        assert any(e.value.replace("\\", "").startswith("eps: expected") for e in test.error)
+    test = app("data")
+    test.text_input(key="form-folder").set_value("   ").run()
+    next(b for b in test.button if b.label == "Analyze").click().run()
+    assert [e.value for e in test.error] == ["name a folder or file first."]
+
+
+def test_a_link_names_its_data_set_and_encoder(app, scored, workspace, tmp_path):
+    from tests.inputs import folder, small_encoder
+
+    datasets.add_folder(workspace, "another", folder(tmp_path / "another", {"train/a": 2}))
+    small_encoder(workspace, "aaa")
+    test = app("scores", dataset="photos", encoder="tiny")
+    assert (test.selectbox(key="dataset").value, test.selectbox(key="encoder").value) == ("photos", "tiny")
+    test.selectbox(key="dataset").set_value("another").run()
+    assert test.query_params["dataset"] in ("another", ["another"])
+    lost = app("scores", dataset="ghost", encoder="tiny")
+    assert "There is no data set ghost here." in text(lost)
+
+
 def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
     (tmp_path / "page.pth").write_text("<html>404</html>")
@@ -127,8 +157,8 @@ def test_runs_page_lists_and_deletes(app, photos, workspace, monkeypatch):
     write_json(workspace.run(run_id) / "state.json", {"status": "failed", "error": "it broke", "launched": 1.0, "updated": 2.0})
     test = app("runs")
     assert test.dataframe[0].value["what happened"].tolist() == ["it broke"]
-    assert {b.label for b in test.button} >= {"Resume", "Delete"}
-    next(b for b in test.button if b.label == "Delete").click().run()
+    assert {b.label for b in test.button} >= {"Resume", "Delete this run"}
+    next(b for b in test.button if b.label == "Delete this run").click().run()
     assert runner.list_runs(workspace) == []
 
 

@@ -71,8 +71,11 @@ def test_names_from_paths(tmp_path):
     (tmp_path / "moco_v2.pth.tar").write_text("")
     (tmp_path / "日本 x").mkdir()
     assert name_from_path(tmp_path / "moco_v2.pth.tar") == "moco_v2"
-    assert name_from_path(tmp_path / "日本 x") == "x"
-    assert name_from_path(tmp_path / "~~~") == "unnamed"
+    assert name_from_path(tmp_path / "my photos") == "my-photos"
+    names = [name_from_path(tmp_path / odd) for odd in ("日本", "한국", "日本 x", "한국 x", "~~~")]
+    assert len(set(names)) == 5  # letters that cannot stand in a name still tell folders apart
+    for name in names:
+        assert check_name("data set", name) == name
 
 
 def test_a_newer_workspace_is_not_touched(tmp_path):

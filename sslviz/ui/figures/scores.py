@@ -71,6 +71,8 @@ def curves(score: pd.Series, correct: pd.Series) -> pd.DataFrame:
             "found": 1 - (seen - true) / n_errors,
         }
     )
+    start = {"threshold": np.nan, "coverage": 0.0, "true_positive": 0.0, "false_positive": 0.0, "reviewed": 1.0, "found": 1.0}
+    table = pd.concat([pd.DataFrame([start]), table], ignore_index=True)[table.columns]  # nothing kept: errors undefined
     if len(table) > 400:
         table = table.iloc[np.unique(np.linspace(0, len(table) - 1, 400).astype(int))]
     return table.reset_index(drop=True)
