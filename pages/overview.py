@@ -21,5 +21,5 @@ report.states(here, stages, busy)
 st.subheader("The ten lowest Q-Scores")
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
-widgets.gallery(here.dataset.name, table[table["split"] == judged].head(10), "q", key="worst", side=140)
+widgets.gallery(here.dataset, table[table["split"] == judged].head(10), "q", key="worst", side=140)
 st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

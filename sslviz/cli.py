@@ -195,10 +195,17 @@ def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, 
     values = dict(values)
     classes = values.pop("classes")
     changes = {k: values.pop(k) for k in ("network", "mean", "std", "size", "resize", "stem_padding")}
-    if values["dataset"] not in workspace.datasets() or classes is not None:
+    registered = values["dataset"] in workspace.datasets()
+    if classes is not None and registered:
+        raise InputError(f'data set "{values["dataset"]}" is registered already; --classes is for sslviz data add.')
+    if not registered:
         values["dataset"] = _add_dataset(values["dataset"], workspace, classes)
     if values["encoder"] not in workspace.encoders():
         values["encoder"] = _add_encoder(values["encoder"], workspace, **changes)
+    elif given := [k for k, v in changes.items() if v is not None]:
+        raise InputError(
+            f'encoder "{values["encoder"]}" is stored already; --{given[0].replace("_", "-")} is for sslviz encoders add.'
+        )
     return values
 
 

@@ -64,7 +64,10 @@ class ActivationCounts:
         self.n_zero = 0
 
     def update(self, H: np.ndarray) -> "ActivationCounts":
-        """Count H float[n, D]; it is not changed."""
+        """Count H float[n, D]; it is not changed. Raises InputError: another width, NaN or infinity."""
+        H = check_embeddings(H)
+        if H.shape[1] != self.counts.shape[1]:
+            raise InputError(f"H has {H.shape[1]} features; these counts are of {self.counts.shape[1]}.")
         counts, zero = count_firing(H, self.eps)
         self.counts += counts
         self.n_samples += len(H)
@@ -72,7 +75,9 @@ class ActivationCounts:
         return self
 
     def merge(self, other: "ActivationCounts") -> "ActivationCounts":
-        """Add the counts of other rows, counted with the same eps."""
+        """Add the counts of other rows. Raises InputError when they were counted with other eps or another width."""
+        if self.counts.shape != other.counts.shape or not np.array_equal(self.eps, other.eps):
+            raise InputError("these counts are of another width or other eps and cannot be added.")
         self.counts += other.counts
         self.n_samples += other.n_samples
         self.n_zero += other.n_zero
@@ -101,7 +106,10 @@ class ActivationCounts:
         return FeatureSelection(features, value, lower, upper, shares, self.n_samples, self.n_zero, eps == "auto", sparse)
 
     def _at(self, eps: float) -> np.ndarray:
-        row: np.ndarray = self.counts[int(np.flatnonzero(self.eps == eps)[0])]
+        place = np.flatnonzero(self.eps == eps)
+        if len(place) == 0:
+            raise InputError(f"eps {eps:g} was not counted; there is: {', '.join(f'{e:g}' for e in self.eps)}.")
+        row: np.ndarray = self.counts[place[0]]
         return row
 
 

@@ -99,6 +99,11 @@ def out_of_fold(H: Array, y: Array, l2: float, folds: int = 5, seed: int = 0) ->
         if len(out) == 0:
             continue
         kept = np.flatnonzero(fold != k)
+        known = np.unique(y[kept][y[kept] >= 0])
+        if len(known) < 2:  # a fold that holds all of a rare class leaves nothing to tell apart
+            predictions[out] = known[0]
+            probabilities[out, np.searchsorted(classes, known[0])] = 1
+            continue
         result = linear_probe(H[kept], y[kept], H[out], y[out], l2)
         predictions[out] = result.predictions
         probabilities[out[:, None], np.searchsorted(classes, result.classes)] = result.probabilities

@@ -16,11 +16,12 @@ NEIGHBOURS = 10
 @dataclass(frozen=True)
 class RivalInput:
     """What a rival may look at: the row pass, similarities to the nearest train rows float[N, 10] in falling order (None when
-    left out), and the probe's probabilities float[N, C] (None without labels)."""
+    left out), and the probe's
+    maximum softmax probability float[N] (None without labels)."""
 
     rows: RowScores
     similarities: np.ndarray | None
-    probabilities: np.ndarray | None
+    confidence: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ RIVALS.register("msp")(
     Rival(
         "probe's maximum softmax probability (uses labels)",
         True,
-        lambda x: None if x.probabilities is None else x.probabilities.max(1),
+        lambda x: x.confidence,
     )
 )
 

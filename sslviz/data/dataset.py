@@ -107,14 +107,15 @@ def save(workspace: Workspace, name: str, facts: dict[str, Any], samples: pd.Dat
     rows = pd.util.hash_pandas_object(samples[columns], index=False).sort_values()
     facts = {**facts, "fingerprint": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16]}
     folder = workspace.create().dataset(name)
-    old = folder / "dataset.json"
-    facts["added"] = read_json(old)["added"] if old.exists() else datetime.now(UTC).isoformat(timespec="seconds")
-    if old.exists() and read_json(old)["fingerprint"] == facts["fingerprint"] and (folder / "samples.parquet").exists():
-        write_json(old, facts)
-        return load(workspace, name)
-    samples = _with_pixel_facts(samples, folder)
-    write_table(folder / "samples.parquet", samples)
-    write_json(old, facts)
+    path = folder / "dataset.json"
+    with only_writer(folder / "samples.parquet", f"the sample table of {name}", wait=True):
+        old = read_json(path) if path.exists() else None
+        facts["added"] = old["added"] if old else datetime.now(UTC).isoformat(timespec="seconds")
+        if facts == old:
+            return load(workspace, name)
+        samples = _with_pixel_facts(samples, folder)
+        write_table(folder / "samples.parquet", samples)
+        write_json(path, facts)
     return Dataset(name, folder, facts, samples)
 
 
@@ -134,7 +135,7 @@ def _with_pixel_facts(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def record_pixel_facts(workspace: Workspace, name: str, read: pd.DataFrame) -> None:
     """Enter what an embedding pass has read (sample_id, width, height, sha256) into samples.parquet."""
     folder = workspace.dataset(name)
-    with only_writer(folder / "samples.parquet", f"the sample table of {name}"):
+    with only_writer(folder / "samples.parquet", f"the sample table of {name}", wait=True):
         samples = read_table(folder / "samples.parquet")
         facts = read.set_index("sample_id")[["width", "height", "sha256"]]
         for column, kind in _PIXEL_FACTS.items():

@@ -136,8 +136,8 @@ class _Scan:
                 continue
             try:
                 entries = list(os.scandir(folder))
-            except PermissionError:
-                self.left_out["folders that may not be read"] += 1
+            except OSError:
+                self.left_out["folders that cannot be read"] += 1
                 continue
             before = len(files), len(stack)
             for entry in entries:
@@ -164,7 +164,10 @@ class _Scan:
             self.left_out["hidden or system files and folders"] += 1
             return
         ending = os.path.splitext(name)[1].lower()
-        is_folder = entry.is_dir()
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself
+            is_folder = False
         if entry.is_symlink() and not self._may_follow(entry.path):
             self.left_out["links that lead outside the allowed folders"] += 1
         elif is_folder and ending not in PICTURES:

@@ -108,7 +108,8 @@ def read_encoder(
     if stem_padding is not None and "stem_padding" in architecture:
         architecture["stem_padding"] = stem_padding
     backbone = family.build(architecture)
-    backbone.load_state_dict(state, strict=not any(k.endswith(_OPTIONAL) for k in backbone.state_dict()))
+    counters = {k: v for k, v in backbone.state_dict().items() if k.endswith(_OPTIONAL)}
+    backbone.load_state_dict({**counters, **state}, strict=True)
     changes = {k: v for k, v in (input_spec or {}).items() if v is not None}
     if "size" in changes and "resize" not in changes:
         changes["resize"] = round(changes["size"] * found.input.resize / found.input.size)
@@ -193,6 +194,8 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
             f"{taken.description}, {feature_dim} features; took the {taken.role} at {taken.prefix.rstrip('.') or 'the top level'}"
             + (f": {why}" if why else "")
         )
+        if taken.family == "vit":
+            notes.append("attention heads are taken to be 64 wide; the number is not in the file")
         if taken.architecture.get("stem") == "3x3":
             notes.append(
                 f"stem padding {taken.architecture['stem_padding']} because "
@@ -228,9 +231,14 @@ def _own_spec(content: FileContent) -> EncoderSpec | None:
     if content.container != "safetensors" or "sslviz" not in content.other:
         return None
     try:
-        return EncoderSpec.model_validate(json.loads(content.other["sslviz"]))
-    except ValueError:
+        spec = EncoderSpec.model_validate(json.loads(content.other["sslviz"]))
+        if not BACKBONES[spec.backbone].anchors:  # a file does not make us ask a model hub
+            return None
+        with torch.device("meta"):
+            BACKBONES[spec.backbone].build(spec.architecture)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):
         return None
+    return spec
 
 
 def _networks(content: FileContent, writer: str, own: EncoderSpec | None) -> list[Network]:
@@ -247,7 +255,10 @@ def _networks(content: FileContent, writer: str, own: EncoderSpec | None) -> lis
         prefixes = {n[: -len(first)] for n in content.tensors if n.endswith(first) and n[: -len(first)][-1:] in ("", ".", "_")}
         for prefix in sorted(prefixes):
             if all(prefix + anchor in content.tensors for anchor in family.anchors):
-                found.append(_network(content, prefix, family_name, family, writer, None))
+                try:
+                    found.append(_network(content, prefix, family_name, family, writer, None))
+                except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, RuntimeError, AssertionError):
+                    continue  # names of this family, shapes of no network
     small = {n.prefix for n in found if n.family == "small_resnet"}
     return [n for n in found if n.family != "resnet" or n.prefix not in small]
 
@@ -264,6 +275,9 @@ def _network(
     have = {n: tuple(t.shape) for n, t in family.rename(owned).items()}
     missing = tuple(n for n in wanted if n not in have and not n.endswith(_OPTIONAL))
     wrong = tuple(f"{n} is {_times(have[n])}, expected {_times(wanted[n])}" for n in wanted if n in have and have[n] != wanted[n])
+    strange = [n for n in have if n not in wanted and not n.endswith(_OPTIONAL)]
+    if strange:
+        wrong += (f"{len(strange)} tensors of its layers are unknown (first: {strange[0]}): another architecture",)
     role, rank = next((role, rank) for pattern, role, rank in _ROLES if re.search(pattern, prefix))
     heads = {n.split(".")[0] for n in shapes if not family.owns(n)}
     matched = sum(have.get(n) == shape for n, shape in wanted.items())

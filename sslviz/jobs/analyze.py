@@ -29,9 +29,21 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
     names = {"dataset": settings.dataset, "encoder": settings.encoder}
     if datasets.load(workspace, settings.dataset).root is not None:
         passed = settings.model_dump(include={"batch_size", "chunk_rows", "workers", "device"})
+        passed |= _as_stored(workspace, settings)
         embedded: dict[str, Any] = embed(EmbedSettings(**names, **passed), workspace, progress)
     else:
         embedded = {}
     scored = score(ScoreSettings(**names, eps=settings.eps), workspace, progress)
     kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}
     return {**scored, "embed": kept}
+
+
+def _as_stored(workspace: Workspace, settings: AnalyzeSettings) -> dict[str, Any]:
+    """Precision and dtype of embeddings that are there already: going on must not throw them away."""
+    from sslviz.store.files import read_json
+
+    path = workspace.embeddings(settings.dataset, settings.encoder) / "meta.json"
+    if not path.exists():
+        return {}
+    depends = read_json(path)["depends"]
+    return {"precision": depends["precision"], "store_dtype": depends["dtype"]}

@@ -32,7 +32,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
     from sslviz.data import dataset as datasets
     from sslviz.encoders.run import load_encoder, pick_device
     from sslviz.store.embeddings import EmbeddingStore
-    from sslviz.store.files import only_writer
+    from sslviz.store.files import only_writer, write_json
 
     folder = workspace.embeddings(settings.dataset, settings.encoder)
     with only_writer(folder, f"the embeddings of {settings.dataset} by {settings.encoder}", _who(progress)):
@@ -65,10 +65,9 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
             if rows["todo"].any():
                 run.chunk(int(str(chunk)), rows)
         read, bad = store.finish()
+        meta = {**store.meta, "dataset": dataset.fingerprint}
+        write_json(folder / "meta.json", meta)
         datasets.record_pixel_facts(workspace, dataset.name, read)
-        meta = store.meta
-        meta["dataset"] = dataset.fingerprint
-        _write_meta(folder, meta)
     for line in run.remarks(read):
         progress.warn(line)
     if len(bad):
@@ -132,8 +131,8 @@ class _Pass:
         previous = self._previous(chunk, known)
         parts = [old.loc[kept["sample_id"]].reset_index()] if len(kept) else []
         for row in kept["row"]:
-            values[row - start] = previous.get(row, np.nan)
-        batch: list[tuple[int, Any]] = []
+            values[row - start] = previous.get(row, np.nan)  # NaN where the file was bad
+        batch: list[tuple[int, Any, str]] = []
         thumbs, new = [], []
         for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(
             index=False
@@ -152,7 +151,7 @@ class _Pass:
                     values[row - start] = vector
                     self.progress.advance()
                     continue
-            batch.append((row - start, got.pixels))
+            batch.append((row - start, got.pixels, sample_id))
             if len(batch) == self.settings.batch_size:
                 self._embed(batch, values)
         self._embed(batch, values)
@@ -164,30 +163,33 @@ class _Pass:
 
     def _previous(self, chunk: int, known: Any) -> dict[int, Any]:
         """Vectors the chunk already has, by row; empty where it was never whole."""
-        from sslviz.errors import SslvizError
-
-        if chunk not in self.store.done() or known.empty:
-            return {}
         import numpy as np
 
         wanted = np.sort(known.loc[known["error"] == "", "row"].to_numpy(dtype=np.int64))
-        if len(wanted) == 0:
+        if chunk not in self.store.done() or len(wanted) == 0:
             return {}
-        try:
-            found: dict[int, Any] = {}
-            for block_rows, block in self.store.blocks(wanted):
-                found.update(zip(block_rows.tolist(), block, strict=True))
-            return found
-        except SslvizError:
-            return {}
+        found: dict[int, Any] = {}
+        for block_rows, block in self.store.blocks(wanted):
+            found.update(zip(block_rows.tolist(), block, strict=True))
+        return found
 
-    def _embed(self, batch: list[tuple[int, Any]], values: Any) -> None:
+    def _embed(self, batch: list[tuple[int, Any, str]], values: Any) -> None:
+        import numpy as np
         import torch
 
         if not batch:
             return
-        places, pixels = zip(*batch, strict=True)
+        places, pixels, ids = zip(*batch, strict=True)
         h = self.encoder.embed(torch.stack(pixels), bf16=self.settings.precision == "bf16").cpu().numpy()
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(h.astype(self.settings.store_dtype)).all(1)
+        if not finite.all():
+            raise InputError(
+                f"encoder {self.encoder.spec.name} gives NaN or infinity as {self.settings.store_dtype} "
+                f'for sample "{ids[finite.argmin()]}". '
+                f'for sample "{ids[finite.argmin()]}". '
+                f"Try --precision 32 --store-dtype float32, or an earlier checkpoint."
+            )
         values[list(places)] = h
         self.computed += len(batch)
         self.n_zero += int((abs(h).max(1) == 0).sum())
@@ -232,12 +234,6 @@ def _check_disk(root: Path, n: int, width: int, dtype: str) -> float:
             f"Free some, or use --store-dtype float16."
         )
     return need / 1e9
-
-
-def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    from sslviz.store.files import write_json
-
-    write_json(folder / "meta.json", meta)
 
 
 def _who(progress: Progress) -> str:

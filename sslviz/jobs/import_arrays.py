@@ -45,20 +45,24 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     H = check_embeddings(arrays[name], f"{path.name}:{name}", allow_nan=True)
     if H.shape[1] < MIN_FEATURES:
         raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least {MIN_FEATURES}.")
-    check_finite(H, path.name)
+    with np.errstate(over="ignore"):
+        H = H.astype(np.float32)
+    check_finite(H, f"{path.name} as float32")
     n = len(H)
     columns = {
         key: _column(key, given or arrays.get(key), n)
         for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
     }
     ids = columns["ids"] if columns["ids"] is not None else [f"row-{i:07d}" for i in range(n)]
-    ids = [str(i) for i in ids]
+    ids = [i.decode() if isinstance(i, bytes) else str(i) for i in ids]
     if len(set(ids)) != n:
         twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
         raise InputError(f'id "{twice}" occurs twice; ids must be unique, they join embeddings to samples.')
     known = settings.dataset in workspace.datasets()
     notes = []
-    if known and datasets.load(workspace, settings.dataset).root is not None:
+    if known:
+        if columns["labels"] is not None or columns["splits"] is not None:
+            notes.append("the data set is there already: its own labels and splits are used, not the file's")
         dataset, _ = datasets.refresh(workspace, settings.dataset)
         place = pd.Series(np.arange(n), index=ids)
         found = dataset.samples["sample_id"].map(place)
@@ -157,9 +161,20 @@ def _column(key: str, given: Any, n: int) -> list[Any] | None:
         else:
             raise NotFound(f"no file {path} with {key}.")
     values: list[Any] = given if isinstance(given, list) else given.tolist()
-    if len(values) != n:
-        raise InputError(f"{len(values):,} {key} for {n:,} embeddings; expected one each.")
+    if not isinstance(values, list) or len(values) != n:
+        raise InputError(f"{len(values) if isinstance(values, list) else 1:,} {key} for {n:,} embeddings; expected one each.")
     return values
+
+
+def _label(value: Any) -> str | None:
+    """A class name out of what a label file holds; None for NaN, negative numbers and blanks."""
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or value != value or (isinstance(value, int | float) and value < 0):
+        return None
+    return str(value).strip() or None
 
 
 def _array_dataset(workspace: Workspace, name: str, path: Path, ids: list[str], columns: dict[str, Any]) -> Any:
@@ -173,13 +188,8 @@ def _array_dataset(workspace: Workspace, name: str, path: Path, ids: list[str], 
     if strange:
         raise InputError(f'split "{strange[0]}" is unknown; expected train, val or test.')
     samples["split"] = [str(s) for s in splits]
-    labels = columns["labels"]
-    if labels is not None and all(isinstance(v, int | float) or str(v).lstrip("-").isdigit() for v in labels):
-        labels = [None if int(v) < 0 else f"{int(v):d}" for v in labels]
-        names = sorted({v for v in labels if v is not None}, key=int)
-    else:
-        labels = [None] * len(ids) if labels is None else [str(v) or None for v in labels]
-        names = sorted({v for v in labels if v is not None})
+    labels = [_label(v) for v in columns["labels"] or [None] * len(ids)]
+    names = sorted({v for v in labels if v is not None}, key=lambda v: (len(v), v) if v.isdigit() else (0, v))
     index = {c: i for i, c in enumerate(names)}
     samples["label_name"] = labels
     samples["label"] = samples["label_name"].map(index).fillna(datasets.UNKNOWN).astype("int64")

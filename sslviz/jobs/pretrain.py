@@ -25,7 +25,6 @@ class PretrainSettings(Settings):
     snapshot_every: int = Field(0, ge=0, description="also keep the encoder every so many epochs, as NAME-eEPOCH; 0 never")
     seed: int = Field(0, ge=0, description="of weights, order and views")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
-    devices: int = Field(1, ge=1, le=64, description="processes on this machine")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
     workers: int = Field(2, ge=1, le=128, description="threads that read images")
 
@@ -55,6 +54,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     if progress.folder is None:
         raise ValueError("pretrain needs a run folder for its checkpoint")
     name = check_name("encoder", settings.name or f"{settings.method}-{settings.dataset}")
+    if name in workspace.encoders() and not (progress.folder / "checkpoint.pt").exists():
+        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     if dataset.root is None:
@@ -85,8 +86,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         if not chosen.exists():
             write_json(chosen, {"precision": choose_precision(method, settings.size, settings.batch_size, device)})
         precision = read_json(chosen)["precision"]
-    fabric = lightning.Fabric(accelerator=device, devices=settings.devices, precision=precision)
-    fabric.launch()
+    fabric = lightning.Fabric(accelerator=device, devices=1, precision=precision)
     progress.note(device=device, precision=precision, images=len(images))
 
     recipe = method_class.recipe

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sslviz.errors import Busy, Cancelled, InputError, SslvizError
+from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError
 from sslviz.jobs import JOBS, Settings, parse
 from sslviz.progress import Progress
 from sslviz.store.files import is_held, read_json, write_json
@@ -119,7 +119,12 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     """All runs, newest first."""
-    runs = [read_run(workspace, run_id) for run_id in workspace.runs()]
+    runs = []
+    for run_id in workspace.runs():
+        try:
+            runs.append(read_run(workspace, run_id))
+        except (NotFound, FileNotFoundError):
+            continue  # deleted while we looked
     return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError
+from sslviz.errors import Busy, InputError, Stale
 from sslviz.jobs import Eps, Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -129,6 +129,8 @@ def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, em
     if state != "fresh":
         try:
             probe(ProbeSettings(dataset=settings.dataset, encoder=settings.encoder), workspace, progress)
+        except (Busy, Stale):
+            raise
         except InputError as error:
             return None, str(error)
         _, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
@@ -184,7 +186,7 @@ def _add_rivals(table: Any, similarities: Any, samples: Any, predictions: Any) -
     rows = RowScores(*(table[c].to_numpy() for c in ("q", "n_firing", "n_chosen", "norm", "std")))
     confidence = None
     if predictions is not None:
-        confidence = table[["sample_id"]].merge(predictions, on="sample_id", how="left")["confidence"].to_numpy()[:, None]
+        confidence = table[["sample_id"]].merge(predictions, on="sample_id", how="left")["confidence"].to_numpy()
     names = []
     for name in RIVALS:
         values = RIVALS[name].score(RivalInput(rows, similarities, confidence))

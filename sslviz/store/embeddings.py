@@ -64,8 +64,8 @@ class EmbeddingStore:
         rows_per_chunk = chunk_rows or min(most, max(256, len(samples) // 20))  # what a stopped run loses: 5 % at most
         meta: dict[str, Any] = {"depends": depends, "width": width, "dtype": dtype, "chunk_rows": rows_per_chunk}
         old = read_json(self.folder / "meta.json") if (self.folder / "meta.json").exists() else None
-        if old is not None and chunk_rows is None and old["depends"] == depends:
-            meta["chunk_rows"] = old["chunk_rows"]
+        if old is not None and old["depends"] == depends:
+            meta["chunk_rows"] = old["chunk_rows"]  # of a store that is there, it stays
         if old is not None and {k: old.get(k) for k in meta} != meta:
             shutil.rmtree(self.folder)
             old = None
@@ -74,9 +74,10 @@ class EmbeddingStore:
         n_rows = int(plan["row"].max()) + 1
         write_json(self.folder / "meta.json", {**meta, "n_rows": n_rows, "fingerprint": ""})
         write_table(self.folder / "plan.parquet", plan[["sample_id", "row"]])
-        array = self._open_or_make(n_rows, meta)
-        if array.shape[0] != n_rows:
-            array.resize((n_rows, width))
+        whole_chunks = -(-n_rows // meta["chunk_rows"]) * meta["chunk_rows"]  # so that a chunk is always whole on disk
+        array = self._open_or_make(whole_chunks, meta)
+        if array.shape[0] < whole_chunks:
+            array.resize((whole_chunks, width))
         return self._mark_todo(plan, meta["chunk_rows"])
 
     def _plan(self, samples: pd.DataFrame) -> pd.DataFrame:
@@ -112,7 +113,12 @@ class EmbeddingStore:
             return plan.assign(chunk=chunk, todo=True)
         known = pd.concat(parts)[["sample_id", "row", "size", "mtime_ns"]].assign(known=True)
         joined = plan.merge(known, on=["sample_id", "row", "size", "mtime_ns"], how="left")
-        return plan.assign(chunk=chunk, todo=joined["known"].isna().to_numpy())
+        plan = plan.assign(chunk=chunk, todo=joined["known"].isna().to_numpy())
+        for k in plan.loc[plan["todo"], "chunk"].unique():  # these are written again: what they keep must be sound
+            if k in whole and not self._is_sound(int(k)):
+                self.forget([int(k)])
+                plan.loc[plan["chunk"] == k, "todo"] = True
+        return plan
 
     def part(self, chunk: int) -> pd.DataFrame:
         """What was read for a chunk's rows; empty where it has not been done."""
@@ -124,7 +130,8 @@ class EmbeddingStore:
         self.forget([chunk])  # while it is rewritten it is not done
         array = zarr.open_array(self.folder / "embeddings.zarr", mode="r+")
         start = chunk * array.chunks[0]
-        values = values.astype(array.dtype)
+        padding = np.full((array.chunks[0] - len(values), values.shape[1]), np.nan)
+        values = np.concatenate([values, padding]).astype(array.dtype)
         array[start : start + len(values)] = values
         write_table(self.folder / "parts" / f"{chunk}.parquet", part[PART_COLUMNS])
         digest = "" if np.isnan(values).all() else hashlib.sha256(values.tobytes()).hexdigest()
@@ -215,15 +222,12 @@ class EmbeddingStore:
 
     def damaged_chunks(self) -> list[int]:
         """Done chunks whose values are gone or not what was written."""
-        array = self._array()
-        n = array.chunks[0]
-        damaged = []
-        for chunk, digest in self.done().items():
-            try:
-                values = array[chunk * n : (chunk + 1) * n]
-                same = np.isnan(values).all() if not digest else hashlib.sha256(values.tobytes()).hexdigest() == digest
-            except (OSError, ValueError, RuntimeError):
-                same = False
-            if not same:
-                damaged.append(chunk)
-        return damaged
+        return [chunk for chunk in self.done() if not self._is_sound(chunk)]
+
+    def _is_sound(self, chunk: int) -> bool:
+        array, digest = self._array(), self.done()[chunk]
+        try:
+            values = array[chunk * array.chunks[0] : (chunk + 1) * array.chunks[0]]
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return bool(np.isnan(values).all()) if not digest else hashlib.sha256(values.tobytes()).hexdigest() == digest

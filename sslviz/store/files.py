@@ -61,16 +61,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
 
 
 @contextmanager
-def only_writer(target: Path, what: str, who: str = "") -> Iterator[None]:
+def only_writer(target: Path, what: str, who: str = "", *, wait: bool = False) -> Iterator[None]:
     """Hold the one lock of `target` while the block runs.
 
-    The lock is the operating system's (flock), so a holder that dies leaves none behind. Raises Busy naming the holder.
+    The lock is the operating system's (flock), so a holder that dies leaves none behind. Raises Busy naming the holder,
+    unless `wait` (for work of a moment).
     """
     lock = target.with_name(f".{target.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+", encoding="utf-8") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "another process"

@@ -10,6 +10,7 @@ import pandas as pd
 from sslviz.data import dataset as datasets
 from sslviz.data import thumbs
 from sslviz.errors import NotFound
+from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace
 
 _lock = threading.Lock()
@@ -44,6 +45,11 @@ def picture_file(dataset: str, row: int, side: int = 1024) -> tuple[bytes, str]:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue(), "image/jpeg"
+
+
+def fingerprint_of(dataset: str) -> str:
+    """The data set's fingerprint now. Raises NotFound."""
+    return str(read_json(Workspace().existing_dataset(dataset) / "dataset.json")["fingerprint"])
 
 
 def _stamp(workspace: Workspace, dataset: str) -> tuple[int, int]:

@@ -160,7 +160,7 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
     if "correct" in part and part["correct"].notna().any():
         st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
-    widgets.gallery(here.dataset.name, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
+    widgets.gallery(here.dataset, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
 
 
 def _outcomes(table: pd.DataFrame) -> list[str]:

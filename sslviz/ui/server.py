@@ -181,13 +181,17 @@ async def _image(request: "Request") -> "Response":
     from starlette.responses import Response
 
     from sslviz.errors import SslvizError
-    from sslviz.ui.pictures import picture_file, thumb_file
+    from sslviz.ui.pictures import fingerprint_of, picture_file, thumb_file
 
     make = {"thumb": thumb_file, "image": picture_file}.get(request.path_params["kind"])
     if make is None:
         return Response(status_code=404)
+    name, row = request.path_params["dataset"], request.path_params["row"]
     try:
-        content, kind = await run_in_threadpool(make, request.path_params["dataset"], request.path_params["row"])
+        of = request.query_params.get("of")
+        if of is not None and of != fingerprint_of(name):
+            return Response(status_code=404)  # the data set has changed: its rows are others now
+        content, kind = await run_in_threadpool(make, name, row)
     except (SslvizError, OSError):
         return Response(status_code=404)
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pandas as pd
 import streamlit as st
 
+from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
 from sslviz.jobs import JOBS, Settings
 from sslviz.jobs.runner import ACTIVE, cancel, launch, list_runs, read_run, resume
@@ -41,7 +42,7 @@ def _gallery() -> Any:
     )
 
 
-def gallery(dataset: str, table: pd.DataFrame, score: str, key: str, side: int = 112) -> None:
+def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: int = 112) -> None:
     """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page."""
     has_probe = "correct" in table
     items = []
@@ -55,7 +56,7 @@ def gallery(dataset: str, table: pd.DataFrame, score: str, key: str, side: int =
         items.append(
             {
                 "id": row["sample_id"],
-                "url": f"/api/thumb/{quote(dataset)}/{row['row']}",
+                "url": f"/api/thumb/{quote(dataset.name)}/{row['row']}?of={dataset.fingerprint}",
                 "title": label,
                 "detail": f"{value:.3f} {said}".strip(),
                 "alt": f"{label}, {row['sample_id'].rsplit('/', 1)[-1]}, {score} {value:.3f}"

@@ -94,6 +94,7 @@ def test_same_seed_same_interval():
         (0.35, 1500, "weakly predicts"),
         (0.0, 400, "does not separate here"),
         (-1.0, 400, "upside down here"),
+        (-0.3, 1500, "upside down here"),
     ],
 )
 def test_each_verdict_is_reached(shift, n, verdict):

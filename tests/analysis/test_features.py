@@ -43,6 +43,24 @@ def test_auto_eps_is_the_largest_with_enough_firing():
     assert not selection.sparse
 
 
+def test_a_share_of_exactly_3_7_percent_is_enough():
+    H = np.zeros((1, 1000))
+    H[0, :37] = 1  # the ones lie 5.10 standard deviations above the mean
+    assert select_features(H, "auto").eps == 5.0
+
+
+def test_counts_have_a_border_of_their_own():
+    counts = ActivationCounts(8, [1.0])
+    with pytest.raises(InputError, match="H has 1 features; these counts are of 8"):
+        counts.update(np.ones((3, 1)))
+    with pytest.raises(InputError, match="NaN in row 0"):
+        counts.update(np.full((1, 8), np.nan))
+    with pytest.raises(InputError, match="other eps"):
+        counts.merge(ActivationCounts(8, [2.0]))
+    with pytest.raises(InputError, match="eps 2 was not counted; there is: 1"):
+        counts.update(np.eye(8)).shares(2.0)
+
+
 def test_auto_eps_leaves_zero_rows_out_of_the_mean():
     rng = np.random.default_rng(0)
     H = np.maximum(rng.normal(0, 1, (200, 64)), 0)

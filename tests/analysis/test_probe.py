@@ -89,3 +89,12 @@ def test_out_of_fold_predictions_do_not_see_their_sample():
     assert (predictions == y).mean() == pytest.approx(1 / 3, abs=0.13)
     assert linear_probe(H, y, H, y, l2=1e-4).top1 == 1.0
     assert_allclose(probabilities.sum(1), np.ones(150), atol=1e-5)
+
+
+def test_a_fold_that_takes_all_of_a_rare_class():
+    H, y = planted(11, classes=2)
+    y[:] = 0
+    y[3] = 1
+    predictions, probabilities = out_of_fold(H, y, l2=1e-2)
+    assert set(predictions) <= {0, 1}
+    assert_allclose(probabilities.sum(1), np.ones(11), atol=1e-5)

@@ -32,7 +32,7 @@ def test_few_train_rows_repeat_the_last_and_zero_rows_have_similarity_zero():
 
 def test_each_rival_by_hand():
     rows = score_rows(np.array([[0, 0, 3.0, 4.0]]), np.array([3]), 0.65)
-    given = RivalInput(rows, np.array([[0.9, 0.5, 0.4]]), np.array([[0.2, 0.7, 0.1]]))
+    given = RivalInput(rows, np.array([[0.9, 0.5, 0.4]]), np.array([0.7]))
     found = {name: RIVALS[name].score(given)[0] for name in RIVALS}
     expected = {"norm": 5, "std": np.std([0, 0, 0.6, 0.8]), "nn1": 0.9, "nn10": 0.6, "msp": 0.7}
     assert_allclose([found[k] for k in expected], list(expected.values()))

@@ -45,6 +45,32 @@ def test_zero_and_flat_rows_fire_nothing(kind):
     assert_allclose(q_score(H, [0, 1, 2, 3], 0.0), [0, 0, 0.75])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_firing_is_strictly_above_the_threshold(kind):
+    H = kind(np.array([[0.0, 1.0, 2.0]]))  # mean 1 exactly: at eps 0 the middle feature lies on its threshold
+    assert_array_equal(np.asarray(highly_activating(H, 0.0)), [[False, False, True]])
+    assert_array_equal(np.asarray(activation_share(H, 0.0)), [0, 0, 100])
+    assert_allclose(np.asarray(q_score(H, [1], 0.0)), [0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flat_rows_of_any_width_fire_nothing(kind):  # their computed mean differs from the value by rounding
+    for width in range(2, 60):
+        for value in (0.1, 0.7, 1e-3, 123.4):
+            H = kind(np.full((1, width), value, dtype=np.float32))
+            assert not np.asarray(highly_activating(H, 0.0)).any()
+            assert float(q_score(H, np.arange(width), 0.0)[0]) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15, 1e25])
+def test_float32_rows_whose_squares_leave_its_range(scale):
+    base = np.maximum(np.random.default_rng(0).normal(0, 1, (20, 50)), 0)
+    H = (base * scale).astype(np.float32)
+    features = np.arange(0, 50, 2)
+    assert_allclose(q_score(H, features, 1.0), reference.q_score(base, features, 1.0), rtol=1e-4)
+    assert_allclose(q_score(torch.as_tensor(H), features, 1.0), reference.q_score(base, features, 1.0), rtol=1e-4)
+
+
 @settings(max_examples=40, deadline=None)
 @given(H=matrices, scale=st.sampled_from([1e-20, 1e-4, 3.0, 1e10]), eps=epsilons)
 def test_a_rows_scale_does_not_matter(H, scale, eps):
@@ -61,6 +87,7 @@ def test_chunked_is_whole_bit_for_bit(H, cut, eps):
     whole = ActivationCounts(9, [eps, 4.0]).update(H)
     merged = ActivationCounts(9, [eps, 4.0]).update(H[cut:]).merge(ActivationCounts(9, [eps, 4.0]).update(H[:cut]))
     assert_array_equal(merged.counts, whole.counts)
+    assert (merged.n_samples, merged.n_zero) == (whole.n_samples, whole.n_zero) == (12, int((H == 0).all(1).sum()))
     a, b = whole.select(eps, 50, 95), merged.select(eps, 50, 95)
     assert_array_equal(a.features, b.features)
     assert_array_equal(a.shares, activation_share(H, eps))

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import pickle
 import sys
 import types
@@ -290,3 +291,45 @@ def test_input_is_settable_and_part_of_the_fingerprint(tmp_path, nets):
     assert plain.fingerprint() != raw.fingerprint()
     with pytest.raises(InputError, match="each value must be above 0"):
         read_encoder(tmp_path / "a.pth", "x", input_spec={"std": (0, 1, 1)})
+
+
+def test_the_allow_list_is_fixed():
+    from sslviz.encoders.files import _harmless
+
+    names = {entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}" for entry in _harmless()}
+    kinds = {n for n in names if not n.startswith("numpy.dtypes.")}
+    paths = {f"{m}.{k}Path" for m in ("pathlib", "pathlib._local") for k in ("Posix", "Windows", "PurePosix", "PureWindows")}
+    numpy_names = {f"numpy.{m}.multiarray.{f}" for m in ("core", "_core") for f in ("scalar", "_reconstruct")}
+    assert kinds == {"argparse.Namespace", "numpy.ndarray", "numpy.dtype", *paths, *numpy_names}
+
+
+def test_layers_of_another_architecture_are_not_left_out(tmp_path, nets):
+    extra = {f"layer1.{i}.se.fc1.weight": torch.ones(4, 64) for i in range(2)}
+    torch.save({**nets["A"].state_dict(), **extra}, tmp_path / "se.pth")
+    with pytest.raises(InputError, match="2 tensors of its layers are unknown .*another architecture"):
+        read_encoder(tmp_path / "se.pth", "x")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"backbone": "resnet", "architecture": {}},
+        {"backbone": "resnet", "architecture": {"block": 3}},
+        {"backbone": "timm", "architecture": {"model": "hf-hub:evil/x"}},
+        {"backbone": "nothing", "architecture": {}},
+    ],
+)
+def test_what_a_file_says_of_itself_is_not_believed_blindly(tmp_path, spec):
+    said = json.dumps({"name": "x", "feature_dim": 8, "input": {}, **spec})
+    save_file(
+        {"conv1.weight": torch.tensor(1.0), "layer1.0.conv1.weight": torch.ones(2)}, tmp_path / "x.safetensors", {"sslviz": said}
+    )
+    with pytest.raises(InputError, match="0 of 2 tensors have a name of a known backbone"):
+        read_encoder(tmp_path / "x.safetensors", "x")
+
+
+def test_names_of_a_backbone_with_shapes_of_none(tmp_path):
+    state = {"conv1.weight": torch.tensor(1.0), "layer1.0.conv1.weight": torch.ones(2), "layer2.0.conv1.weight": torch.ones(2)}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(InputError):
+        read_encoder(tmp_path / "x.pth", "x")

@@ -129,3 +129,9 @@ def test_a_run_that_never_started_does_not_run_for_ever(workspace, photos, monke
     assert runner.read_run(workspace, run_id)["status"] == "starting"
     monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)
     assert runner.read_run(workspace, run_id)["status"] == "killed"
+
+
+def test_an_existing_encoder_is_not_trained_over(workspace, photos):
+    run_id, _ = runner.launch("pretrain", pretrain_settings(name="tiny"), workspace)
+    state = wait(workspace, run_id)
+    assert (state["exit_code"], 'encoder "tiny" is already there' in state["error"]) == (2, True)

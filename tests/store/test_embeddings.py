@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sslviz.errors import InputError, NotFound, Stale
@@ -71,7 +71,9 @@ def test_a_stopped_run_goes_on_with_the_next_chunk(store):
     assert fill(store, table) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
+@example(edits=[("drop", 6)])
+@example(edits=[("drop", 3), ("change", 1)])
 @given(edits=st.lists(st.tuples(st.sampled_from(["add", "drop", "change"]), st.integers(0, 20)), max_size=6))
 def test_any_edit_recomputes_only_what_changed(tmp_path_factory, edits):
     store = EmbeddingStore(tmp_path_factory.mktemp("w") / "set" / "enc")
