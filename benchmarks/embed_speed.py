@@ -73,8 +73,8 @@ def compare(title: str, family: str, architecture: dict, size: int, resize: int,
 
 def main() -> None:
     print(describe())
-    compare("ResNet-18 at 224, pictures of 320x240", "resnet", RESNET18, 224, 256, 512, (320, 240))
-    compare("small ResNet at 32, pictures of 32x32", "small_resnet", SMALL, 32, 32, 20_000, (32, 32))
+    compare("ResNet-18 at 224, pictures of 320x240", "resnet", RESNET18, 224, 256, 2048, (320, 240))
+    compare("small ResNet at 32, pictures of 32x32", "small_resnet", SMALL, 32, 32, 60_000, (32, 32))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class ActivationCounts:
 
     def update(self, H: np.ndarray) -> "ActivationCounts":
         """Count H float[n, D]; it is not changed. Raises InputError: another width, NaN or infinity."""
-        H = check_embeddings(H)
+        H = check_embeddings(H, allow_nan=True)  # the pass over the rows finds what is not finite
         if H.shape[1] != self.counts.shape[1]:
             raise InputError(f"H has {H.shape[1]} features; these counts are of {self.counts.shape[1]}.")
         counts, zero = count_firing(H, self.eps)
@@ -127,7 +127,7 @@ def activation_share(H: Array, eps: float = EPS) -> Array:
 
     Raises InputError: wrong rank, empty, NaN or infinity, eps < 0.
     """
-    H, eps = check_embeddings(H), check_eps(eps)
+    H, eps = check_embeddings(H, allow_nan=not is_torch(H)), check_eps(eps)
     if is_torch(H):
         return 100.0 * expression.firing(expression.unit_rows(H), eps).double().mean(0)
     return ActivationCounts(H.shape[1], [eps]).update(H).shares(eps)
@@ -142,7 +142,7 @@ def select_features(
     share is still 3.7 % · lower, upper: percentiles of the shares.
     Raises InputError: wrong rank, empty, NaN or infinity, eps < 0, percentiles out of order.
     """
-    H = check_embeddings(H_train, "H_train")
+    H = check_embeddings(H_train, "H_train", allow_nan=True)
     lower, upper = check_percentiles(lower, upper)
     if isinstance(eps, str) and eps != "auto":
         raise InputError(f'eps is "{eps}"; expected a number of at least 0, or "auto".')

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, cast
 import numba
 import numpy as np
 
+from sslviz.arrays import check_finite
+
 FLAT = 1e-6
 """A row whose standard deviation is below this share of its mean is constant up to rounding: nothing fires in it (ours)."""
 
@@ -52,10 +54,13 @@ def _moments(row: np.ndarray) -> tuple[float, float, float]:
 
 @_njit
 def _count(H: np.ndarray, eps: np.ndarray, counts: np.ndarray) -> int:
+    """Adds to counts; returns the number of zero rows, or -1 when a row is not finite."""
     zero = 0
     for i in range(H.shape[0]):
         row = H[i]
         mean, std, norm = _moments(row)
+        if not norm < np.inf:
+            return -1
         if norm == 0:
             zero += 1
         if norm == 0 or std <= FLAT * abs(mean):
@@ -70,22 +75,20 @@ def _count(H: np.ndarray, eps: np.ndarray, counts: np.ndarray) -> int:
 
 @_njit
 def _score(H: np.ndarray, chosen: np.ndarray, eps: float, out: np.ndarray) -> None:
-    one = np.int32(1)
-    nothing = np.int32(0)
+    zero = H.dtype.type(0)
+    one = H.dtype.type(1)
     for i in range(H.shape[0]):
         row = H[i]
         mean, std, norm = _moments(row)
-        excess = row.dtype.type(0)
-        firing, used = nothing, nothing
+        excess = firing = used = zero  # counts in the row's own type keep the loop one of vectors; exact up to 2^24 features
         if norm > 0 and std > FLAT * abs(mean):
             threshold = row.dtype.type(mean + eps * std)
             for j in range(row.size):
-                x = row[j]
-                fires = x > threshold
-                both = fires & (chosen[j] != 0)
-                firing += one if fires else nothing
-                used += one if both else nothing
-                excess += x - mean if both else row.dtype.type(0)
+                fires = one if row[j] > threshold else zero
+                both = fires * chosen[j]
+                firing += fires
+                used += both
+                excess += (row[j] - mean) * both
         out[0, i] = excess / norm / used if used else 0.0
         out[1, i] = firing
         out[2, i] = used
@@ -94,7 +97,10 @@ def _score(H: np.ndarray, chosen: np.ndarray, eps: float, out: np.ndarray) -> No
 
 
 def count_firing(H: np.ndarray, eps: np.ndarray) -> tuple[np.ndarray, int]:
-    """How many rows of H[N, D] each feature fires in: int64[len(eps), D], one row for each eps; and the number of zero rows."""
+    """How many rows of H[N, D] each feature fires in: int64[len(eps), D], one row for each eps; and the number of zero rows.
+
+    Raises InputError naming the first value that is not finite: the pass itself notices, no extra one is needed.
+    """
 
     def count(block: np.ndarray) -> tuple[np.ndarray, int]:
         counts = np.zeros((len(eps), H.shape[1]), np.int32)
@@ -102,14 +108,19 @@ def count_firing(H: np.ndarray, eps: np.ndarray) -> tuple[np.ndarray, int]:
 
     total, zero = np.zeros((len(eps), H.shape[1]), np.int64), 0
     for counts, n in _over_blocks(count, H):
+        if n < 0:
+            check_finite(H)
         total += counts
         zero += n
     return total, zero
 
 
 def score_rows(H: np.ndarray, features: np.ndarray, eps: float) -> RowScores:
-    """Q-Score and companions of every row of H[N, D] for the discriminative `features` int[K]."""
-    chosen = np.zeros(H.shape[1], np.int32)
+    """Q-Score and companions of every row of H[N, D] for the discriminative `features` int[K].
+
+    Raises InputError naming the first value that is not finite.
+    """
+    chosen = np.zeros(H.shape[1], H.dtype if H.dtype.itemsize >= 4 else np.float32)
     chosen[features] = 1
 
     def score(block: np.ndarray) -> np.ndarray:
@@ -118,6 +129,8 @@ def score_rows(H: np.ndarray, features: np.ndarray, eps: float) -> RowScores:
         return out
 
     q, firing, used, norm, std = np.concatenate(list(_over_blocks(score, H)), axis=1)
+    if not np.isfinite(norm).all():
+        check_finite(H)
     return RowScores(q, firing.astype(np.int64), used.astype(np.int64), norm, std)
 
 

@@ -15,7 +15,7 @@ def q_score(H: Array, features: Array | FeatureSelection, eps: float | None = No
     Torch tensors keep their gradient: it flows through h_ij - mu_i, not through which features fire.
     Raises InputError: wrong rank, empty, NaN or infinity, index outside 0..D-1, eps < 0, an eps other than the selection's.
     """
-    H = check_embeddings(H)
+    H = check_embeddings(H, allow_nan=not is_torch(H))  # the pass over the rows finds what is not finite
     if isinstance(features, FeatureSelection):
         if eps is not None and eps != features.eps:
             raise InputError(f"eps is {eps:g}, but these features were selected at eps {features.eps:g}; leave eps out.")

@@ -15,6 +15,8 @@ from sslviz.store.files import read_json, read_table, write_json, write_table
 from sslviz.store.fingerprints import fingerprint
 
 State = Literal["fresh", "stale", "missing"]
+FORMAT = 1
+"""Of result.json and its tables; raised when their content changes its meaning."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def save_result(
     place = folder / fingerprint(settings)
     for name, table in tables.items():
         write_table(place / f"{name}.parquet", table)
-    content = {"settings": settings, "inputs": inputs, "key": fingerprint([settings, inputs]), "summary": summary}
+    key = fingerprint([settings, inputs])
+    content = {"format": FORMAT, "settings": settings, "inputs": inputs, "key": key, "summary": summary}
     write_json(place / "result.json", content)
     write_json(folder / "latest.json", {"current": place.name})
     return Result(place, content)
@@ -65,6 +68,8 @@ def latest_result(folder: Path) -> Result | None:
     if not name.isalnum() or not (place / "result.json").exists():
         return None
     content = read_json(place / "result.json")
+    if content.get("format") != FORMAT:  # made by another version: to be made again
+        return None
     if not {"settings", "inputs", "key", "summary"} <= set(content):
         raise InputError(f"{place / 'result.json'} is damaged. Remove the folder and run the job again.")
     return Result(place, content)

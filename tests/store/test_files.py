@@ -105,5 +105,7 @@ def test_results_are_keyed_by_settings_and_inputs(tmp_path):
     assert (first.folder / "result.json").exists()
     assert latest_result(tmp_path).key == other_input.key
     assert latest_result(tmp_path / "none") is None
+    write_json(other_input.folder / "result.json", {**other_input.content, "format": 0})
+    assert latest_result(tmp_path) is None  # another version's result is made again, not misread
     (tmp_path / "latest.json").write_text('{"current": "../../etc"}')
     assert latest_result(tmp_path) is None
