@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sslviz.encoders.spec import EncoderSpec, InputSpec
-from sslviz.encoders.store import load_spec, save_encoder
+from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
+from sslviz.encoders.store import save_encoder
 from sslviz.errors import InputError, NotFound
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 

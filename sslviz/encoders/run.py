@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sslviz.encoders.backbones import BACKBONES
-from sslviz.encoders.spec import EncoderSpec, InputSpec
-from sslviz.encoders.store import load_spec, load_weights
+from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
+from sslviz.encoders.store import load_weights
 from sslviz.errors import InputError
 from sslviz.store.workspace import Workspace
 

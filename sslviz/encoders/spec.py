@@ -1,10 +1,14 @@
 """What an encoder is: the facts stored beside its weights, as encoder.json."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sslviz.errors import InputError
+from sslviz.store.files import read_json
 from sslviz.store.fingerprints import fingerprint
+from sslviz.store.workspace import Workspace
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,3 +46,14 @@ class EncoderSpec(BaseModel):
         """Changes with anything that changes an embedding: weights, architecture or input."""
         parts = {"backbone", "architecture", "feature_dim", "input", "digest"}
         return fingerprint(self.model_dump(mode="json", include=parts))
+
+
+def load_spec(workspace: Workspace, name: str) -> EncoderSpec:
+    """The stored facts of an encoder. Raises NotFound, or InputError when encoder.json is damaged."""
+    path = workspace.existing_encoder(name) / "encoder.json"
+    try:
+        return EncoderSpec.model_validate_json(json.dumps(read_json(path)))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged. Remove the encoder and add it again: sslviz encoders remove {name}") from None

@@ -1,6 +1,5 @@
 """Encoders in a workspace: encoder.json beside weights.safetensors (and head.safetensors where a head is known)."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.errors import InputError
-from sslviz.store.files import read_json, whole_file, write_json
+from sslviz.store.files import whole_file, write_json
 from sslviz.store.fingerprints import file_digest
 from sslviz.store.workspace import Workspace
 
@@ -41,17 +40,6 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[st
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     with whole_file(path) as beside:
         save_file(plain, beside, metadata)
-
-
-def load_spec(workspace: Workspace, name: str) -> EncoderSpec:
-    """The stored facts of an encoder. Raises NotFound, or InputError when encoder.json is damaged."""
-    path = workspace.existing_encoder(name) / "encoder.json"
-    try:
-        return EncoderSpec.model_validate_json(json.dumps(read_json(path)))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged. Remove the encoder and add it again: sslviz encoders remove {name}") from None
 
 
 def load_weights(workspace: Workspace, spec: EncoderSpec) -> dict[str, torch.Tensor]:

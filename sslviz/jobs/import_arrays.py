@@ -31,8 +31,8 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
 
     from sslviz.arrays import check_embeddings, check_finite
     from sslviz.data import dataset as datasets
-    from sslviz.encoders.spec import EncoderSpec, InputSpec
-    from sslviz.encoders.store import MIN_FEATURES, load_spec
+    from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
+    from sslviz.encoders.store import MIN_FEATURES
     from sslviz.store.embeddings import EmbeddingStore
     from sslviz.store.files import only_writer, write_json
     from sslviz.store.fingerprints import file_digest, fingerprint

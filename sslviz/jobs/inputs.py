@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sslviz.data import dataset as datasets
-from sslviz.encoders.store import load_spec
+from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, NotFound, Stale
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import Result, State, latest_result

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
-from sslviz.encoders.store import load_spec
+from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, SslvizError, Untrusted
 from sslviz.jobs import parse
 from sslviz.jobs.analyze import AnalyzeSettings

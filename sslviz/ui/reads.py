@@ -8,8 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
-from sslviz.encoders.spec import EncoderSpec
-from sslviz.encoders.store import load_spec
+from sslviz.encoders.spec import EncoderSpec, load_spec
 from sslviz.errors import SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore

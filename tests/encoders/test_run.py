@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslviz.encoders.run import load_encoder, pick_device
-from sslviz.encoders.store import load_spec
+from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, NotFound
 from tests.inputs import picture, pixels, small_encoder
 

@@ -13,7 +13,8 @@ from sslviz import q_score, select_features
 from sslviz.data import dataset as datasets
 from sslviz.data import thumbs
 from sslviz.encoders.run import load_encoder
-from sslviz.encoders.store import load_spec, save_encoder
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import save_encoder
 from sslviz.errors import Cancelled, InputError, NotFound, Stale
 from sslviz.jobs import inputs
 from sslviz.jobs.embed import EmbedSettings, embed
