@@ -94,7 +94,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     warmup = recipe.warmup_epochs if settings.warmup_epochs is None else settings.warmup_epochs
     if warmup >= settings.epochs:
         warmup = settings.epochs // 10
-    pixels = images[:5000].float().div(255)
+    sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))[:5000]
+    pixels = images[sample].float().div(255)
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
     input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
 
