@@ -2,12 +2,13 @@
 
 import streamlit as st
 
+from sslviz.jobs.runner import list_runs
 from sslviz.store.workspace import Workspace
 from sslviz.ui import frame, runs
 
 frame.open_page("Runs", "What is running, what happened?")
 workspace = Workspace()
-states = runs.list_all(workspace)
+states = list_runs(workspace)
 if not states:
     st.info("Nothing has run in this workspace yet.")
     st.page_link("pages/data.py", label="Start with a folder and a checkpoint", icon=":material/folder_open:")

@@ -231,7 +231,7 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from sslviz.jobs.runner import ACTIVE, cancel, read_run
+    from sslviz.jobs.runner import ACTIVE, cancel, in_words, read_run
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -252,7 +252,7 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
             while True:
                 try:
                     state = read_run(workspace, run_id)
-                    facts = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in state["facts"].items())
+                    facts = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in state["facts"].items())
                     bar.update(
                         task,
                         description=state["stage"] or state["status"],
@@ -284,15 +284,13 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
     raise AssertionError
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> None:
+    from sslviz.jobs.runner import in_words
+
     if job in ("score", "analyze"):
         _print_scores(result, workspace)
     elif job == "probe":
@@ -310,7 +308,7 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         )
     else:
         for key, value in result.items():
-            out.print(f"{key}: {_short(value)}", markup=False)
+            out.print(f"{key}: {in_words(value)}", markup=False)
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:

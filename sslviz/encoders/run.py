@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sslviz.encoders.backbones import BACKBONES
-from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
+from sslviz.encoders.spec import EncoderSpec, load_spec
 from sslviz.encoders.store import load_weights
 from sslviz.errors import InputError
 from sslviz.store.workspace import Workspace
@@ -51,11 +51,9 @@ class Encoder(nn.Module):
         return cast(torch.Tensor, h.float())
 
 
-def load_encoder(workspace: Workspace, name: str, device: str = "cpu", input_spec: InputSpec | None = None) -> Encoder:
+def load_encoder(workspace: Workspace, name: str, device: str = "cpu") -> Encoder:
     """A stored encoder, ready to run. Raises NotFound, or InputError when its files were changed."""
     spec = load_spec(workspace, name)
-    if input_spec is not None:
-        spec = spec.model_copy(update={"input": input_spec})
     if spec.backbone == "arrays":
         raise InputError(f'encoder "{name}" came in as arrays ({spec.source}); it has no weights to embed with.')
     backbone = BACKBONES[spec.backbone].build(spec.architecture)

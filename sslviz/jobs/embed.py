@@ -56,7 +56,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         todo = plan[plan["todo"]]
         progress.note(device=device, precision=settings.precision, to_compute=len(todo), kept=len(plan) - len(todo))
         gigabytes = _check_disk(workspace.root, len(todo), width, settings.store_dtype)
-        seconds = len(todo) * _seconds_an_image(encoder, settings)
+        seconds = len(todo) * _seconds_an_image(encoder, settings) if len(todo) else 0.0
         if seconds > 60:
             progress.warn(f"about {seconds / 60:.0f} min for {len(todo):,} images on {device}, {gigabytes:.2f} GB on disk")
         run = _Pass(settings, dataset.root, encoder, store, dataset.folder, plan, progress)

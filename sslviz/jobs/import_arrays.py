@@ -94,10 +94,11 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
         source="imported arrays",
         digest=fingerprint(["arrays", settings.encoder, H.shape[1]]),  # one encoder may have been run on several data sets
     )
-    if settings.encoder in workspace.encoders() and load_spec(workspace, settings.encoder) != spec:
+    old = load_spec(workspace, settings.encoder) if settings.encoder in workspace.encoders() else spec
+    if old != spec:
         raise InputError(
-            f'encoder "{settings.encoder}" is another one ({load_spec(workspace, settings.encoder).source}, '
-            f"{load_spec(workspace, settings.encoder).feature_dim} features). Choose another name with --encoder."
+            f'encoder "{settings.encoder}" is another one ({old.source}, {old.feature_dim} features). '
+            f"Choose another name with --encoder."
         )
     write_json(workspace.create().encoder(settings.encoder) / "encoder.json", spec.model_dump(mode="json"))
     folder = workspace.embeddings(settings.dataset, settings.encoder)

@@ -98,12 +98,11 @@ def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, 
         "dataset": dataset.fingerprint,
         "embeddings": EmbeddingStore(workspace.embeddings(dataset.name, encoder)).meta["fingerprint"],
     }
-    for upstream in ("probe",):
-        if upstream in result.inputs:
-            found_state, found_why, found = result_state(workspace, dataset, encoder, upstream)
-            if found is None or found_state != "fresh":
-                return "stale", f"{upstream}: {found_why}", result
-            now[upstream] = found.key
+    if "probe" in result.inputs:
+        probe_state, probe_why, probe = result_state(workspace, dataset, encoder, "probe")
+        if probe is None or probe_state != "fresh":
+            return "stale", f"probe: {probe_why}", result
+        now["probe"] = probe.key
     for name, was in result.inputs.items():
         if now.get(name) != was:
             return "stale", f"{name} has changed since", result

@@ -128,6 +128,11 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
 
 
+def in_words(value: Any) -> str:
+    """A fact of a run as people read it: numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def log_tail(workspace: Workspace, run_id: str, lines: int = 40) -> str:
     """The last lines of a run's log."""
     path = workspace.existing_run(run_id) / "log"

@@ -8,7 +8,6 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
-from sslviz.encoders.spec import EncoderSpec, load_spec
 from sslviz.errors import SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
@@ -53,10 +52,6 @@ def _list_again(root: str, name: str) -> None:
         datasets.refresh(Workspace(root), name)
     except SslvizError as error:
         st.warning(str(error))
-
-
-def encoder_spec(workspace: Workspace, name: str) -> EncoderSpec:
-    return load_spec(workspace, name)
 
 
 def stages(workspace: Workspace, found: datasets.Dataset, encoder: str) -> list[Stage]:

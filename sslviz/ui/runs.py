@@ -13,10 +13,6 @@ from sslviz.ui import widgets
 from sslviz.ui.widgets import duration, plain
 
 
-def list_all(workspace: Workspace) -> list[dict[str, Any]]:
-    return runner.list_runs(workspace)
-
-
 def show_active(workspace: Workspace, states: list[dict[str, Any]]) -> None:
     """A progress box for each run that is going on."""
     for state in states:

@@ -12,7 +12,7 @@ import streamlit as st
 from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
 from sslviz.jobs import JOBS, Settings
-from sslviz.jobs.runner import ACTIVE, cancel, launch, list_runs, read_run, resume
+from sslviz.jobs.runner import ACTIVE, cancel, in_words, launch, list_runs, read_run, resume
 from sslviz.store.workspace import Workspace
 
 _HERE = Path(__file__).parent
@@ -132,7 +132,7 @@ def _run_line(run: dict[str, Any]) -> None:
         if run.get("eta_seconds"):
             words.append(f"about {duration(run['eta_seconds'])} left")
         words += [
-            f"{k.replace('_', ' ')} {_short(v)}"
+            f"{k.replace('_', ' ')} {in_words(v)}"
             for k, v in run["facts"].items()
             if k in ("device", "images_per_second", "loss", "epoch")
         ]
@@ -153,10 +153,6 @@ def _quietly(action: Any, workspace: Workspace, run_id: str) -> Any:
             st.toast(plain(str(error)))
 
     return act
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
