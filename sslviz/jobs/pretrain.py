@@ -18,6 +18,13 @@ class PretrainSettings(Settings):
     batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
     lr: float | None = Field(None, gt=0, description="peak learning rate; default the method's, scaled with the batch")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
+    crop_min: float | None = Field(
+        None, gt=0, le=1, description="smallest share of a picture that a view shows; default the method's"
+    )
+    jitter: float = Field(1.0, ge=0, le=5, description="strength of the views' colour jitter, times the method's")
+    temperature: float | None = Field(
+        None, gt=0, description="of the contrastive loss, for methods that have one; default the method's"
+    )
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
     width: int = Field(32, ge=8, le=256, description="channels of the first stage of the small ResNet")
     stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
@@ -36,6 +43,8 @@ class PretrainSettings(Settings):
 )
 def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Pre-train an encoder on a data set's train images, without labels."""
+    from dataclasses import replace
+
     import lightning
     import torch
 
@@ -78,7 +87,14 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "stem_stride": settings.stem_stride,
         "feature_dim": settings.feature_dim,
     }
-    method = method_class(BACKBONES["small_resnet"].build(architecture), settings.feature_dim)
+    own = method_class.views
+    views = replace(
+        own,
+        scale=(settings.crop_min or own.scale[0], own.scale[1]),
+        jitter=tuple(settings.jitter * strength for strength in own.jitter),
+    )
+    backbone = BACKBONES["small_resnet"].build(architecture)
+    method = method_class(backbone, settings.feature_dim, settings.temperature, views)
     device = pick_device(settings.device)
     chosen = progress.folder / "precision.json"
     precision: Any = settings.precision
@@ -109,6 +125,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             method=settings.method,
             network=method_class.keeps,
             source=f"sslviz pretrain on {dataset.name} ({len(images):,} images), epoch {epoch} of {settings.epochs}",
+            notes=(_command(settings),),
         )
         return save_encoder(workspace, spec, method.backbone.state_dict(), method.head()).name
 
@@ -134,3 +151,9 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
 def _triple(values: Any) -> tuple[float, float, float]:
     a, b, c = (round(float(v), 4) for v in values)
     return a, b, c
+
+
+def _command(settings: PretrainSettings) -> str:
+    """The command that trains this encoder again: every setting that is not the default."""
+    given = settings.model_dump(exclude_defaults=True) | {"dataset": settings.dataset, "method": settings.method}
+    return "sslviz pretrain " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())

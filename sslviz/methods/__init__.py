@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from sslviz.errors import InputError
 from sslviz.registry import Registry
 
 
@@ -42,9 +43,20 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str]
     views: ClassVar[Views]
     recipe: ClassVar[Recipe]
+    temperature: float | None = None
+    """Of a contrastive loss; None for methods without one."""
 
-    def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, feature_dim: int, temperature: float | None = None, views: Views | None = None
+    ) -> None:
+        """`temperature` and `views` in place of the method's own. Raises InputError for a method without a temperature."""
         super().__init__()
+        if temperature is not None:
+            if self.temperature is None:
+                raise InputError(f"{type(self).__name__} has no temperature; leave --temperature out.")
+            self.temperature = temperature
+        if views is not None:
+            self.views = views  # type: ignore[misc]
         self.backbone = backbone
         self.feature_dim = feature_dim
 

@@ -24,8 +24,10 @@ class SimCLR(Method):
     )
     temperature = 0.5
 
-    def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
-        super().__init__(backbone, feature_dim)
+    def __init__(
+        self, backbone: nn.Module, feature_dim: int, temperature: float | None = None, views: Views | None = None
+    ) -> None:
+        super().__init__(backbone, feature_dim, temperature, views)
         self.projector = SimCLRProjectionHead(feature_dim, feature_dim, 128)
         self.criterion = NTXentLoss(temperature=self.temperature, gather_distributed=True)
 

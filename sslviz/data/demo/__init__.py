@@ -1,0 +1,1 @@
+"""The demo set: rendered still lifes whose every cause of difficulty is known."""

@@ -1,0 +1,52 @@
+"""The demo: put the rendered still lifes and their encoders into the workspace and analyse the first encoder."""
+
+from typing import Any
+
+from pydantic import Field
+
+from sslviz.jobs import Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+
+
+class DemoSettings(Settings):
+    dataset: str = Field("demo", description="name of the data set in the workspace")
+    encoder: str = Field("simclr-demo", description="demo encoder to analyse first; the others follow as runs of their own")
+    render: bool = Field(False, description="render the pictures here instead of unpacking the shipped ones, and compare the two")
+
+
+@job("demo", DemoSettings, example="sslviz demo")
+def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Bring in the demo set and its encoders, and embed, probe, score and map it here."""
+    from sslviz.data.dataset import add_folder
+    from sslviz.data.demo import files
+    from sslviz.encoders.add import add_encoder
+    from sslviz.errors import unknown_name
+    from sslviz.jobs import runner
+    from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.store.workspace import check_name
+
+    shipped = files.shipped()
+    encoders = {path.stem: path for path in sorted((shipped / "encoders").glob("*.safetensors"))}
+    if settings.encoder not in encoders:
+        raise unknown_name("demo encoder", settings.encoder, encoders, "")
+    folder = workspace.create().dataset(check_name("data set", settings.dataset))
+    source, differ = shipped, None
+    if settings.render:
+        source = folder / "rendered"
+        files.render_files(source, progress)
+        if shipped.is_dir():
+            differ = files.differing(source, shipped)
+            if differ:
+                progress.warn(
+                    f"{differ:,} rendered rows are not equal to the shipped ones, bit for bit (other processor or versions)"
+                )
+    dataset, _ = add_folder(workspace, settings.dataset, files.unpack(source, folder, progress))
+    for name, path in encoders.items():
+        if name not in workspace.encoders():
+            add_encoder(workspace, str(path), name)
+    names = {"dataset": dataset.name, "encoder": settings.encoder}
+    result = analyze(AnalyzeSettings(**names), workspace, progress)
+    others = [name for name in encoders if name != settings.encoder]
+    runs = [runner.launch("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n), workspace)[0] for n in others]
+    return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
