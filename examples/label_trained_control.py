@@ -74,7 +74,7 @@ def main() -> None:
         input=InputSpec(size=SIZE, resize=SIZE, mean=mean, std=std),
         method="supervised",
         network="backbone",
-        source=f"examples/label_trained_control.py on {dataset.name} ({len(images):,} images), {arguments.epochs} epochs, with labels",
+        source=f"examples/label_trained_control.py on {dataset.name} ({len(images):,} images, labels), {arguments.epochs} epochs",
     )
     save_encoder(workspace, spec, backbone.state_dict())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,14 +61,21 @@ RIVALS.register("msp")(
 )
 
 
-def neighbour_similarities(
+class Neighbours(NamedTuple):
+    """Of each sample its nearest train samples: cosine similarity float32[N, k] in falling order, and their rows int64[N, k]."""
+
+    similarities: np.ndarray
+    rows: np.ndarray
+
+
+def nearest_neighbours(
     H: Array, H_train: Array, own_row: Array | None = None, k: int = NEIGHBOURS, block: int = 2048
-) -> np.ndarray:
-    """Cosine similarity of each sample to its k nearest train samples, float32[N, k] in falling order.
+) -> Neighbours:
+    """The k nearest train samples of each sample by cosine similarity.
 
     H float[N, D] · H_train float[M, D] · own_row int[N]: the row of H_train that is the sample itself and is left out, -1 for
-    none. With fewer than k train rows the last similarity is repeated; a zero row has similarity 0 to everything.
-    Raises InputError: wrong rank, empty, NaN or infinity, widths that differ.
+    none. With fewer than k train rows the last neighbour is repeated (where there is none at all: row -1, similarity -1); a
+    zero row has similarity 0 to everything. Raises InputError: wrong rank, empty, NaN or infinity, widths that differ.
     """
     import torch
 
@@ -75,18 +83,21 @@ def neighbour_similarities(
     train = _unit(check_embeddings(H_train, "H_train"))
     own = None if own_row is None else torch.from_numpy(check_labels(own_row, len(h), "own_row"))
     usable = min(k + 1, len(train)) if own is not None else min(k, len(train))
-    out = torch.zeros(len(h), k)
+    similarities, places = torch.zeros(len(h), k), torch.zeros(len(h), k, dtype=torch.long)
     for start in range(0, len(h), block):
         near = h[start : start + block] @ train.T
         if own is not None:
             mine = own[start : start + block]
             rows = torch.nonzero(mine >= 0)[:, 0]
             near[rows, mine[rows]] = -2.0
-        best = near.topk(usable, dim=1).values[:, :k]
-        best = torch.where(best < -1.5, best[:, :1].clamp_min(-1.0), best)
-        out[start : start + len(best), : best.shape[1]] = best
-        out[start : start + len(best), best.shape[1] :] = best[:, -1:]
-    return out.numpy()
+        best, at = (found[:, :k] for found in near.topk(usable, dim=1))
+        none = best < -1.5
+        at = torch.where(none, torch.where(none[:, :1], -1, at[:, :1]), at)
+        best = torch.where(none, best[:, :1].clamp_min(-1.0), best)
+        for out, found in ((similarities, best), (places, at)):
+            out[start : start + len(found), : found.shape[1]] = found
+            out[start : start + len(found), found.shape[1] :] = found[:, -1:]
+    return Neighbours(similarities.numpy(), places.numpy())
 
 
 def _unit(H: Array) -> Array:

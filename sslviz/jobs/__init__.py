@@ -34,7 +34,7 @@ class Job:
     summary: str
 
 
-_NO_JOBS = frozenset({"runner", "inputs"})
+_NO_JOBS = frozenset({"runner", "inputs", "damage"})
 JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 

@@ -1,6 +1,6 @@
 """Pre-train an encoder of our own on a data set's images, without labels."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field
 
@@ -91,7 +91,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     views = replace(
         own,
         scale=(settings.crop_min or own.scale[0], own.scale[1]),
-        jitter=tuple(settings.jitter * strength for strength in own.jitter),
+        jitter=cast(Any, tuple(settings.jitter * strength for strength in own.jitter)),
     )
     backbone = BACKBONES["small_resnet"].build(architecture)
     method = method_class(backbone, settings.feature_dim, settings.temperature, views)

@@ -1,5 +1,6 @@
 """Give every image its Q-Score, its rivals' scores, and judge them against the probe where there are labels."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ class ScoreSettings(Settings):
     lower: float = Field(50.0, ge=0, le=100, description="lower percentile of activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="upper percentile of activation shares")
     rivals: bool | None = Field(None, description=f"nearest-neighbour rivals; default up to {RIVALS_UP_TO:,} images")
+    damage: int = Field(300, ge=0, description="pictures for the damage check; 0 leaves it out")
     seed: int = Field(0, ge=0, description="of bootstrap and samples")
 
 
@@ -30,6 +32,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
 
     from sslviz.analysis.features import EPS, EPS_GRID, LOWER, UPPER, ActivationCounts
     from sslviz.arrays import check_eps, check_percentiles
+    from sslviz.jobs.damage import verdict
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
@@ -53,16 +56,21 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     paper = counts.select(EPS, LOWER, UPPER)
 
     progress.stage("scoring", len(samples))
-    table = _score_rows(store, samples, selection, paper, progress)
+    table, examples = _score_rows(embedded, selection, paper, settings.seed, progress)
     rivals = settings.rivals if settings.rivals is not None else len(samples) <= RIVALS_UP_TO
-    similarities, rival_note = _similarities(embedded, settings.seed, progress) if rivals else (None, "")
+    near = _neighbours(embedded, settings.seed, progress) if rivals else None
+    similarities, rival_note = (None, "") if near is None else (near.similarities, near.note)
     predictions = None if probe is None else probe.table("predictions")
     table, rival_names = _add_rivals(table, similarities, samples, predictions)
     split = embedded.judged_on or "train"
     reports = {} if predictions is None else _judge(table, predictions, ["q", "q_paper", *rival_names], split, settings.seed)
 
+    damage = _damage(settings, workspace, embedded, selection, near, probe, progress)
+    upside_down = None if damage is None else verdict(damage)
+
     empty = (table["n_chosen"] == 0).groupby(table["split"]).mean()
-    notes = [n for n in (probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
+    said = "" if upside_down is None else upside_down["words"]
+    notes = [n for n in (said, probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
     for note in notes:
         progress.warn(note)
     summary = {
@@ -86,6 +94,8 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
         "out_of_fold": split == "train",
         "reports": {name: {**report.as_dict(), "verdict": report.verdict} for name, report in reports.items()},
         "best_rival": _best_rival(reports),
+        "damage": [] if damage is None else damage.to_dict("records"),
+        "upside_down": upside_down,
         **_rank(store, train_rows),
         "notes": notes,
     }
@@ -96,12 +106,18 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
             "share_paper": paper.shares,
             "chosen": np.isin(np.arange(len(selection.shares)), selection.features),
             "chosen_paper": np.isin(np.arange(len(selection.shares)), paper.features),
+            "grid_shares": list(np.stack([counts.shares(e) for e in EPS_GRID], axis=1).astype(np.float32)),
         }
-    )
+    ).merge(examples.spread(), on="feature")
+    shown = examples.examples()
+    shown["sample_id"] = samples.set_index("row")["sample_id"].reindex(shown.pop("row")).to_numpy()
+    tables = {"scores": table, "features": features, "feature_examples": shown, "feature_classes": examples.class_shares()}
+    if near is not None:
+        tables["neighbours"] = near.table(samples)
     folder = workspace.results(settings.dataset, settings.encoder, "score")
     with only_writer(folder, f"the scores of {settings.dataset} by {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
-        save_result(folder, plain, inputs, {"scores": table, "features": features}, summary)
+        save_result(folder, plain, inputs, tables, summary)
     worst = worst_images(table, None if predictions is None else predictions, split, 10)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary, "worst": worst}
 
@@ -137,28 +153,63 @@ def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, em
     return result, ""
 
 
-def _score_rows(store: Any, samples: Any, selection: Any, paper: Any, progress: Progress) -> Any:
+def _score_rows(embedded: Any, selection: Any, paper: Any, seed: int, progress: Progress) -> tuple[Any, Any]:
+    """(scores of every sample, the accumulator of what each feature responds to), in one pass over the embeddings."""
     import numpy as np
 
+    from sslviz.analysis.examples import MAX_SPREAD_ROWS, FeatureExamples
     from sslviz.analysis.rows import score_rows
 
+    samples, store = embedded.samples, embedded.store
+    all_rows = samples["row"].to_numpy()
+    labels, is_train = samples["label"].to_numpy(), (samples["split"] == "train").to_numpy()
+    spread_rows = all_rows
+    if len(all_rows) > MAX_SPREAD_ROWS:
+        spread_rows = np.random.default_rng(seed).choice(all_rows, MAX_SPREAD_ROWS, replace=False)
+    examples = FeatureExamples(store.meta["width"], len(embedded.dataset.classes), selection.eps, spread_rows)
     columns: dict[str, list[Any]] = {k: [] for k in ("q", "q_paper", "n_firing", "n_chosen", "norm", "std")}
-    for rows, block in store.blocks(samples["row"].to_numpy()):
+    at = 0
+    for rows, block in store.blocks(all_rows):
         got = score_rows(block, selection.features, selection.eps)
         for name in ("q", "n_firing", "n_chosen", "norm", "std"):
             columns[name].append(getattr(got, name))
         columns["q_paper"].append(score_rows(block, paper.features, paper.eps).q)
+        here = slice(at, at + len(rows))
+        examples.update(block, rows, labels[here], is_train[here])
+        at += len(rows)
         progress.advance(len(rows))
     table = samples[["sample_id", "split", "label"]].copy()
     for name, pieces in columns.items():
         table[name] = np.concatenate(pieces)
-    return table
+    return table, examples
 
 
-def _similarities(embedded: Any, seed: int, progress: Progress) -> tuple[Any, str]:
+@dataclass(frozen=True)
+class _Near:
+    """Nearest train samples of every sample; `train`: the rows of the embeddings they were looked for among, and these."""
+
+    train: Any
+    H_train: Any
+    similarities: Any
+    rows: Any
+    note: str
+
+    def table(self, samples: Any) -> Any:
+        """sample_id, neighbours (list of sample ids, nearest first), similarities."""
+        import numpy as np
+        import pandas as pd
+
+        ids = samples.set_index("row")["sample_id"].reindex(self.train).to_numpy()
+        found = np.where(self.rows >= 0, ids[self.rows], None)
+        return pd.DataFrame(
+            {"sample_id": samples["sample_id"].to_numpy(), "neighbours": list(found), "similarities": list(self.similarities)}
+        )
+
+
+def _neighbours(embedded: Any, seed: int, progress: Progress) -> _Near:
     import numpy as np
 
-    from sslviz.analysis.rivals import MAX_TRAIN_ROWS, neighbour_similarities
+    from sslviz.analysis.rivals import MAX_TRAIN_ROWS, nearest_neighbours
 
     train = embedded.rows("train")
     note = ""
@@ -168,13 +219,38 @@ def _similarities(embedded: Any, seed: int, progress: Progress) -> tuple[Any, st
     H_train = embedded.store.read(train)
     all_rows = embedded.samples["row"].to_numpy()
     progress.stage("comparing with train images", len(all_rows))
-    found = []
+    similarities, places = [], []
     for rows, block in embedded.store.blocks(all_rows):
         place = np.searchsorted(train, rows).clip(max=len(train) - 1)
         own = np.where(train[place] == rows, place, -1)
-        found.append(neighbour_similarities(block, H_train, own))
+        found = nearest_neighbours(block, H_train, own)
+        similarities.append(found.similarities)
+        places.append(found.rows)
         progress.advance(len(rows))
-    return np.concatenate(found), note
+    return _Near(train, H_train, np.concatenate(similarities), np.concatenate(places), note)
+
+
+def _damage(
+    settings: ScoreSettings,
+    workspace: Workspace,
+    embedded: Any,
+    selection: Any,
+    near: _Near | None,
+    probe: Any,
+    progress: Progress,
+) -> Any:
+    """The damage check's table; None where there are no pixels, no weights, or no wish."""
+    from sslviz.encoders.spec import load_spec
+    from sslviz.jobs.damage import check_damage
+
+    has_weights = load_spec(workspace, settings.encoder).backbone != "arrays"
+    if settings.damage == 0 or embedded.dataset.root is None or not has_weights:
+        return None
+    from sslviz.encoders.run import load_encoder, pick_device
+
+    encoder = load_encoder(workspace, settings.encoder, pick_device("auto"))
+    train = None if near is None else (near.train, near.H_train)
+    return check_damage(embedded, encoder, selection, train, probe, settings.damage, settings.seed, progress)
 
 
 def _add_rivals(table: Any, similarities: Any, samples: Any, predictions: Any) -> tuple[Any, list[str]]:

@@ -15,7 +15,7 @@ from sslviz.store.files import read_json, read_table, write_json, write_table
 from sslviz.store.fingerprints import fingerprint
 
 State = Literal["fresh", "stale", "missing"]
-FORMAT = 1
+FORMAT = 2
 """Of result.json and its tables; raised when their content changes its meaning."""
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 from sklearn.neighbors import NearestNeighbors
 
-from sslviz.analysis.rivals import RIVALS, RivalInput, neighbour_similarities
+from sslviz.analysis.rivals import RIVALS, RivalInput, nearest_neighbours
 from sslviz.analysis.rows import score_rows
 
 
@@ -10,24 +10,24 @@ def test_similarities_are_scikit_learns():
     rng = np.random.default_rng(0)
     H, train = rng.normal(size=(30, 16)), rng.normal(size=(50, 16))
     distance, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(train).kneighbors(H)
-    assert_allclose(neighbour_similarities(H, train, block=7), 1 - distance, atol=1e-5)
+    assert_allclose(nearest_neighbours(H, train, block=7).similarities, 1 - distance, atol=1e-5)
 
 
 def test_a_train_row_is_not_its_own_neighbour():
     H = np.random.default_rng(0).normal(size=(40, 16))
     distance, _ = NearestNeighbors(n_neighbors=11, metric="cosine").fit(H).kneighbors(H)
     own = np.arange(40)
-    assert_allclose(neighbour_similarities(H, H, own, block=16), 1 - distance[:, 1:], atol=1e-5)
+    assert_allclose(nearest_neighbours(H, H, own, block=16).similarities, 1 - distance[:, 1:], atol=1e-5)
     twin = np.concatenate([H, H[:1]])  # an equal row that is another sample is a neighbour
-    assert neighbour_similarities(twin, twin, np.arange(41))[0, 0] > 0.9999
+    assert nearest_neighbours(twin, twin, np.arange(41)).similarities[0, 0] > 0.9999
 
 
 def test_few_train_rows_repeat_the_last_and_zero_rows_have_similarity_zero():
     H = np.eye(3)
-    found = neighbour_similarities(H, H[:2], np.array([0, 1, -1]))
+    found = nearest_neighbours(H, H[:2], np.array([0, 1, -1])).similarities
     assert found.shape == (3, 10)
     assert_allclose(found[2], np.zeros(10))
-    assert_allclose(neighbour_similarities(np.zeros((1, 3)), H), np.zeros((1, 10)))
+    assert_allclose(nearest_neighbours(np.zeros((1, 3)), H).similarities, np.zeros((1, 10)))
 
 
 def test_each_rival_by_hand():

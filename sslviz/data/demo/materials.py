@@ -6,11 +6,12 @@ Colours are linear RGB, float32; a picture becomes sRGB-like only in `develop`.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 
 def rgb(*values: float) -> Array:
@@ -38,7 +39,7 @@ def _noise_table(octaves: tuple[int, ...]) -> Array:
         rows = grid[low] * (1 - part)[:, None] + grid[high] * part[:, None]
         table += amplitude * (rows[:, low] * (1 - part) + rows[:, high] * part)
         amplitude *= 0.55
-    return ((table - table.mean()) / table.std() * 0.22 + 0.5).clip(0, 1).astype(np.float32)
+    return np.asarray(((table - table.mean()) / table.std() * 0.22 + 0.5).clip(0, 1), np.float32)
 
 
 def _tap(octaves: tuple[int, ...], u: Array, v: Array) -> Array:
@@ -50,7 +51,8 @@ def _tap(octaves: tuple[int, ...], u: Array, v: Array) -> Array:
     i1, j1 = (i0 + 1) & (_TABLE - 1), (j0 + 1) & (_TABLE - 1)
     low = table[i0, j0] * (1 - fu) + table[i1, j0] * fu
     high = table[i0, j1] * (1 - fu) + table[i1, j1] * fu
-    return low * (1 - fv) + high * fv
+    mixed: Array = low * (1 - fv) + high * fv
+    return mixed
 
 
 def clouds(u: Array, v: Array) -> Array:
@@ -237,7 +239,7 @@ class Lens:
 
 
 def develop(light_HW3: Array, lens: Lens, dark: bool, blurred: bool, blur_scale: int) -> npt.NDArray[np.uint8]:
-    """Linear light float32[H, W, 3] -> picture uint8[H, W, 3]: exposure, vignette, tone curve (Narkowicz's ACES fit), blur, noise."""
+    """Linear light float32[H, W, 3] -> picture uint8[H, W, 3]: exposure, vignette, tone (Narkowicz's ACES fit), blur, noise."""
     h, w, _ = light_HW3.shape
     key = np.exp(np.log(light_HW3 @ _LUMINANCE + 0.02).mean())
     out = light_HW3 * np.float32(lens.exposure * 0.216 / key ** (0.35 if dark else 0.75))
@@ -253,4 +255,4 @@ def develop(light_HW3: Array, lens: Lens, dark: bool, blurred: bool, blur_scale:
             out = (before + 2 * out + after) / 4
     noise = np.random.default_rng(lens.noise_seed).normal(0, lens.noise, out.shape)
     picture = np.clip(np.clip(out, 0, 1) ** (1 / 2.2) + noise, 0, 1) * 255
-    return picture.astype(np.uint8)
+    return np.asarray(picture, np.uint8)

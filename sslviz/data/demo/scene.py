@@ -320,7 +320,7 @@ class _Render:
 
     def _meet_surfaces(self) -> None:
         """For every ray the depth and the kind of the first surface it meets."""
-        dx, dy, dz = self.rays.T
+        _, dy, dz = self.rays.T
         depth = np.where(dy < -1e-4, -self.eye[1] / dy, np.inf).astype(np.float32)
         kind = np.where(np.isfinite(depth), _GROUND, _SKY).astype(np.int8)
         if self.place.name in INDOORS:
@@ -385,7 +385,8 @@ class _Render:
             on = ~touching & (t < t_end)
             if not on.any():
                 break
-            index, t, t_end, ox, oy, oz, vx, vy, vz = (a[on] for a in (index, t, t_end, ox, oy, oz, vx, vy, vz))
+            index = index[on]
+            t, t_end, ox, oy, oz, vx, vy, vz = (a[on] for a in (t, t_end, ox, oy, oz, vx, vy, vz))
         return hit, clear
 
     def _find_normals_and_colours(self) -> None:
@@ -499,7 +500,8 @@ class _Render:
 
         def openness(i: npt.NDArray[np.intp]) -> Array:
             d = self.solid.distance(*(self.points[i] + self.normal[i] * reach).T)
-            return np.clip(0.35 + 0.65 * d / reach, 0.3, 1)
+            seen: Array = np.clip(0.35 + 0.65 * d / reach, 0.3, 1)
+            return seen
 
         out = self._once_a_pixel(near & (self.kind > _SKY), openness)
         g = self.on[_GROUND]

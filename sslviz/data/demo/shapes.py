@@ -50,20 +50,23 @@ def ellipsoid(x: Array, y: Array, z: Array, a: float, b: float, c: float) -> Arr
     x, y, z = x * (1 / a), y * (1 / b), z * (1 / c)
     k0 = length(x, y, z)
     k1 = length(x * (1 / a), y * (1 / b), z * (1 / c)) + 1e-6
-    return k0 * (k0 - 1) / k1
+    bound: Array = k0 * (k0 - 1) / k1
+    return bound
 
 
 def cylinder(x: Array, y: Array, z: Array, h: float, r: float, edge: float = 0.02) -> Array:
     """Upright, half height h, radius r."""
     dx, dy = length(x, z) - (r - edge), np.abs(y) - (h - edge)
-    return np.minimum(np.maximum(dx, dy), 0) + length(np.maximum(dx, 0), np.maximum(dy, 0)) - edge
+    inside: Array = np.minimum(np.maximum(dx, dy), 0)
+    return inside + length(np.maximum(dx, 0), np.maximum(dy, 0)) - edge
 
 
 def cone(x: Array, y: Array, z: Array, h: float, low: float, high: float) -> Array:
     """Upright and capped, half height h, radius `low` below and `high` above."""
     slope = (high - low) / (2 * h)
     side = (length(x, z) - (low + (y + h) * slope)) / math.sqrt(1 + slope * slope)
-    return np.maximum(side, np.abs(y) - h)
+    solid: Array = np.maximum(side, np.abs(y) - h)
+    return solid
 
 
 def capsule(x: Array, y: Array, z: Array, a: tuple[float, float, float], b: tuple[float, float, float], r: float) -> Array:

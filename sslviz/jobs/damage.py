@@ -1,0 +1,116 @@
+"""The damage check (ours): does a score fall when the picture is damaged? No labels are used.
+
+A score that rises when the object is covered or shrunk looks at something else; docs/evidence.md says how far to trust this.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MOST_TELLING = ("covered", "shrunk")
+_BATCH = 50
+
+
+def check_damage(
+    embedded: Any,
+    encoder: Any,
+    selection: Any,
+    train: tuple[np.ndarray, np.ndarray] | None,
+    probe: Any,
+    n: int,
+    seed: int,
+    progress: Any,
+) -> pd.DataFrame:
+    """damage, score, falls (share of the pictures whose score falls, equal scores count half), low, high (95 %, bootstrap), n.
+
+    `train`: row numbers and embeddings the neighbours come from, None without neighbour rivals; `probe`: its result, or None.
+    Pictures: a seeded sample of the judged split; those that cannot be read now are left out.
+    """
+    import torch
+
+    from sslviz.data.damages import DAMAGES, damage
+    from sslviz.data.loading import ahead, read_picture
+
+    split = embedded.judged_on or "train"
+    samples = embedded.samples[embedded.samples["split"] == split]
+    samples = samples.sample(min(n, len(samples)), random_state=seed).sort_values("row")
+    spec, root = encoder.spec.input, embedded.dataset.root
+    progress.stage("damage check", len(samples))
+    pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size, thumb=False), samples["sample_id"].tolist(), 2, 64)
+    own = np.full(len(samples), -1)
+    if train is not None:
+        place = np.searchsorted(train[0], samples["row"]).clip(max=len(train[0]) - 1)
+        own = np.where(train[0][place] == samples["row"], place, -1)
+    there: list[bool] = []
+    embeddings: dict[str, list[np.ndarray]] = {name: [] for name in ("", *DAMAGES)}
+    batch: list[Any] = []
+    for loaded in pictures:
+        there.append(loaded.pixels is not None)
+        if loaded.pixels is not None:
+            batch.append(loaded.pixels)
+        if batch and (len(batch) == _BATCH or len(there) == len(samples)):
+            stacked = torch.stack(batch)
+            for name, parts in embeddings.items():
+                parts.append(encoder.embed(damage(stacked, name, seed) if name else stacked).cpu().numpy())
+            batch.clear()
+        progress.advance()
+    if not embeddings[""]:
+        return pd.DataFrame(columns=["damage", "score", "falls", "low", "high", "n"])
+    score = _Scores(selection, None if train is None else train[1], probe)
+    tables = {name: score(np.concatenate(parts), own[there]) for name, parts in embeddings.items()}
+    intact = tables.pop("")
+    rows = []
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(intact), (1000, len(intact)))
+    for name, damaged in tables.items():
+        for column in intact:
+            falls = (damaged[column] < intact[column]) + 0.5 * (damaged[column] == intact[column])
+            low, high = np.percentile(falls.to_numpy()[draws].mean(1), [2.5, 97.5])
+            rows.append((name, column, float(falls.mean()), float(low), float(high), len(intact)))
+    return pd.DataFrame(rows, columns=["damage", "score", "falls", "low", "high", "n"])
+
+
+def verdict(table: pd.DataFrame) -> dict[str, Any] | None:
+    """None where Q falls in at least half of the pictures under each of the most telling damages; else what to say."""
+    from sslviz.analysis.rivals import RIVALS
+
+    telling = table[table["damage"].isin(MOST_TELLING)].pivot(index="score", columns="damage", values="falls")
+    if telling.empty or telling.loc["q"].min() >= 0.5:
+        return None
+    worst = str(telling.loc["q"].idxmin())
+    line = table[(table["damage"] == worst) & (table["score"] == "q")].iloc[0]
+    rivals = telling.loc[[s for s in telling.index if s in RIVALS.names() and not RIVALS[s].uses_labels]].min(axis=1)
+    better = str(rivals.idxmax()) if len(rivals) and rivals.max() > 0.5 else None
+    words = "On these images Q rises when the object is damaged: do not trust its order"
+    words += f"; sort by {RIVALS[better].title}." if better else ", nor that of any other label-free score here."
+    falls, low, high = (f"{100 * line[c]:.0f}" for c in ("falls", "low", "high"))
+    words += f" ({worst}: Q falls in {falls} % of {line['n']} images, 95 % {low} to {high}.)"
+    return {"damage": worst, "better": better, "words": words}
+
+
+class _Scores:
+    """Q and its rivals of any embeddings, as one table."""
+
+    def __init__(self, selection: Any, H_train: Any, probe: Any) -> None:
+        self.selection, self.H_train = selection, H_train
+        self.weights = None if probe is None else np.load(probe.folder / "weights.npz", allow_pickle=False)
+
+    def __call__(self, H: np.ndarray, own: np.ndarray) -> pd.DataFrame:
+        from sslviz.analysis.rivals import RIVALS, RivalInput, nearest_neighbours
+        from sslviz.analysis.rows import score_rows
+
+        rows = score_rows(H, self.selection.features, self.selection.eps)
+        near = None if self.H_train is None else nearest_neighbours(H, self.H_train, own).similarities
+        confidence = None if self.weights is None else probabilities(H, self.weights).max(1)
+        given = RivalInput(rows, near, confidence)
+        values = {"q": rows.q, **{name: RIVALS[name].score(given) for name in RIVALS}}
+        return pd.DataFrame({name: v for name, v in values.items() if v is not None})
+
+
+def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
+    """What a stored probe (weights.npz) says of embeddings float[N, D]: float[N, C]."""
+    logits = H @ weights["weights"].T + weights["bias"]
+    logits = np.exp(logits - logits.max(1, keepdims=True))
+    shares: np.ndarray = logits / logits.sum(1, keepdims=True)
+    return shares
