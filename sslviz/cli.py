@@ -212,7 +212,7 @@ def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, 
 def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool) -> None:
     from sslviz.jobs.runner import launch
 
-    for kind in () if job.name == "import_arrays" else ("dataset", "encoder"):
+    for kind in () if job.name in ("import_arrays", "demo") else ("dataset", "encoder"):
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)

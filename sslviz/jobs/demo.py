@@ -24,6 +24,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     from sslviz.errors import unknown_name
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.jobs.project import ProjectSettings, project
     from sslviz.store.workspace import check_name
 
     shipped = files.shipped()
@@ -47,6 +48,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
             add_encoder(workspace, str(path), name)
     names = {"dataset": dataset.name, "encoder": settings.encoder}
     result = analyze(AnalyzeSettings(**names), workspace, progress)
+    project(ProjectSettings(**names), workspace, progress)
     others = [name for name in encoders if name != settings.encoder]
     runs = [runner.launch("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n), workspace)[0] for n in others]
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
