@@ -7,8 +7,7 @@ DEMO ?= workspace
 .PHONY: app test lint bench gpu clean
 
 app: $(INSTALLED)
-	$(BIN)/python examples/stand_in.py --workspace $(DEMO)
-	$(BIN)/sslviz app --workspace $(DEMO)
+	$(BIN)/sslviz app --demo --workspace $(DEMO)
 
 test: $(INSTALLED) lint chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not gpu"

@@ -2,26 +2,44 @@
 
 import streamlit as st
 
-from sslviz.ui import frame, reads, sample, widgets
+from sslviz.errors import SslvizError
+from sslviz.ui import frame, live, reads, report, sample, selection, whatif
 
 frame.open_page("Sample", "Why did this image fail?")
 here = frame.chosen()
-_, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
+embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 if scores.result is None:
-    st.info("No Q-Scores yet for this data set and encoder.")
-    st.page_link("pages/overview.py", label="Make them on the overview", icon=":material/dashboard:")
-    st.stop()
+    report.runs_of(here)
+    report.no_scores()
 
 table = reads.scores(scores.result, probe.result, here.dataset)
 summary = reads.summary(scores)
-row = sample.current(table, summary)
-if scores.state != "fresh":
-    st.warning(f"These scores are **stale**: {widgets.plain(scores.why)}.", icon=":material/history:")
+report.say_stale(scores)
+if sample.is_own():
+    sample.own_picture(here, scores.result, probe.result, table)
+    st.stop()
+
+chosen = selection.current(here.workspace, here.dataset.name)
+selection.show(chosen)
+row = sample.current(table, summary, chosen)
 sample.step_buttons(row["sample_id"])
+causes = reads.causes(here.dataset, row["sample_id"])
 picture, facts = st.columns([2, 3], gap="large")
 with picture:
     sample.show_picture(here, row)
+    if causes:
+        whatif.show_causes(causes)
 with facts:
     sample.show_facts(here, row, table, summary)
     sample.show_probe(here, probe, row)
-st.page_link("pages/scores.py", label="Back to all scores", icon=":material/bar_chart:")
+sample.show_links(here, row)
+try:
+    found = live.explain(live.stored(here, row["sample_id"]), live.discriminative(scores.result), probe.result)
+except SslvizError as error:
+    st.warning(f"Its representation cannot be shown: {sample.plain(str(error))}")
+else:
+    sample.show_expression(found, summary["eps"], key=f"h-{row['sample_id']}")
+    sample.show_features(here, scores.result, found, table, key="sample-features")
+sample.show_neighbours(here, sample.neighbours(scores.result, row["sample_id"]), table, key="sample-neighbours")
+if causes and embeddings.state == "fresh":
+    whatif.show(here, scores.result, probe.result, row["sample_id"], int(row["row"]), causes)

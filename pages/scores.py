@@ -2,28 +2,26 @@
 
 import streamlit as st
 
-from sslviz.ui import frame, reads, report, widgets
+from sslviz.ui import frame, reads, report, selection
 
 frame.open_page("Scores", "Which images does this encoder represent badly?")
 here = frame.chosen()
 _, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 if scores.result is None:
     report.runs_of(here)
-    st.info("No Q-Scores yet for this data set and encoder.")
-    st.page_link("pages/overview.py", label="Make them on the overview", icon=":material/dashboard:")
-    st.stop()
+    report.no_scores()
 
 summary = reads.summary(scores)
-if scores.state != "fresh":
-    st.warning(
-        f"These scores are **stale**: {widgets.plain(scores.why)}. The overview has the button.", icon=":material/history:"
-    )
+report.say_stale(scores)
+report.say_upside_down(summary)
 st.markdown(report.verdict(summary))
 table = reads.scores(scores.result, probe.result, here.dataset)
+chosen = selection.current(here.workspace, here.dataset.name)
+selection.show(chosen)
 
-grid, charts, rivals = st.tabs(["Images", "Charts", "Beside its rivals"])
+grid, charts, rivals, damage = st.tabs(["Images", "Charts", "Beside its rivals", "Damage check"])
 with grid:
-    report.grid(here, table, summary)
+    report.grid(here, selection.of(table, chosen), summary)
 with charts:
     report.charts(table, summary)
 with rivals:
@@ -35,7 +33,10 @@ with rivals:
         )
     else:
         st.info("Scores can be compared only where there are labels and a probe.")
+with damage:
+    report.damage(summary)
 st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
+st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
 st.code(f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --json", language="bash")

@@ -601,17 +601,24 @@ def serve(
     root: Annotated[
         list[Path] | None, typer.Option(help="folder whose files may be named in the browser; default home and here")
     ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="prepare the demo in the background first, where it is not there yet")
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Serve the app and print its URL; Ctrl-C ends it, runs go on.
 
     Example: sslviz app --workspace workspace
     """
+    from sslviz.jobs.demo import start_demo
     from sslviz.ui.server import serve_app
 
     if root:
         os.environ["SSLVIZ_ROOTS"] = os.pathsep.join(str(p.expanduser().absolute()) for p in root)
-    serve_app(Workspace(workspace).create(), port, address)
+    where = Workspace(workspace).create()
+    if demo and (run_id := start_demo(where)):
+        err.print(f"run {run_id} prepares the demo; the page shows its progress.", style="dim", markup=False)
+    serve_app(where, port, address)
 
 
 _register_jobs()

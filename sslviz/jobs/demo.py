@@ -17,14 +17,14 @@ class DemoSettings(Settings):
 
 @job("demo", DemoSettings, example="sslviz demo")
 def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Bring in the demo set and its encoders, and embed, probe, score and map it here."""
+    """Bring in the demo set and its encoders and analyze them here; map and further encoders follow as runs of their own."""
     from sslviz.data.dataset import add_folder
     from sslviz.data.demo import files
     from sslviz.encoders.add import add_encoder
     from sslviz.errors import unknown_name
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
-    from sslviz.jobs.project import ProjectSettings, project
+    from sslviz.jobs.project import ProjectSettings
     from sslviz.store.workspace import check_name
 
     shipped = files.shipped()
@@ -48,7 +48,21 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
             add_encoder(workspace, str(path), name)
     names = {"dataset": dataset.name, "encoder": settings.encoder}
     result = analyze(AnalyzeSettings(**names), workspace, progress)
-    project(ProjectSettings(**names), workspace, progress)
-    others = [name for name in encoders if name != settings.encoder]
-    runs = [runner.launch("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n), workspace)[0] for n in others]
+    follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names))]
+    follow += [("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n)) for n in encoders if n != settings.encoder]
+    runs = [runner.launch(name, wanted, workspace)[0] for name, wanted in follow]
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
+
+
+def start_demo(workspace: Workspace) -> str | None:
+    """The run that prepares the demo, started or joined; None where its results are there already."""
+    from sslviz.data import dataset as datasets
+    from sslviz.jobs import runner
+    from sslviz.jobs.inputs import result_state
+
+    settings = DemoSettings()
+    if settings.dataset in workspace.datasets() and settings.encoder in workspace.encoders():
+        found = datasets.load(workspace, settings.dataset)
+        if result_state(workspace, found, settings.encoder, "score")[0] == "fresh":
+            return None
+    return runner.launch("demo", settings, workspace)[0]

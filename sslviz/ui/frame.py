@@ -7,14 +7,17 @@ import streamlit as st
 
 from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
+from sslviz.jobs.runner import list_runs
 from sslviz.store.workspace import Workspace
-from sslviz.ui import reads
+from sslviz.ui import reads, widgets
 from sslviz.ui.widgets import plain
 
 PAGES = {
     "overview": ("Overview", ":material/dashboard:"),
+    "features": ("Features", ":material/category:"),
     "scores": ("Scores", ":material/bar_chart:"),
     "sample": ("Sample", ":material/image:"),
+    "projection": ("Map", ":material/scatter_plot:"),
     "data": ("Data", ":material/folder_open:"),
     "runs": ("Runs", ":material/play_circle:"),
 }
@@ -56,6 +59,7 @@ def chosen() -> Frame:
     workspace = Workspace()
     dataset, encoder = st.session_state.get("dataset"), st.session_state.get("encoder")
     if not dataset or not encoder:
+        wait_for_demo(workspace)
         missing = "data set" if not dataset else "encoder"
         st.info(f"There is no {missing} in this workspace yet. Bring in a folder of images and a checkpoint on the Data page.")
         st.page_link("pages/data.py", label="Go to Data", icon=":material/folder_open:")
@@ -64,6 +68,24 @@ def chosen() -> Frame:
         return Frame(workspace, reads.dataset(workspace, dataset), encoder)
     except SslvizError as error:
         stop_with(error)
+
+
+def wait_for_demo(workspace: Workspace) -> None:
+    """While the demo is being unpacked: its progress, and the page again as soon as there is something to see."""
+    running = [r for r in list_runs(workspace) if r["job"] == "demo"]
+    if not running or running[0]["status"] == "done":
+        return
+    st.info("The demo is being prepared: 6,500 rendered still lifes and two encoders.")
+    widgets.run_box(workspace, running[0]["id"])
+    before = (workspace.datasets(), workspace.encoders())
+
+    @st.fragment(run_every=1.0)
+    def look() -> None:
+        if (workspace.datasets(), workspace.encoders()) != before:
+            st.rerun()
+
+    look()
+    st.stop()
 
 
 def stop_with(error: SslvizError) -> NoReturn:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
-from sslviz.errors import SslvizError
+from sslviz.errors import NotFound, SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import Result, State
@@ -59,9 +60,13 @@ def stages(workspace: Workspace, found: datasets.Dataset, encoder: str) -> list[
     state, why = embeddings_state(workspace, found, encoder)
     rows = [Stage("Embeddings", "embed", state, why, None)]
     for name, job in (("Linear probe", "probe"), ("Q-Scores", "score")):
-        state, why, result = result_state(workspace, found, encoder, job)
-        rows.append(Stage(name, job, state, why, result))
+        rows.append(stage(workspace, found, encoder, name, job))
     return rows
+
+
+def stage(workspace: Workspace, found: datasets.Dataset, encoder: str, name: str, job: str) -> Stage:
+    """The state of one job's result, under the name people read."""
+    return Stage(name, job, *result_state(workspace, found, encoder, job))
 
 
 def table(result: Result, name: str) -> pd.DataFrame:
@@ -97,6 +102,53 @@ def _scores(
         scores = scores.merge(predictions, on="sample_id", how="left")
         scores["predicted"] = scores["prediction"].map(titles)
     return scores.sort_values(["q", "sample_id"], ignore_index=True)
+
+
+def embeddings(workspace: Workspace, name: str, encoder: str, sample_ids: list[str]) -> np.ndarray:
+    """Raw embeddings float32[n, D] of these samples. Raises NotFound for a sample without one."""
+    store = EmbeddingStore(workspace.embeddings(name, encoder))
+    known = _embedding_rows(str(store.folder), str(store.meta["fingerprint"]))
+    if missing := [s for s in sample_ids if s not in known.index]:
+        raise NotFound(f'no embedding of "{missing[0]}" by {encoder}.')
+    return store.read(known.loc[sample_ids].to_numpy())
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _embedding_rows(folder: str, fingerprint: str) -> pd.Series:
+    return EmbeddingStore(Path(folder)).rows().set_index("sample_id")["row"]
+
+
+def width(workspace: Workspace, name: str, encoder: str) -> int:
+    """Features of the stored embeddings."""
+    return int(EmbeddingStore(workspace.embeddings(name, encoder)).meta["width"])
+
+
+def precision(workspace: Workspace, name: str, encoder: str) -> str:
+    """Arithmetic the stored embeddings were made with."""
+    return str(EmbeddingStore(workspace.embeddings(name, encoder)).meta["depends"]["precision"])
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the feature's values")
+def feature_values(root: str, name: str, encoder: str, fingerprint: str, feature: int, sample_ids: tuple[str, ...]) -> np.ndarray:
+    """Values float32[n] of one feature in the unit rows of these samples."""
+    H = embeddings(Workspace(root), name, encoder, list(sample_ids))
+    norm = np.linalg.norm(H, axis=1)
+    values: np.ndarray = H[:, feature] / np.where(norm > 0, norm, 1)
+    return values
+
+
+def causes(found: datasets.Dataset, sample_id: str) -> dict[str, Any] | None:
+    """What a picture of the demo set was drawn from; None for other data sets and samples."""
+    path = found.folder / "causes.parquet"
+    if not path.exists():
+        return None
+    table = _causes(str(path), path.stat().st_mtime_ns)
+    return dict(table.loc[sample_id]) if sample_id in table.index else None
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _causes(path: str, stamp: int) -> pd.DataFrame:
+    return pd.read_parquet(path).set_index("sample_id")
 
 
 def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The Q-Score report in words and figures, and the state of what it is made from."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import streamlit as st
@@ -60,6 +60,39 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         st.caption(plain(note))
 
 
+def say_upside_down(summary: dict[str, Any]) -> None:
+    """What the damage check found, before anything else, where Q rises when the object is damaged."""
+    if summary["upside_down"]:
+        st.error(plain(summary["upside_down"]["words"]), icon=":material/swap_vert:")
+
+
+def damage(summary: dict[str, Any]) -> None:
+    """The damage check: for Q and each rival, the share of pictures whose score falls under each damage."""
+    if not summary["damage"]:
+        st.info("No damage check: these embeddings came in as arrays, or the check was left out (--damage 0).")
+        return
+    table = pd.DataFrame(summary["damage"])
+    titles = {"q": "Q-Score"} | {name: RIVALS[name].title for name in RIVALS}
+    falls = 100 * table.pivot(index="score", columns="damage", values="falls")
+    shown = (
+        falls.reindex([s for s in titles if s in falls.index]).rename(index=titles).rename_axis(None).reset_index(names="score")
+    )
+    n = int(table["n"].iloc[0])
+    st.markdown(
+        f"{n} images were damaged in five ways. A score that means anything should fall; this shows the share of images "
+        "whose score does (50 is a coin's toss). No labels are used."
+    )
+    columns = {name: st.column_config.NumberColumn(format="%.0f %%") for name in falls.columns}
+    st.dataframe(shown, hide_index=True, width="stretch", column_config=columns)
+    spans = table[table["score"] == "q"]
+    st.caption(
+        "95 % intervals for the Q-Score: "
+        + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
+        + ". Below half on covered or shrunk images the order of Q is not to be trusted. This rule is ours and a hypothesis: "
+        "docs/evidence.md lists the cases that speak for and against it."
+    )
+
+
 def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
     """Each result's state, with the button that makes it; while a run is going on the buttons wait."""
     icons = {"fresh": ":material/check_circle:", "stale": ":material/history:", "missing": ":material/radio_button_unchecked:"}
@@ -92,6 +125,30 @@ def first_step(here: Frame) -> None:
         widgets.start_job(here.workspace, "analyze", settings)
 
     st.button("Analyze", type="primary", on_click=start, icon=":material/play_arrow:")
+
+
+def no_scores() -> NoReturn:
+    """What other pages say where there are no scores yet; the page ends there."""
+    st.info("No Q-Scores yet for this data set and encoder.")
+    st.page_link("pages/overview.py", label="Make them on the overview", icon=":material/dashboard:")
+    st.stop()
+    raise AssertionError
+
+
+def needs_embeddings(stage: reads.Stage) -> None:
+    """One sentence and the way where there are no embeddings of today yet; the page ends there."""
+    if stage.state != "fresh":
+        st.info(f"This needs embeddings of today's images: {plain(stage.why)}.")
+        st.page_link("pages/overview.py", label="Make them on the overview", icon=":material/dashboard:")
+        st.stop()
+
+
+def say_stale(stage: reads.Stage) -> None:
+    """One sentence where a result no longer belongs to today's images, encoder or probe."""
+    if stage.state == "stale":
+        st.warning(
+            f"The {stage.name} here are **stale**: {plain(stage.why)}. The overview has the button.", icon=":material/history:"
+        )
 
 
 def runs_of(here: Frame) -> bool:
@@ -203,6 +260,6 @@ def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
     for i, (title, figure, behind) in enumerate(shown):
         with columns[i % 2]:
             st.markdown(f"**{title}**")
-            st.plotly_chart(figure, key=f"chart-{i}", alt=title, config={"displaylogo": False})
+            st.plotly_chart(figure, key=f"chart-{i}", alt=title, config=widgets.CHART)
             with st.expander("The numbers"):
                 st.dataframe(behind, hide_index=True, width="stretch")

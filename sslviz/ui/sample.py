@@ -8,24 +8,42 @@ import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS
 from sslviz.errors import SslvizError
-from sslviz.ui import reads
+from sslviz.store.results import Result
+from sslviz.ui import live, reads, widgets
+from sslviz.ui.figures import features as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.pictures import picture_file
+from sslviz.ui.selection import Selection
 from sslviz.ui.widgets import percent, plain
 
 
-def current(table: pd.DataFrame, summary: dict[str, Any]) -> pd.Series:
-    """The sample of the URL (?sample=ID), else the lowest score of the judged split."""
+def is_own() -> bool:
+    """The choice between the data set's pictures and one of the user's own."""
+    options = ["From the data set", "Your own"]
+    st.session_state.setdefault("sample-of", options[0])
+    return st.segmented_control("Picture", options, required=True, key="sample-of", persist_state="session") == options[1]
+
+
+def current(table: pd.DataFrame, summary: dict[str, Any], chosen: Selection | None) -> pd.Series:
+    """The sample of the URL (?sample=ID), else the lowest score of the selection, else of the judged split.
+
+    Previous and next go through the selection where the sample is in it, else through the grid it was opened from.
+    """
     wanted = st.query_params.get("sample") or st.session_state.get("_sample")
     found = table[table["sample_id"] == wanted]
     if wanted and found.empty:
         st.warning(f"Sample {plain(wanted)} has no score here; this is the lowest one.")
     if found.empty:
-        found = table[table["split"] == summary["judged_on"]].head(1)
+        within = table["split"] == summary["judged_on"]
+        if chosen is not None:
+            within = table["sample_id"].isin(chosen.sample_ids)
+        found = (table[within] if within.any() else table).head(1)
     row = found.iloc[0]
     st.session_state["_sample"] = row["sample_id"]
     st.query_params["sample"] = row["sample_id"]
-    if row["sample_id"] not in st.session_state.get("sequence", []):
+    if chosen is not None and row["sample_id"] in chosen.sample_ids:
+        st.session_state["sequence"] = table.loc[table["sample_id"].isin(chosen.sample_ids), "sample_id"].head(10_000).tolist()
+    elif row["sample_id"] not in st.session_state.get("sequence", []):
         part = table[table["split"] == row["split"]]
         at = int(np.flatnonzero(part["sample_id"] == row["sample_id"])[0])
         start = max(0, at - 5_000)
@@ -87,7 +105,7 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
         if not pd.isna(row[n])
     ]
     columns = {
-        "score": st.column_config.TextColumn(width="medium"),
+        "score": st.column_config.TextColumn(width=330),
         "value": st.column_config.NumberColumn(format="%.4f", width="small"),
         "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100, width="small"),
     }
@@ -106,11 +124,142 @@ def show_probe(here: Frame, probe: reads.Stage, row: pd.Series) -> None:
         )
         return
     titles = here.dataset.titles
-    top = pd.DataFrame(
-        {
-            "class": [titles[k] for k in line["top5"].iat[0]],
-            "probability": [100 * float(p) for p in line["top5_probability"].iat[0]],
-        }
-    )
+    _top_classes([titles[k] for k in line["top5"].iat[0]], line["top5_probability"].iat[0])
+
+
+def _top_classes(titles: list[str], probabilities: Any) -> None:
+    top = pd.DataFrame({"class": titles, "probability": [100 * float(p) for p in probabilities]})
     bar = st.column_config.ProgressColumn("probe's probability", format="%.1f %%", min_value=0, max_value=100)
     st.dataframe(top, hide_index=True, width="stretch", column_config={"probability": bar})
+
+
+def show_links(here: Frame, row: pd.Series) -> None:
+    """The ways on: its place on the map, and back to all scores."""
+    left, right = st.columns(2)
+    with left:
+        st.page_link(
+            "pages/projection.py",
+            label="Its place on the map",
+            icon=":material/scatter_plot:",
+            query_params={"sample": row["sample_id"]},
+        )
+    with right:
+        st.page_link("pages/scores.py", label="Back to all scores", icon=":material/bar_chart:")
+
+
+def show_expression(found: live.Row, eps: float, key: str) -> None:
+    """h as bars with mu and mu + eps * sigma; a click on a bar opens the feature."""
+    st.subheader("Its representation")
+    st.markdown(
+        f"**{len(found.chosen)} discriminative features fire** of {len(found.firing)} that fire at all (eps {eps:g}). "
+        "The Q-Score is the mean height of the blue bars above mu."
+    )
+    event: Any = st.plotly_chart(
+        figures.expression(found.h, found.chosen, found.mean, found.threshold),
+        key=key,
+        on_select="rerun",
+        selection_mode="points",
+        alt="The unit row of this image, one bar a feature, with mu and the firing threshold",
+        config=widgets.CHART,
+    )
+    fires = pd.DataFrame({"feature": found.firing, "value": found.h[found.firing]})
+    fires["in D"] = fires["feature"].isin(found.chosen)
+    with st.expander("The features that fire, as a table"):
+        st.dataframe(fires.sort_values("value", ascending=False), hide_index=True, width="stretch")
+    if points := event.selection.points:
+        open_feature(int(points[0]["customdata"]))
+
+
+def open_feature(feature: int) -> None:
+    st.switch_page("pages/features.py", query_params={"feature": str(feature)})
+
+
+def show_features(here: Frame, scores: Result, found: live.Row, scored: pd.DataFrame, key: str, most: int = 12) -> None:
+    """What the firing discriminative features respond to elsewhere: each with the image it is strongest in."""
+    if not len(found.chosen) or here.dataset.root is None:
+        return
+    st.markdown("**What these features are strongest in**" + (f" (the {most} highest)" if len(found.chosen) > most else ""))
+    examples = reads.table(scores, "feature_examples")
+    top = examples[(examples["kind"] == "top") & (examples["rank"] == 0)].set_index("feature")["sample_id"]
+    known = scored.set_index("sample_id")
+    shares = reads.table(scores, "features").set_index("feature")["share"]
+    items = []
+    for feature in found.chosen[:most]:
+        best = known.loc[top[feature]] if top.get(feature) in known.index else None
+        label = "" if best is None or not isinstance(best["title"], str) else best["title"]
+        items.append(
+            {
+                "id": str(feature),
+                "url": "" if best is None else widgets.thumb_url(here.dataset, int(best["row"])),
+                "title": f"feature {feature}",
+                "detail": f"here {found.h[feature]:.3f}",
+                "alt": f"feature {feature}, strongest in {label or 'this image'}, here {found.h[feature]:.3f}, "
+                f"fires in {shares[feature]:.1f} % of train images",
+                "tone": "",
+            }
+        )
+    clicked = widgets.cards(items, key=key, side=128)
+    if clicked is not None:
+        open_feature(int(clicked))
+
+
+def show_neighbours(here: Frame, near: pd.DataFrame, scored: pd.DataFrame, key: str) -> None:
+    """The nearest train images (sample_id, similarity)."""
+    part = near.merge(scored, on="sample_id", how="inner")
+    if part.empty or here.dataset.root is None:
+        return
+    common = part["title"].value_counts()
+    words = "" if common.empty else f" · {common.iloc[0]} of {len(part)} are {plain(str(common.index[0]))}"
+    st.markdown(f"**Nearest train images** (cosine similarity){words}")
+    widgets.gallery(here.dataset, part, "similarity", key=key, side=104)
+
+
+def neighbours(scores: Result, sample_id: str) -> pd.DataFrame:
+    """sample_id and similarity of a stored sample's nearest train images; empty where they were not looked for."""
+    if not (scores.folder / "neighbours.parquet").exists():
+        return pd.DataFrame({"sample_id": [], "similarity": []})
+    table = reads.table(scores, "neighbours")
+    line = table[table["sample_id"] == sample_id].iloc[0]
+    near = pd.DataFrame({"sample_id": line["neighbours"], "similarity": line["similarities"]})
+    return near.dropna().drop_duplicates("sample_id")
+
+
+def own_picture(here: Frame, scores: Result, probe: Result | None, scored: pd.DataFrame) -> None:
+    """A picture of the user's own, in memory only: its representation, Q-Score among the train images, and neighbours."""
+    given = st.file_uploader(
+        "A picture (JPEG, PNG, WebP …); it stays in memory and is not stored", key="own-picture", max_upload_size=30
+    )
+    if given is None:
+        return
+    content = given.getvalue()
+    try:
+        raw = live.embed(here, [content])[0]
+    except (SslvizError, OSError) as error:
+        st.error(f"{plain(given.name)}: {plain(str(error))}.")
+        return
+    found = live.explain(raw, live.discriminative(scores), probe)
+    others = scored.loc[scored["split"] == "train", "q"]
+    picture, facts = st.columns([2, 3], gap="large")
+    with picture:
+        st.image(upright(content), width="stretch", alt=f"your picture {given.name}")
+        st.caption(plain(given.name))
+    with facts:
+        a, b, c = st.columns(3)
+        a.metric("Q-Score", f"{found.q:.4f}")
+        b.metric("Below it", percent(float((others < found.q).mean()), 0), help="Share of train images with a lower Q-Score.")
+        c.metric("Firing", f"{len(found.chosen)} / {len(found.firing)}", help="In D, of all that fire.")
+        if probe is not None and found.probabilities is not None:
+            order = np.argsort(-found.probabilities)[:5]
+            classes = live.probe_classes(probe)
+            _top_classes([here.dataset.titles[int(classes[k])] for k in order], found.probabilities[order])
+            st.caption("The probe knows these classes only: it names one of them whatever the picture shows.")
+    show_expression(found, scores.content["summary"]["eps"], key="own-h")
+    show_features(here, scores, found, scored, key="own-features")
+    show_neighbours(here, live.nearest(here, raw), scored, key="own-neighbours")
+
+
+def upright(content: bytes) -> Any:
+    """A picture file as the encoder's reader sees it: uint8[H, W, 3]."""
+    from sslviz.data.images import decode
+
+    return decode(content).pixels.permute(1, 2, 0).numpy()

@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
@@ -109,6 +110,7 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
             if self.started:
                 print(f"sslviz is at {url}/?token={token}", flush=True)
                 print("Ctrl-C ends it; runs go on.", flush=True)
+                threading.Thread(target=_warm_up, daemon=True).start()
 
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, ws="websockets-sansio", ws_max_size=200 << 20, timeout_graceful_shutdown=2
@@ -117,6 +119,14 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
         Server(settings).run(sockets=[sock])
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
+
+
+def _warm_up() -> None:
+    """Import what pages need, seconds' worth, while the user still copies the address."""
+    import sslviz.data.images
+    import sslviz.jobs.project
+    import sslviz.ui.figures.projection
+    import sslviz.ui.live  # noqa: F401
 
 
 def _hosts(address: str) -> list[str]:

@@ -16,6 +16,7 @@ from sslviz.jobs.runner import ACTIVE, cancel, in_words, launch, list_runs, read
 from sslviz.store.workspace import Workspace
 
 _HERE = Path(__file__).parent
+CHART = {"displaylogo": False}
 
 
 def plain(text: str) -> str:
@@ -42,8 +43,22 @@ def _gallery() -> Any:
     )
 
 
+def cards(items: list[dict[str, str]], key: str, side: int = 112) -> str | None:
+    """A grid of picture buttons (id, url, title, detail, alt, tone); the id that was clicked, or had Enter pressed on it."""
+    picked = _gallery()(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
+    return str(picked.clicked) if picked.clicked is not None else None
+
+
+def thumb_url(dataset: Dataset, row: int) -> str:
+    """Address of the thumbnail of the sample in this row of samples.parquet."""
+    return f"/api/thumb/{quote(dataset.name)}/{row}?of={dataset.fingerprint}"
+
+
 def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: int = 112) -> None:
-    """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page."""
+    """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page.
+
+    `score`: the column whose value stands below each, "" for none.
+    """
     has_probe = "correct" in table
     items = []
     for row in table.to_dict("records"):
@@ -52,21 +67,24 @@ def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: i
         label = row["title"] if isinstance(row["title"], str) else "no label"
         tone = "" if not known else "right" if correct else "wrong"
         said = f"said: {row['predicted']}" if tone == "wrong" else ""
-        value = row[score]
+        value = f"{row[score]:.3f}" if score else ""
         items.append(
             {
                 "id": row["sample_id"],
-                "url": f"/api/thumb/{quote(dataset.name)}/{row['row']}?of={dataset.fingerprint}",
+                "url": thumb_url(dataset, row["row"]),
                 "title": label,
-                "detail": f"{value:.3f} {said}".strip(),
-                "alt": f"{label}, {row['sample_id'].rsplit('/', 1)[-1]}, {score} {value:.3f}"
-                + (f", probe {said}" if said else ""),
+                "detail": f"{value} {said}".strip(),
+                "alt": ", ".join(
+                    part
+                    for part in (label, row["sample_id"].rsplit("/", 1)[-1], f"{score} {value}".strip(), said and f"probe {said}")
+                    if part
+                ),
                 "tone": tone,
             }
         )
-    picked = _gallery()(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
-    if picked.clicked is not None:
-        st.switch_page("pages/sample.py", query_params={"sample": picked.clicked})
+    clicked = cards(items, key, side)
+    if clicked is not None:
+        st.switch_page("pages/sample.py", query_params={"sample": clicked})
 
 
 def start_job(workspace: Workspace, job: str, settings: Settings) -> None:

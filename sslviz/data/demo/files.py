@@ -22,7 +22,7 @@ from PIL import Image
 
 import sslviz
 from sslviz.data.demo.materials import GROUNDS
-from sslviz.data.demo.scene import USUAL_PLACE, Record, Scene, render
+from sslviz.data.demo.scene import USUAL_PLACE, Scene, render
 from sslviz.data.demo.shapes import OBJECTS
 from sslviz.errors import InputError
 from sslviz.progress import Progress
@@ -62,19 +62,21 @@ def scene_of(sample_id: str) -> Scene:
     raise InputError(f'"{sample_id}" is no sample of the demo set.')
 
 
-def counterfactual(scene: Scene, record: Record, change: str) -> Scene:
+def counterfactual(scene: Scene, usual_place: bool, trouble: str, change: str) -> Scene:
     """The scene with one cause changed: one of CHANGES; a trouble that is there already is taken away instead.
+
+    usual_place, trouble: of the record of the scene as it is.
 
     "place": to the usual place, or from it to the one that follows it in the list of grounds.
     """
     if change == "place":
         usual = USUAL_PLACE[scene.label]
         grounds = list(GROUNDS)
-        return scene.changed(place=grounds[(grounds.index(usual) + 5) % len(grounds)] if record.usual_place else usual)
+        return scene.changed(place=grounds[(grounds.index(usual) + 5) % len(grounds)] if usual_place else usual)
     if change == "turned":
         return scene.changed(turn=120.0)
-    trouble = {"half hidden": "occluded", "dark": "dark", "far": "far"}[change]
-    return scene.changed(trouble="none" if record.trouble == trouble else trouble)
+    wanted = {"half hidden": "occluded", "dark": "dark", "far": "far"}[change]
+    return scene.changed(trouble="none" if trouble == wanted else wanted)
 
 
 def render_files(folder: Path, progress: Progress, processes: int | None = None) -> None:
@@ -104,7 +106,8 @@ def _row(item: tuple[str, str, Scene]) -> dict[str, Any]:
     row: dict[str, Any] = {"sample_id": sample_id}
     if change:
         row["change"] = change
-        picture = render(counterfactual(scene, picture.record, change), SIDE)
+        record = picture.record
+        picture = render(counterfactual(scene, record.usual_place, record.trouble, change), SIDE)
     row["image"] = {"bytes": webp(picture.image), "path": sample_id}
     if not change:
         row["core_mask"] = {"bytes": _png(picture.core), "path": sample_id}

@@ -5,12 +5,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 CORRECT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#767676"  # Okabe-Ito: safe for colour-blind readers
-_LAYOUT = {
+LAYOUT = {
     "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
     "height": 320,
     "legend": {"orientation": "h", "y": 1.12, "x": 0},
     "bargap": 0.05,
 }
+
+
+def as_typed(text: str) -> str:
+    """Text from data for a label or hover box: plotly reads tags in them as HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def histogram_table(score: pd.Series, correct: pd.Series | None, bins: int = 40) -> pd.DataFrame:
@@ -45,7 +50,7 @@ def histogram(table: pd.DataFrame, name: str) -> go.Figure:
             customdata=table[group],
             hovertemplate="%{x:.4g}: %{y:.1f} % (%{customdata} images)<extra>" + group + "</extra>",
         )
-    figure.update_layout(barmode="overlay", xaxis_title=name, yaxis_title="% of the group", **_LAYOUT)
+    figure.update_layout(barmode="overlay", xaxis_title=name, yaxis_title="% of the group", **LAYOUT)
     return figure
 
 
@@ -81,25 +86,25 @@ def curves(score: pd.Series, correct: pd.Series) -> pd.DataFrame:
 def roc(curve: pd.DataFrame) -> go.Figure:
     figure = _line(curve["false_positive"], curve["true_positive"], "Q-Score")
     _add_reference(figure, [0, 1], [0, 1], "no information")
-    return figure.update_layout(xaxis_title="misclassified images kept", yaxis_title="correct images kept", **_LAYOUT)
+    return figure.update_layout(xaxis_title="misclassified images kept", yaxis_title="correct images kept", **LAYOUT)
 
 
 def precision_recall(curve: pd.DataFrame, base_rate: float) -> go.Figure:
     figure = _line(curve["true_positive"], curve["precision"], "Q-Score")
     _add_reference(figure, [0, 1], [base_rate, base_rate], f"base rate {100 * base_rate:.1f} %")
-    return figure.update_layout(xaxis_title="correct images kept (recall)", yaxis_title="share correct (precision)", **_LAYOUT)
+    return figure.update_layout(xaxis_title="correct images kept (recall)", yaxis_title="share correct (precision)", **LAYOUT)
 
 
 def risk_coverage(curve: pd.DataFrame, base_rate: float) -> go.Figure:
     figure = _line(curve["coverage"], curve["error"], "Q-Score")
     _add_reference(figure, [0, 1], [1 - base_rate, 1 - base_rate], f"all images {100 * (1 - base_rate):.1f} %")
-    return figure.update_layout(xaxis_title="share of images kept, best scores first", yaxis_title="error among them", **_LAYOUT)
+    return figure.update_layout(xaxis_title="share of images kept, best scores first", yaxis_title="error among them", **LAYOUT)
 
 
 def review_budget(curve: pd.DataFrame) -> go.Figure:
     figure = _line(curve["reviewed"], curve["found"], "lowest Q-Score first")
     _add_reference(figure, [0, 1], [0, 1], "random order")
-    return figure.update_layout(xaxis_title="share of images reviewed", yaxis_title="share of the errors found", **_LAYOUT)
+    return figure.update_layout(xaxis_title="share of images reviewed", yaxis_title="share of the errors found", **LAYOUT)
 
 
 def _line(x: pd.Series, y: pd.Series, name: str) -> go.Figure:

@@ -1,0 +1,35 @@
+"""How are the images arranged?"""
+
+import streamlit as st
+
+from sslviz.ui import frame, projection, reads, report, selection
+
+frame.open_page("Map", "How are the images arranged?")
+here = frame.chosen()
+embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
+made = reads.stage(here.workspace, here.dataset, here.encoder, "map", "project")
+busy = report.runs_of(here)
+if made.result is None:
+    report.needs_embeddings(embeddings)
+    st.info(f"No map of these {len(here.dataset.samples):,} images yet. It takes about a minute for 10,000.")
+    projection.start_button(here, "Make the map", busy)
+    st.stop()
+if made.state == "stale":
+    st.warning(f"This map is **stale**: {report.plain(made.why)}.", icon=":material/history:")
+    projection.start_button(here, "Make it again", busy or embeddings.state != "fresh")
+
+scored = None if scores.result is None else reads.scores(scores.result, probe.result, here.dataset)
+table = projection.points(made.result, scored, here)
+width = reads.width(here.workspace, here.dataset.name, here.encoder)
+colour, feature = projection.choose_colour(table, width)
+marked = st.query_params.get("sample")
+drawn = projection.coloured(table, here, colour, feature)
+picked = projection.show_map(table, drawn, [marked] if marked else [], key=f"map-{colour}-{feature}-{marked}")
+clicked = projection.take_selection(table, picked, here)
+st.caption(projection.facts(reads.summary(made)))
+if clicked:
+    projection.show_clicked(table, clicked, here)
+chosen = selection.current(here.workspace, here.dataset.name)
+selection.show(chosen)
+projection.show_selected(table, chosen, here)
+st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

@@ -1,0 +1,226 @@
+"""Features: the sorted activation shares with the discriminative band, and one feature whole."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sslviz.analysis.features import EPS_GRID
+from sslviz.arrays import check_percentiles
+from sslviz.errors import InputError
+from sslviz.jobs.score import ScoreSettings
+from sslviz.store.results import Result
+from sslviz.ui import reads, widgets
+from sslviz.ui.figures import features as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import plain
+
+_CARDS = 24
+
+
+def settings(summary: dict[str, Any]) -> tuple[float, float, float]:
+    """eps and percentiles chosen with the sliders; they begin at what the scores were made with."""
+    grid = [float(e) for e in EPS_GRID]
+    nearest = min(grid, key=lambda e: abs(e - summary["eps"]))
+    left, right = st.columns(2)
+    eps = left.select_slider(
+        "eps: a feature fires above mu + eps·sigma", grid, nearest, format_func=lambda e: f"{e:g}", key="features-eps"
+    )
+    low, high = right.slider(
+        "Percentiles of the activation shares that bound D",
+        0.0,
+        100.0,
+        (float(summary["lower"]), float(summary["upper"])),
+        step=1.0,
+        format="%.0f",
+        key="features-band",
+        help="Choosing eps or percentiles by the probe's accuracy would use labels: the score would no longer be label-free.",
+    )
+    if high <= low:
+        st.warning("The percentiles enclose nothing: draw them apart.")
+        st.stop()
+    return float(eps), low, high
+
+
+def at(table: pd.DataFrame, summary: dict[str, Any], eps: float, low: float, high: float) -> tuple[pd.DataFrame, Any]:
+    """(feature, share, chosen, the band's shares) for other settings; exact at every eps of the grid."""
+    if (eps, low, high) == (summary["eps"], summary["lower"], summary["upper"]):
+        shares = table["share"].to_numpy()
+    else:
+        shares = np.stack(table["grid_shares"].to_list())[:, int(np.flatnonzero(EPS_GRID == eps)[0])].astype(np.float64)
+    band = np.percentile(shares, check_percentiles(low, high))
+    chosen = (shares >= band[0]) & (shares <= band[1])
+    return table[["feature"]].assign(share=shares, chosen=chosen), (float(band[0]), float(band[1]))
+
+
+def band_words(table: pd.DataFrame, band: tuple[float, float]) -> None:
+    """How many features are discriminative, and what the band is."""
+    dead = int((table["share"] == 0).sum())
+    words = (
+        f"**{int(table['chosen'].sum()):,} of {len(table):,} features are discriminative**: they fire in "
+        f"{band[0]:.2f} to {band[1]:.2f} % of the train images. "
+    )
+    words += f"{dead:,} never fire." if dead else "All fire somewhere."
+    st.markdown(words)
+
+
+def score_button(here: Frame, summary: dict[str, Any], eps: float, low: float, high: float, busy: bool) -> None:
+    """Where the sliders differ from what the scores were made with: the button that scores with them."""
+    if (eps, low, high) == (summary["eps"], summary["lower"], summary["upper"]):
+        return
+
+    def start() -> None:
+        wanted = ScoreSettings(dataset=here.dataset.name, encoder=here.encoder, eps=eps, lower=low, upper=high)
+        widgets.start_job(here.workspace, "score", wanted)
+
+    st.caption(
+        f"The scores were made with eps {summary['eps']:g} and percentiles {summary['lower']:g} to {summary['upper']:g}; "
+        "the chart shows the sliders' settings."
+    )
+    st.button("Score with these settings", on_click=start, disabled=busy, icon=":material/play_arrow:")
+
+
+def shares_chart(table: pd.DataFrame, band: tuple[float, float], marked: int | None) -> int | None:
+    """The chart of sorted shares; the feature that was clicked."""
+    ranked = figures.sorted_shares(table)
+    figure = figures.shares(ranked, band, marked)
+    event: Any = st.plotly_chart(
+        figure,
+        key=f"features-shares-{marked}",
+        on_select="rerun",
+        selection_mode="points",
+        alt="Activation share of every feature, most often firing first; the discriminative band is shaded",
+        config=widgets.CHART,
+    )
+    with st.expander("The numbers"):
+        st.dataframe(ranked, hide_index=True, width="stretch")
+    points = event.selection.points
+    return int(points[0]["customdata"]) if points else None
+
+
+def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFrame) -> int | None:
+    """Cards of the discriminative features, each with the image it is strongest in; the one that was clicked."""
+    orders = ["fires most often", "fires least often", "most selective for a class"]
+    order = st.segmented_control("Order", orders, default=orders[0], required=True, key="features-order")
+    classes = reads.table(result, "feature_classes")
+    strongest: Any = classes.sort_values("share", ascending=False).drop_duplicates("feature").set_index("feature")
+    part = table[table["chosen"]].copy()
+    if len(classes):
+        mean = classes.groupby("feature")["share"].mean()
+        part["selective"] = part["feature"].map(strongest["share"] - mean)
+    by, rising = {"fires least often": ("share", True), "most selective for a class": ("selective", False)}.get(
+        str(order), ("share", False)
+    )
+    if by not in part:
+        st.info("No labels here: selectivity cannot be told.")
+        by = "share"
+    part = part.sort_values([by, "feature"], ascending=[rising, True])
+    pages = max(1, -(-len(part) // _CARDS))
+    page = st.number_input(f"Page of {pages}", 1, pages, key="features-page", width=200) if pages > 1 else 1
+    examples = reads.table(result, "feature_examples")
+    top = examples[(examples["kind"] == "top") & (examples["rank"] == 0)].set_index("feature")["sample_id"]
+    rows = scored.set_index("sample_id")["row"]
+    items = []
+    for line in part.iloc[(page - 1) * _CARDS : page * _CARDS].to_dict("records"):
+        feature = int(line["feature"])
+        row = rows.get(top.get(feature))
+        best = ""
+        if feature in strongest.index:
+            found = strongest.loc[feature]
+            best = f" · {here.dataset.titles[int(found['label'])]} {found['share']:.0f} %"
+        items.append(
+            {
+                "id": str(feature),
+                "url": "" if row is None or pd.isna(row) else widgets.thumb_url(here.dataset, int(row)),
+                "title": f"feature {feature}",
+                "detail": f"{line['share']:.1f} %{best}",
+                "alt": f"feature {feature}, fires in {line['share']:.1f} % of train images{best}",
+                "tone": "",
+            }
+        )
+    clicked = widgets.cards(items, key="features-cards", side=128)
+    return None if clicked is None else int(clicked)
+
+
+def wanted(n_features: int) -> int | None:
+    """The feature of the URL (?feature=NUMBER); None without one or where it names none."""
+    text = st.query_params.get("feature") or st.session_state.get("_feature")
+    if text is None or text == "":
+        return None
+    try:
+        feature = int(text)
+        if not 0 <= feature < n_features:
+            raise InputError("outside")
+    except ValueError:
+        st.warning(f"There is no feature {plain(str(text))}: they are numbered 0 to {n_features - 1}.")
+        forget()
+        return None
+    st.session_state["_feature"] = st.query_params["feature"] = str(feature)
+    return feature
+
+
+def open_feature(feature: int) -> None:
+    st.session_state["_feature"] = st.query_params["feature"] = str(feature)
+
+
+def forget() -> None:
+    st.session_state.pop("_feature", None)
+    st.query_params.pop("feature", None)
+
+
+def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """One feature whole: how often it fires, in which classes, its values, and its strongest, middling and weakest images."""
+    line = table.set_index("feature").loc[feature]
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.subheader(f"Feature {feature}")
+    right.button("All features", on_click=forget, icon=":material/arrow_back:", width="stretch")
+    st.markdown(
+        f"Fires in **{line['share']:.2f} %** of the train images; "
+        + ("one of the **discriminative** features (D)." if line["chosen"] else "**not** among the discriminative features (D).")
+    )
+    examples = reads.table(result, "feature_examples")
+    mine = examples[examples["feature"] == feature]
+    for kind, words in (("top", "Strongest in"), ("middle", "Middling in"), ("low", "Weakest in")):
+        part = mine[mine["kind"] == kind].merge(scored, on="sample_id", how="inner").sort_values("rank")
+        if part.empty:
+            continue
+        st.markdown(f"**{words}**")
+        if here.dataset.root is None:
+            st.dataframe(part[["sample_id", "title", "value"]], hide_index=True, width="stretch")
+        else:
+            widgets.gallery(here.dataset, part, "value", key=f"feature-{kind}", side=104)
+    spread: Any = reads.table(result, "features").set_index("feature").loc[feature]
+    histogram = figures.values(spread["low"], spread["high"], spread["counts"])
+    classes = reads.table(result, "feature_classes")
+    classes = classes[classes["feature"] == feature].assign(title=lambda t: [here.dataset.titles[k] for k in t["label"]])
+    left, right = st.columns(2)
+    with left:
+        st.markdown("**Its values over the images**")
+        st.plotly_chart(
+            figures.value_histogram(histogram),
+            key="feature-values",
+            alt="Histogram of the feature's values",
+            config=widgets.CHART,
+        )
+        with st.expander("The numbers"):
+            st.dataframe(histogram, hide_index=True, width="stretch")
+    with right:
+        st.markdown("**In which classes it fires**" + (" (the 20 strongest)" if len(classes) > 20 else ""))
+        if classes.empty:
+            st.info("No labels here.")
+        else:
+            st.plotly_chart(
+                figures.class_bars(classes),
+                key="feature-classes",
+                alt="Share of each class the feature fires in",
+                config=widgets.CHART,
+            )
+            with st.expander("The numbers"):
+                st.dataframe(classes[["title", "share"]].sort_values("share", ascending=False), hide_index=True, width="stretch")
+    st.page_link(
+        "pages/projection.py",
+        label="Where it fires on the map",
+        icon=":material/scatter_plot:",
+        query_params={"colour": "feature", "feature": str(feature)},
+    )

@@ -1,0 +1,119 @@
+"""One picture through the encoder now: its row, its scores beside those of the stored images. Nothing is written."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sslviz.analysis.rows import score_rows
+from sslviz.encoders.spec import load_spec
+from sslviz.jobs.damage import probabilities
+from sslviz.jobs.inputs import open_embedded
+from sslviz.store.results import Result
+from sslviz.store.workspace import Workspace
+from sslviz.ui import reads
+from sslviz.ui.frame import Frame
+
+
+@dataclass(frozen=True)
+class Discriminative:
+    """What scores were made with: the features of D int[K], and eps."""
+
+    features: np.ndarray
+    eps: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample's unit row h float[D], what fires in it, its Q-Score, and the probe's class probabilities (None without one)."""
+
+    h: np.ndarray
+    mean: float
+    threshold: float
+    firing: np.ndarray
+    """L_i, int[n]."""
+    chosen: np.ndarray
+    """L_i ∩ D, int[n], largest excess first."""
+    q: float
+    probabilities: np.ndarray | None
+
+
+def discriminative(scores: Result) -> Discriminative:
+    """D and eps of a score result."""
+    table = reads.table(scores, "features")
+    return Discriminative(table.loc[table["chosen"], "feature"].to_numpy(), float(scores.content["summary"]["eps"]))
+
+
+def explain(raw: np.ndarray, found: Discriminative, probe: Result | None) -> Row:
+    """What a raw embedding float[D] is scored by."""
+    rows = score_rows(raw[None], found.features, found.eps)
+    norm = float(np.linalg.norm(raw))
+    h = raw / norm if norm else raw
+    mean, std = float(h.mean()), float(h.std())
+    threshold = mean + found.eps * std
+    fires = h > threshold if rows.n_firing[0] else np.zeros(len(h), bool)
+    in_d = np.zeros(len(h), bool)
+    in_d[found.features] = True
+    chosen = np.flatnonzero(fires & in_d)
+    said = None if probe is None else probabilities(raw[None], _weights(str(probe.folder), probe.key))[0]
+    return Row(h, mean, threshold, np.flatnonzero(fires), chosen[np.argsort(-h[chosen], kind="stable")], float(rows.q[0]), said)
+
+
+def stored(here: Frame, sample_id: str) -> np.ndarray:
+    """The raw embedding float32[D] of a sample. Raises SslvizError where it is missing."""
+    return np.asarray(reads.embeddings(here.workspace, here.dataset.name, here.encoder, [sample_id])[0])
+
+
+def embed(here: Frame, pictures: list[bytes]) -> np.ndarray:
+    """Raw embeddings float32[n, D] of picture files, the way the embed job makes them. Raises BadImage, InputError."""
+    import torch
+
+    from sslviz.data.images import decode, fit
+
+    spec = load_spec(here.workspace, here.encoder)
+    encoder = _encoder(str(here.workspace.root), here.encoder, spec.fingerprint())
+    pixels = torch.stack([fit(decode(content).pixels, spec.input.resize, spec.input.size) for content in pictures])
+    bf16 = reads.precision(here.workspace, here.dataset.name, here.encoder) == "bf16"
+    return np.asarray(encoder.embed(pixels, bf16=bf16).numpy())
+
+
+def probe_classes(probe: Result) -> np.ndarray:
+    """Class indices int[C] that the probe's probabilities belong to."""
+    classes: np.ndarray = _weights(str(probe.folder), probe.key)["classes"]
+    return classes
+
+
+def nearest(here: Frame, raw: np.ndarray, k: int = 10) -> pd.DataFrame:
+    """sample_id and cosine similarity of the k train images nearest to a raw embedding float[D]."""
+    from sslviz.analysis.rivals import nearest_neighbours
+
+    ids, train = _train(str(here.workspace.root), here.dataset.name, here.encoder, here.dataset.fingerprint)
+    found = nearest_neighbours(raw[None], train, k=min(k, len(train)))
+    return pd.DataFrame({"sample_id": ids[found.rows[0]], "similarity": found.similarities[0]})
+
+
+@st.cache_resource(max_entries=2, show_spinner="Loading the encoder")
+def _encoder(root: str, name: str, fingerprint: str) -> Any:
+    from sslviz.encoders.run import load_encoder
+
+    return load_encoder(Workspace(root), name)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _weights(folder: str, key: str) -> dict[str, np.ndarray]:
+    with np.load(f"{folder}/weights.npz", allow_pickle=False) as stored:
+        return dict(stored)
+
+
+@st.cache_resource(max_entries=1, show_spinner="Reading the train images' embeddings")
+def _train(root: str, dataset: str, encoder: str, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, embeddings) of the train images, a seeded sample above the neighbour rivals' limit."""
+    from sslviz.analysis.rivals import MAX_TRAIN_ROWS
+
+    embedded = open_embedded(Workspace(root), dataset, encoder)
+    part = embedded.samples[embedded.samples["split"] == "train"]
+    if len(part) > MAX_TRAIN_ROWS:
+        part = part.sample(MAX_TRAIN_ROWS, random_state=0).sort_values("row")
+    return part["sample_id"].to_numpy(), embedded.store.read(part["row"].to_numpy())

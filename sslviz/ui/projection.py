@@ -1,0 +1,173 @@
+"""The map: colour, lasso, and what lies in it."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.jobs.project import ProjectSettings
+from sslviz.store.results import Result
+from sslviz.ui import reads, selection, widgets
+from sslviz.ui.figures import projection as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import plain
+
+_GRID = 60
+
+
+def start_button(here: Frame, label: str, busy: bool) -> None:
+    def start() -> None:
+        widgets.start_job(here.workspace, "project", ProjectSettings(dataset=here.dataset.name, encoder=here.encoder))
+
+    st.button(label, on_click=start, disabled=busy, type="primary", icon=":material/play_arrow:")
+
+
+def points(result: Result, scored: pd.DataFrame | None, here: Frame) -> pd.DataFrame:
+    """One row an image with x and y, and, where there are scores, everything `reads.scores` says of it."""
+    placed = reads.table(result, "map")
+    if scored is None:
+        samples = here.dataset.samples[["sample_id", "label"]]
+        titles = dict(enumerate(here.dataset.titles))
+        rows = pd.Series(range(len(samples)), index=samples["sample_id"])
+        table = placed.merge(samples, on="sample_id")
+        return table.assign(title=table["label"].map(titles), row=table["sample_id"].map(rows))
+    return placed[["sample_id", "x", "y"]].merge(scored, on="sample_id")
+
+
+def colours(table: pd.DataFrame) -> dict[str, str]:
+    """What the points can be coloured by: key -> words."""
+    out = {"class": "Class", "q": "Q-Score", "correct": "Right or wrong", "feature": "A feature", "split": "Split"}
+    if not table["title"].notna().any():
+        del out["class"]
+    if "q" not in table:
+        del out["q"]
+    if "correct" not in table or table["correct"].isna().all():
+        del out["correct"]
+    return out
+
+
+def choose_colour(table: pd.DataFrame, n_features: int) -> tuple[str, int]:
+    """The colour's key and, for "feature", which; both stand in the URL."""
+    known = colours(table)
+    _from_url("colour", list(known), str)
+    left, right = st.columns(2)
+    key = left.selectbox("Colour by", list(known), format_func=known.__getitem__, key="map-colour", persist_state="session")
+    st.query_params["colour"] = st.session_state["_url_colour"] = key
+    if key != "feature":
+        st.query_params.pop("feature", None)
+        return key, 0
+    _from_url("feature", range(n_features), int)
+    feature = int(right.number_input("Feature", 0, n_features - 1, key="map-feature", persist_state="session"))
+    st.query_params["feature"] = st.session_state["_url_feature"] = str(feature)
+    return key, feature
+
+
+def _from_url(name: str, allowed: Any, kind: Any) -> None:
+    """Set the widget `map-<name>` from the URL when the URL brings another value than the page last wrote there."""
+    linked = st.query_params.get(name)
+    if linked is None or linked == st.session_state.get(f"_url_{name}"):
+        return
+    value = kind(linked) if kind is str or linked.isdigit() else None
+    if value in allowed:
+        st.session_state[f"map-{name}"] = value
+    else:
+        st.warning(f"There is no {name} {plain(linked)} here.")
+
+
+def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.DataFrame:
+    """The points to draw (at most 8,000, every class by its share) with the columns `shown` and `hover`."""
+    groups = table["title"].fillna("")
+    drawn = table.iloc[figures.drawn_points(groups)].copy()
+    if key == "feature":
+        fingerprint = here.dataset.fingerprint
+        drawn["shown"] = reads.feature_values(
+            str(here.workspace.root), here.dataset.name, here.encoder, fingerprint, feature, tuple(drawn["sample_id"])
+        )
+    elif key == "correct":
+        said = drawn["correct"].map({True: "correct", False: "misclassified"})
+        drawn["shown"] = said.where(drawn["correct"].notna(), "not judged")
+    elif key == "class":
+        drawn["shown"] = figures.top_classes(drawn["title"])
+    else:
+        drawn["shown"] = drawn[key]
+    label = drawn["title"].where(drawn["title"].notna(), "no label").astype(str)
+    drawn["hover"] = label + " · " + drawn["sample_id"].str.rsplit("/", n=1).str[-1]
+    if pd.api.types.is_numeric_dtype(drawn["shown"]):
+        drawn["hover"] += " · " + drawn["shown"].map("{:.4f}".format)
+    return drawn
+
+
+def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: list[str], key: str) -> Any:
+    """The figure; what was selected in it."""
+    under = figures.density_image(table[["x", "y"]].to_numpy()) if len(drawn) < len(table) else None
+    ring = table[table["sample_id"].isin(marked)]
+    figure = figures.scatter(drawn, "shown", ring, under)
+    st.caption(
+        "Draw round points to select them; click one to see it. Near means similar to the encoder; distances between far "
+        "groups, their sizes and their density mean little."
+        + (f" {len(drawn):,} of {len(table):,} are drawn as points, all of them lie in the grey." if under else "")
+    )
+    event: Any = st.plotly_chart(
+        figure,
+        key=key,
+        on_select="rerun",
+        selection_mode=["points", "lasso", "box"],
+        alt=f"Map of {len(table):,} images by their embeddings",
+        config={**widgets.CHART, "scrollZoom": True},
+    )
+    return event.selection
+
+
+def take_selection(table: pd.DataFrame, picked: Any, here: Frame) -> str | None:
+    """A lasso or box becomes the selection, of all points inside it, drawn or not; a click gives the one image."""
+    outline = figures.polygon_of(picked)
+    if outline is not None:
+        if outline.tolist() == st.session_state.get("_outline"):
+            return None
+        st.session_state["_outline"] = outline.tolist()
+        ids = table.loc[figures.inside(outline, table[["x", "y"]].to_numpy()), "sample_id"].tolist()
+        if ids:
+            selection.select(here.workspace, here.dataset.name, ids, f"drawn on the map of {here.encoder}")
+        return None
+    st.session_state.pop("_outline", None)
+    chosen = [p for p in picked.get("points", []) if p.get("customdata")]
+    return str(chosen[0]["customdata"][0]) if len(chosen) == 1 else None
+
+
+def show_clicked(table: pd.DataFrame, sample_id: str, here: Frame) -> None:
+    """The image of the point that was clicked, with the way to its page."""
+    st.markdown("**The image you clicked**")
+    widgets.gallery(here.dataset, table[table["sample_id"] == sample_id], _score(table), key="map-clicked", side=160)
+
+
+def show_selected(table: pd.DataFrame, chosen: selection.Selection | None, here: Frame) -> None:
+    """The grid of the selected images, lowest Q-Scores first."""
+    if chosen is None:
+        return
+    part = selection.of(table, chosen)
+    by = _score(table)
+    part = part.sort_values([by, "sample_id"]) if by else part
+    wrong = part["correct"].dropna() if "correct" in part else pd.Series(dtype=bool)
+    words = f"**{len(part):,} images**"
+    if len(wrong):
+        words += f", {int((~wrong.astype(bool)).sum()):,} of {len(wrong):,} judged ones misclassified"
+    common = part["title"].value_counts().head(3)
+    if len(common):
+        words += "; mostly " + ", ".join(f"{plain(str(t))} ({n:,})" for t, n in common.items())
+    st.markdown(words + (". Lowest Q-Score first." if by else "."))
+    pages = max(1, -(-len(part) // _GRID))
+    page = st.number_input(f"Page of {pages}", 1, pages, key="map-page", width=200) if pages > 1 else 1
+    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
+    widgets.gallery(here.dataset, part.iloc[(page - 1) * _GRID : page * _GRID], by, key="map-grid")
+
+
+def _score(table: pd.DataFrame) -> str:
+    return "q" if "q" in table else ""
+
+
+def facts(summary: dict[str, Any]) -> str:
+    """How the map was made, in words."""
+    if summary["method"] == "pca":
+        return f"The two main directions (PCA): only {summary['n_different']} different embeddings, too few for UMAP."
+    fitted = "" if summary["n_fitted"] == summary["n"] else f", fitted on {summary['n_fitted']:,} of them"
+    return f"UMAP of {summary['n']:,} images{fitted}: {summary['neighbours']} neighbours, min_dist {summary['min_dist']:g}."
