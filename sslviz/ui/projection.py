@@ -99,17 +99,21 @@ def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.Dat
 
 def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: list[str], key: str) -> Any:
     """The figure; what was selected in it."""
+    ways = {"lasso": "Draw round images", "pan": "Click an image, drag and zoom"}
+    st.session_state.setdefault("map-way", "lasso")
+    way = st.segmented_control(
+        "On the map", list(ways), required=True, format_func=ways.__getitem__, key="map-way", persist_state="session"
+    )
     under = figures.density_image(table[["x", "y"]].to_numpy()) if len(drawn) < len(table) else None
     ring = table[table["sample_id"].isin(marked)]
-    figure = figures.scatter(drawn, "shown", ring, under)
+    figure = figures.scatter(drawn, "shown", ring, under).update_layout(dragmode=way)
     st.caption(
-        "Draw round points to select them; click one to see it. Near means similar to the encoder; distances between far "
-        "groups, their sizes and their density mean little."
+        "Near means similar to the encoder; distances between far groups, their sizes and their density mean little."
         + (f" {len(drawn):,} of {len(table):,} are drawn as points, all of them lie in the grey." if under else "")
     )
     event: Any = st.plotly_chart(
         figure,
-        key=key,
+        key=f"{key}-{way}",
         on_select="rerun",
         selection_mode=["points", "lasso", "box"],
         alt=f"Map of {len(table):,} images by their embeddings",

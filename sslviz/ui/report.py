@@ -53,9 +53,11 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
         ("RankMe", f"{summary['rank_me']:.0f}", f"of {summary['n_features']} features"),
     ]
-    for column, (label, value, below) in zip(st.columns(len(facts)), facts, strict=True):
-        column.metric(label, value)
-        column.caption(below)
+    with st.container(horizontal=True):
+        for label, value, below in facts:
+            with st.container(width=122, gap="xsmall"):
+                st.metric(label, value)
+                st.caption(below)
     for note in summary["notes"]:
         st.caption(plain(note))
 

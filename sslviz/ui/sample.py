@@ -90,12 +90,7 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
     else:
         st.info(f"**{plain(label)}**: not judged by the probe.")
     others = table[table["split"] == row["split"]]
-    a, b, c = st.columns(3)
-    a.metric("Q-Score", f"{row['q']:.4f}", help="Mean excess of the firing discriminative features over the sample's mean.")
-    b.metric(
-        "Below it", percent((others["q"] < row["q"]).mean(), 0), help=f"Share of {row['split']} images with a lower Q-Score."
-    )
-    c.metric("Firing", f"{row['n_chosen']} / {row['n_firing']}", help="Discriminative features that fire, of all that fire.")
+    _three_metrics(row["q"], float((others["q"] < row["q"]).mean()), row["split"], row["n_chosen"], row["n_firing"])
     if row["n_chosen"] == 0:
         st.caption(f"No discriminative feature fires at eps {summary['eps']:g}: the Q-Score is 0 by definition.")
     names = {"q": "Q-Score", "q_paper": "Q-Score, paper's eps", **{n: RIVALS[n].title for n in RIVALS if n in row.index}}
@@ -105,11 +100,18 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
         if not pd.isna(row[n])
     ]
     columns = {
-        "score": st.column_config.TextColumn(width=330),
-        "value": st.column_config.NumberColumn(format="%.4f", width="small"),
-        "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100, width="small"),
+        "score": st.column_config.TextColumn(width=285),
+        "value": st.column_config.NumberColumn(format="%.4f", width=75),
+        "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100, width=95),
     }
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns)
+
+
+def _three_metrics(q: float, below: float, split: str, n_chosen: int, n_firing: int) -> None:
+    with st.container(horizontal=True):
+        st.metric("Q-Score", f"{q:.4f}", help="Mean excess of the firing discriminative features over mu.", width=130)
+        st.metric("Below it", percent(below, 0), help=f"Share of {split} images with a lower Q-Score.", width=100)
+        st.metric("Firing", f"{n_chosen} / {n_firing}", help="Discriminative features that fire, of all that fire.", width=130)
 
 
 def show_probe(here: Frame, probe: reads.Stage, row: pd.Series) -> None:
@@ -244,10 +246,7 @@ def own_picture(here: Frame, scores: Result, probe: Result | None, scored: pd.Da
         st.image(upright(content), width="stretch", alt=f"your picture {given.name}")
         st.caption(plain(given.name))
     with facts:
-        a, b, c = st.columns(3)
-        a.metric("Q-Score", f"{found.q:.4f}")
-        b.metric("Below it", percent(float((others < found.q).mean()), 0), help="Share of train images with a lower Q-Score.")
-        c.metric("Firing", f"{len(found.chosen)} / {len(found.firing)}", help="In D, of all that fire.")
+        _three_metrics(found.q, float((others < found.q).mean()), "train", len(found.chosen), len(found.firing))
         if probe is not None and found.probabilities is not None:
             order = np.argsort(-found.probabilities)[:5]
             classes = live.probe_classes(probe)

@@ -107,7 +107,7 @@ def scatter(table: pd.DataFrame, colour: str, marked: pd.DataFrame, under: Any =
     figure.update_yaxes(visible=False, scaleanchor="x")
     legend = {"orientation": "h", "y": -0.02, "yanchor": "top", "x": 0, "itemsizing": "constant"}
     layout = {**LAYOUT, "height": 620, "legend": legend, "margin": {"l": 0, "r": 0, "t": 10, "b": 10}}
-    return figure.update_layout(dragmode="lasso", clickmode="event+select", **layout)
+    return figure.update_layout(clickmode="event+select", **layout)
 
 
 def _add_points(figure: go.Figure, part: pd.DataFrame, name: str, marker: dict[str, Any]) -> None:
