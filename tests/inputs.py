@@ -77,3 +77,40 @@ def planted(n=240, d=64, classes=4, seed=0):
         block = np.arange(y[i] * 8, y[i] * 8 + 8)
         H[i, rng.choice(block, 3, replace=False)] += strength[i]
     return H.astype(np.float32), y
+
+
+def photographs(root, n=12, side=96):
+    """Real photographs: crops of the two that scikit-learn ships, as JPEG files below train/ and test/, one folder a class."""
+    from sklearn.datasets import load_sample_images
+
+    shipped = load_sample_images()
+    rng = np.random.default_rng(0)
+    for name, whole in zip(("china", "flower"), shipped.images, strict=True):
+        for split, count in (("train", n), ("test", n // 2)):
+            place = root / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                size = int(rng.integers(120, 240))
+                y, x = rng.integers(0, whole.shape[0] - size), rng.integers(0, whole.shape[1] - size)
+                crop = Image.fromarray(whole[y : y + size, x : x + size]).resize((side, side * 3 // 4 + int(rng.integers(24))))
+                crop.save(place / f"{i:03d}.jpg", quality=90)
+    return root
+
+
+def demo_part(workspace, n_train=120, n_test=60, name="demo"):
+    """The first pictures of the shipped demo set as a data set of this workspace, and the shipped SimCLR encoder."""
+    import pyarrow.parquet as pq
+
+    from sslviz.data.dataset import add_folder
+    from sslviz.data.demo import files
+    from sslviz.encoders.add import add_encoder
+    from sslviz.progress import Progress
+
+    source = workspace.root / "part"
+    source.mkdir()
+    for file, n in (("train.parquet", n_train), ("test.parquet", n_test), ("counterfactuals.parquet", 5 * n_test)):
+        pq.write_table(pq.read_table(files.shipped() / file).slice(0, n), source / file)
+    folder = workspace.dataset(name)
+    dataset, _ = add_folder(workspace, name, files.unpack(source, folder, Progress()))
+    add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo.safetensors"), "simclr-demo")
+    return dataset

@@ -58,8 +58,7 @@ class FeatureExamples:
     def _keep_extremes(self, kind: str, values: np.ndarray, rows: np.ndarray) -> None:
         """Merge the largest values of a chunk into the PER_KIND largest of each feature; equal values go by row number."""
         best, best_rows = self._best[kind]
-        k = min(PER_KIND, len(values))
-        place = np.argpartition(-values, k - 1, axis=0)[:k] if k < len(values) else np.arange(k)[:, None].repeat(self.width, 1)
+        place = _largest(values, min(PER_KIND, len(values)))
         all_values = np.concatenate([best, np.take_along_axis(values, place, 0)])
         all_rows = np.concatenate([best_rows, rows[place]])
         order = np.lexsort((all_rows, -all_values), axis=0)[:PER_KIND]
@@ -91,10 +90,10 @@ class FeatureExamples:
 
     def spread(self) -> pd.DataFrame:
         """feature, low, high, counts (list of BINS): histogram of the values over the spread rows."""
-        low, high = self._spread.min(0, initial=np.inf), self._spread.max(0, initial=-np.inf)
+        low = self._spread.min(0, initial=np.inf)
+        high = np.maximum(self._spread.max(0, initial=-np.inf), low + 1e-4)
         counts: list[Any] = [
-            np.histogram(column, BINS, (a, b if b > a else a + 1e-6))[0]
-            for column, a, b in zip(self._spread.T, low, high, strict=True)
+            np.histogram(column, BINS, (a, b))[0] for column, a, b in zip(self._spread.T, low, high, strict=True)
         ]
         return pd.DataFrame({"feature": np.arange(self.width), "low": low, "high": high, "counts": counts})
 
@@ -109,3 +108,12 @@ class FeatureExamples:
                 "share": share.ravel().astype(np.float32),
             }
         )
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Row positions int[k, D], ascending, of the k largest values[n, D] of each column; of equal ones the first."""
+    least = -np.partition(-values, k - 1, axis=0)[k - 1]
+    kept = values > least
+    tied = values == least
+    kept |= tied & (tied.cumsum(0, dtype=np.int32) <= k - kept.sum(0))
+    return np.nonzero(kept.T)[1].reshape(values.shape[1], k).T

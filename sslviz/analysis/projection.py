@@ -35,11 +35,11 @@ class Projection:
         if (unit != unit[0]).any():
             self._pca = PCA(min(DIMENSIONS, *unit.shape), svd_solver="randomized", random_state=self.seed).fit(unit)
         reduced = self._reduce(unit)
-        # equal rows may differ in their last bits once they have been through a matrix product
+        _, first, which = np.unique(unit, axis=0, return_index=True, return_inverse=True)
         scale = np.abs(reduced).max() or 1.0
-        _, first, which = np.unique(np.round(reduced / scale, 5), axis=0, return_index=True, return_inverse=True)
-        self.n_different = len(first)
-        self.method = "umap" if len(first) >= FEWEST else "pca"
+        about = len(np.unique(np.round(reduced / scale, 5), axis=0))  # equal images may differ in their last bits
+        self.n_different = min(len(first), about)
+        self.method = "umap" if self.n_different >= FEWEST else "pca"
         if self.method == "pca":
             return self._first_two(reduced)
         placed: np.ndarray = self._new_umap(len(first)).fit_transform(reduced[first])

@@ -36,7 +36,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     if settings.render:
         source = folder / "rendered"
         files.render_files(source, progress)
-        if shipped.is_dir():
+        if all((shipped / name).exists() for name in files.FILES):
             differ = files.differing(source, shipped)
             if differ:
                 progress.warn(

@@ -49,7 +49,7 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         ("Probe top-1", percent(top1), f"linear probe on {split}"),
         ("AUROC of Q", percent(q and q["auroc"]), f"95 %: {interval(q['intervals']['auroc'])}" if q else "needs labels"),
         ("AUPRC of Q", percent(q and q["auprc"]), f"base rate {percent(q['base_rate'])}" if q else "needs labels"),
-        ("Empty sets", percent(summary["empty_share"].get(summary["judged_on"])), "images where nothing discriminative fires"),
+        ("Empty sets", percent(summary["empty_share"].get(summary["judged_on"])), "no discriminative feature fires"),
         ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
         ("RankMe", f"{summary['rank_me']:.0f}", f"of {summary['n_features']} features"),
     ]

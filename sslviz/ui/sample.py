@@ -59,10 +59,10 @@ def step_buttons(sample_id: str) -> None:
     def go(to: int) -> None:
         st.query_params["sample"] = st.session_state["_sample"] = sequence[to]
 
-    left, right, where = st.columns([1, 1, 4], vertical_alignment="center")
-    left.button("Previous", on_click=go, args=(at - 1,), disabled=at == 0, shortcut="ArrowLeft", width="stretch")
-    right.button("Next", on_click=go, args=(at + 1,), disabled=at + 1 == len(sequence), shortcut="ArrowRight", width="stretch")
-    where.caption(f"{at + 1:,} of {len(sequence):,} in the grid's order")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Previous", on_click=go, args=(at - 1,), disabled=at == 0, shortcut="ArrowLeft", width=150)
+        st.button("Next", on_click=go, args=(at + 1,), disabled=at + 1 == len(sequence), shortcut="ArrowRight", width=150)
+        st.caption(f"{at + 1:,} of {len(sequence):,} in the grid's order", width="content")
 
 
 def show_picture(here: Frame, row: pd.Series) -> None:

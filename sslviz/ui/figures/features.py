@@ -53,7 +53,7 @@ def shares(table: pd.DataFrame, band: tuple[float, float], at: int | None = None
 
 def values(low: float, high: float, counts: Any) -> pd.DataFrame:
     """low, high, images of each bin."""
-    edges = np.linspace(low, high if high > low else low + 1e-6, len(counts) + 1)
+    edges = np.linspace(low, high, len(counts) + 1)
     return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": counts})
 
 

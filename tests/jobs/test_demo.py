@@ -1,0 +1,77 @@
+"""The demo job, on a small rendering in place of the shipped files."""
+
+import shutil
+
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.data.demo import files
+from sslviz.errors import NotFound
+from sslviz.jobs import inputs, runner
+from sslviz.jobs.demo import DemoSettings, demo, start_demo
+from sslviz.progress import Progress
+
+SHIPPED = files.shipped()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A demo of 60 pictures beside the real encoders; launched runs are written down, not started."""
+    monkeypatch.setattr(files, "SPLITS", {"train": 40, "test": 20})
+    monkeypatch.setattr(files, "N_COUNTERFACTUAL_SCENES", 2)
+    files.render_files(tmp_path / "shipped", Progress(), processes=1)
+    shutil.copytree(SHIPPED / "encoders", tmp_path / "shipped" / "encoders")
+    monkeypatch.setattr(files, "shipped", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    return tmp_path / "shipped"
+
+
+def test_the_demo_is_unpacked_analyzed_and_followed_up(workspace, small):
+    result = demo(DemoSettings(), workspace, Progress())
+    assert (result["n"], result["images"], result["differing_rows"]) == (60, 60, None)
+    assert workspace.encoders() == ["simclr-demo", "supervised-demo"]
+    found = datasets.load(workspace, "demo")
+    assert found.facts["counts"] == {"train": 40, "test": 20}
+    assert sorted(found.titles) == sorted({s.split("/")[1] for s in files.scenes("train")})
+    assert inputs.result_state(workspace, found, "simclr-demo", "score")[0] == "fresh"
+    runs = {(r["job"], r["settings"]["encoder"]) for r in runner.list_runs(workspace)}
+    assert runs == {("project", "simclr-demo"), ("analyze", "supervised-demo")}
+    assert [r["id"] for r in runner.list_runs(workspace)][::-1] == result["runs"]
+
+
+def test_the_app_starts_the_demo_once(workspace, small):
+    first = start_demo(workspace)
+    assert start_demo(workspace) == first  # a second start joins
+    demo(DemoSettings(), workspace, Progress())
+    assert start_demo(workspace) is None
+
+
+def test_the_demo_again_computes_nothing(workspace, small):
+    demo(DemoSettings(), workspace, Progress())
+    assert demo(DemoSettings(), workspace, Progress())["embed"]["computed"] == 0
+
+
+def test_rendering_here_is_compared_with_what_is_shipped(workspace, small):
+    result = demo(DemoSettings(render=True), workspace, Progress())
+    assert result["differing_rows"] == 0
+    assert (workspace.dataset("demo") / "rendered" / "test.parquet").exists()
+    (small / "test.parquet").write_bytes((small / "train.parquet").read_bytes())
+    said = []
+    progress = Progress()
+    progress.warn = said.append
+    assert demo(DemoSettings(render=True), workspace, progress)["differing_rows"] == 40
+    assert "40 rendered rows are not equal to the shipped ones" in said[0]
+
+
+def test_an_unknown_demo_encoder_is_named(workspace, small):
+    with pytest.raises(NotFound, match=r'"byol-demo". Did you mean "simclr-demo"'):
+        demo(DemoSettings(encoder="byol-demo"), workspace, Progress())
+
+
+def test_the_shipped_encoders_are_whole(workspace):
+    from sslviz.encoders.add import add_encoder
+
+    for path in sorted((SHIPPED / "encoders").glob("*.safetensors")):
+        spec, _ = add_encoder(workspace, str(path), path.stem)
+        assert (spec.feature_dim, spec.input.size) == (512, 64)
+        assert path.stat().st_size < 3_000_000

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.errors import Cancelled, NotFound
+from sslviz.jobs import inputs, project
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.project import ProjectSettings
+from sslviz.progress import Progress
+from sslviz.store.results import latest_result
+from tests.inputs import folder, picture, small_encoder
+
+
+@pytest.fixture
+def photos(tmp_path, workspace):
+    root = folder(tmp_path / "photos", {f"{s}/{c}": n for s, n in (("train", 14), ("val", 6)) for c in ("disc", "ring")})
+    datasets.add_folder(workspace, "photos", root)
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    return root
+
+
+def run(workspace, progress=None, **options):
+    return project.project(ProjectSettings(dataset="photos", encoder="tiny", **options), workspace, progress or Progress())
+
+
+def test_every_image_has_a_place_by_id(workspace, photos):
+    summary = run(workspace)
+    assert (summary["n"], summary["method"], summary["n_fitted"]) == (40, "umap", 40)
+    table = latest_result(workspace.results("photos", "tiny", "project")).table("map")
+    assert set(table["sample_id"]) == set(datasets.load(workspace, "photos").samples["sample_id"])
+    assert np.isfinite(table[["x", "y"]]).all().all()
+    found = datasets.load(workspace, "photos")
+    assert inputs.result_state(workspace, found, "tiny", "project")[0] == "fresh"
+
+
+def test_a_map_of_other_images_is_stale(workspace, photos):
+    run(workspace)
+    picture(77).save(photos / "train/disc/new.png")
+    found, _ = datasets.refresh(workspace, "photos")
+    assert inputs.result_state(workspace, found, "tiny", "project")[0] == "stale"
+
+
+def test_many_images_are_placed_on_the_map_of_a_sample(workspace, photos, monkeypatch):
+    from sslviz.analysis import projection
+
+    monkeypatch.setattr(projection, "MAX_FIT_ROWS", 25)
+    said = []
+    progress = Progress()
+    progress.warn = said.append
+    summary = run(workspace, progress)
+    assert (summary["n"], summary["n_fitted"]) == (40, 25)
+    assert "fitted on 25 images" in said[0]
+    table = latest_result(workspace.results("photos", "tiny", "project")).table("map")
+    assert np.isfinite(table[["x", "y"]]).all().all()
+
+
+def test_cancel_is_heard_while_the_map_is_made(workspace, photos, monkeypatch):
+    import threading
+
+    never = threading.Event()
+    monkeypatch.setattr("sslviz.analysis.projection.Projection.fit", lambda *_: never.wait(60))
+
+    class Stopped(Progress):
+        def check(self):
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        run(workspace, Stopped())
+    assert latest_result(workspace.results("photos", "tiny", "project")) is None
+    never.set()
+
+
+def test_a_fault_in_the_thread_is_the_jobs(workspace, photos, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr("sslviz.analysis.projection.Projection.fit", broken)
+    with pytest.raises(ZeroDivisionError, match="inside"):
+        run(workspace)
+
+
+def test_without_embeddings_it_says_what_to_type(workspace, tmp_path):
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "p", {"train/a": 2}))
+    small_encoder(workspace)
+    with pytest.raises(NotFound, match="sslviz embed --dataset photos --encoder tiny"):
+        run(workspace)
