@@ -1,10 +1,17 @@
 """Figures: tables whose numbers can be worked out on paper."""
 
+import base64
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from sslviz import evaluate_score
+from sslviz.ui.figures import features, projection
 from sslviz.ui.figures import scores as figures
 
 SCORE = pd.Series([4.0, 3.0, 3.0, 1.0])
@@ -44,3 +51,108 @@ def test_figures_draw_their_tables():
     assert list(figures.precision_recall(table, 0.5).data[1].y) == [0.5, 0.5]
     bars = figures.histogram(figures.histogram_table(SCORE, CORRECT, bins=3), "Q").data
     assert [sum(bar.y) for bar in bars] == [pytest.approx(100), pytest.approx(100)]
+
+
+# ---- features
+
+
+def feature_table():
+    return pd.DataFrame({"feature": range(4), "share": [5.0, 20.0, 5.0, 0.0], "chosen": [True, False, True, False]})
+
+
+def test_shares_are_sorted_and_split_by_the_band():
+    ranked = features.sorted_shares(feature_table())
+    assert ranked["feature"].tolist() == [1, 0, 2, 3]
+    figure = features.shares(ranked, (5.0, 5.0), at=2)
+    inside, outside, marked = figure.data
+    assert (list(inside.x), list(inside.y), list(inside.customdata)) == ([2, 3], [5, 5], [0, 2])
+    assert (list(outside.x), list(outside.customdata)) == ([1, 4], [1, 3])
+    assert list(marked.x) == [3]
+
+
+def test_expression_bars_part_the_features_by_what_they_do():
+    figure = features.expression(np.array([0.1, 0.9, 0.8, 0.2]), np.array([2, 3]), 0.5, 0.7)
+    bars = {bar.name: list(bar.customdata) for bar in figure.data}
+    assert bars == {"does not fire (2)": [0, 3], "fires, outside D (1)": [1], "fires, in D (1)": [2]}
+    assert [line.y0 for line in figure.layout.shapes] == [0.5, 0.7]
+
+
+def test_histogram_of_a_feature_and_its_classes():
+    table = features.values(0.0, 1.0, [1, 0, 9])
+    assert table["low"].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+    assert list(features.value_histogram(table).data[0].y) == [1, 0, 3]  # square roots
+    classes = pd.DataFrame({"title": [f"c{i}" for i in range(25)], "share": np.arange(25.0)})
+    bar = features.class_bars(classes).data[0]
+    assert (len(bar.x), bar.x[-1], bar.y[-1]) == (20, 24, "c24")
+    assert features.class_bars(pd.DataFrame({"title": ["<b>x</b>"], "share": [1.0]})).data[0].y[0] == "&lt;b&gt;x&lt;/b&gt;"
+
+
+# ---- the map
+
+
+def winding_number(polygon, point):
+    """How often the polygon goes round the point: the sum of the angles, over a full turn."""
+    d = np.asarray(polygon, float) - point
+    angle = np.arctan2(d[:, 1], d[:, 0])
+    turns = np.diff(np.append(angle, angle[0]))
+    return round(((turns + np.pi) % (2 * np.pi) - np.pi).sum() / (2 * np.pi))
+
+
+@given(st.integers(0, 10_000), st.integers(3, 40))
+def test_inside_a_lasso_is_what_it_winds_round(seed, corners):
+    rng = np.random.default_rng(seed)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    radius = rng.uniform(0.3, 2, corners)
+    polygon = np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+    xy = rng.normal(size=(60, 2)).astype(np.float32)
+    expected = [winding_number(polygon, p) % 2 == 1 for p in xy.astype(float)]
+    assert projection.inside(polygon, xy).tolist() == expected
+
+
+def test_a_lasso_that_is_concave_and_a_box_from_any_corner():
+    u = [(0, 0), (3, 0), (3, 3), (2, 3), (2, 1), (1, 1), (1, 3), (0, 3)]
+    xy = np.array([[0.5, 2], [1.5, 2], [2.5, 2], [1.5, 0.5], [9, 9]])
+    assert projection.inside(u, xy).tolist() == [True, False, True, True, False]
+    box = projection.polygon_of({"box": [{"x": [3, 0], "y": [0, 3]}]})
+    assert projection.inside(box, xy).tolist() == [True, True, True, True, False]
+    assert projection.polygon_of({"points": [1]}) is None
+    lasso = projection.polygon_of({"lasso": [{"x": [0, 1, 1], "y": [0, 0, 1]}], "box": []})
+    assert lasso.tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
+def test_the_drawn_sample_has_every_group_by_its_share():
+    groups = pd.Series(["big"] * 9_000 + ["small"] * 990 + ["tiny"] * 10)
+    drawn = projection.drawn_points(groups, most=1_000)
+    counts = groups.iloc[drawn].value_counts()
+    assert len(drawn) == len(set(drawn)) == 1_000
+    assert abs(counts["big"] - 900) <= 2
+    assert abs(counts["small"] - 99) <= 2
+    assert counts["tiny"] >= 1
+    assert np.array_equal(drawn, projection.drawn_points(groups, most=1_000))
+    assert projection.drawn_points(groups.head(50), most=1_000).tolist() == list(range(50))
+
+
+def test_a_legend_has_at_most_twenty_classes():
+    titles = pd.Series([f"c{i:02d}" for i in range(40) for _ in range(i + 1)] + [None])
+    shown = projection.top_classes(titles)
+    assert shown.nunique() == 20
+    assert "c39" in set(shown)
+    assert (shown[titles == "c05"] == projection.OTHER).all()
+    assert pd.isna(shown.iloc[-1])
+    few = pd.Series(["a", "b"])
+    assert projection.top_classes(few).equals(few)
+
+
+def test_the_map_draws_each_group_and_the_density_has_all_points():
+    table = pd.DataFrame(
+        {"x": [0.0, 1, 2], "y": [0.0, 1, 2], "sample_id": list("abc"), "hover": ["<i>", "b", "c"], "shown": ["p", "q", None]}
+    )
+    uri, extent = projection.density_image(table[["x", "y"]].to_numpy(), side=8)
+    figure = projection.scatter(table, "shown", table.head(1), (uri, extent))
+    assert [t.name for t in figure.data] == ["p", "q", "no label", "this image"]
+    assert figure.data[0].customdata[0].tolist() == ["a", "&lt;i&gt;"]
+    assert extent == (0, 0, 2, 2)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+    assert np.argwhere(picture[..., 3] > 0).tolist() == [[0, 7], [3, 4], [7, 0]]  # y points up
+    numbers = projection.scatter(table.assign(shown=[0.1, np.nan, 0.3]), "shown", table.head(0))
+    assert list(numbers.data[0].x) == [0, 2]

@@ -76,7 +76,7 @@ def test_histograms_count_the_spread_rows_only():
 
 
 def test_few_rows_and_a_class_without_any():
-    H, labels, counted = rows_and_labels(3)
+    H, _, _ = rows_and_labels(3)
     made, rows = filled(H, np.array([0, 0, -1]), np.ones(3, bool), sizes=(3,))
     table = made.examples()
     assert (table.groupby(["feature", "kind"]).size() == 3).all()

@@ -13,11 +13,15 @@ import pytest
 
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
+from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.project import ProjectSettings, project
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
-from tests.inputs import folder, small_encoder
+from sslviz.store.files import read_json
+from sslviz.store.results import latest_result
+from tests.inputs import demo_part, folder, photographs, small_encoder
 
 SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
 
@@ -195,3 +199,119 @@ def test_the_server_never_opens_the_gpu(workspace, photos):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["cuda", "False"]
+
+
+def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace, tmp_path):
+    """Worst image -> its features -> a feature's link on a fresh server -> lasso -> sample -> what if; as `--json` says."""
+    demo_part(workspace, 240, 80)
+    analyze(AnalyzeSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+    project(ProjectSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+    command = [*SSLVIZ, "score", "--dataset", "demo", "--encoder", "simclr-demo", "--json"]
+    scored = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    scores = latest_result(workspace.results("demo", "simclr-demo", "score")).table("scores").set_index("sample_id")
+    app = serve()
+    page.goto(app.url("?dataset=demo&encoder=simclr-demo"))
+    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for()
+    assert metric(page, "AUROC of Q") == f"{100 * scored['reports']['q']['auroc']:.1f} %"
+    worst = scored["worst"][0]
+    page.locator(f"button[data-id='{worst['sample_id']}']").click()
+    page.get_by_text("What these features are strongest in").wait_for()
+    assert metric(page, "Q-Score") == f"{worst['q']:.4f}"
+    assert metric(page, "Firing").split(" / ")[0] == str(scores["n_chosen"][worst["sample_id"]])
+
+    card = page.locator("button[aria-label], button[data-id]").filter(has_text=re.compile(r"^feature \d+")).first
+    feature = card.get_attribute("data-id")
+    card.click()
+    page.get_by_role("heading", name=f"Feature {feature}").wait_for()
+    link = page.evaluate("location.href")
+    assert f"feature={feature}" in link
+
+    second = serve()  # another server that has never shown anything, and a browser that has never been here
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    fresh = context.new_page()
+    fresh.set_default_timeout(60_000)
+    fresh.goto(second.url(link.split("/", 3)[3]))
+    fresh.get_by_role("heading", name=f"Feature {feature}").wait_for()
+    fresh.get_by_text("In which classes it fires").wait_for()
+
+    fresh.get_by_role("link", name="Where it fires on the map").click()
+    fresh.locator(".js-plotly-plot .nsewdrag").first.wait_for()
+    assert fresh.get_by_label("Feature", exact=True).input_value() == feature
+    chart = fresh.locator(".js-plotly-plot").first
+    chart.scroll_into_view_if_needed()
+    fresh.wait_for_function("document.querySelector('.js-plotly-plot')?._fullLayout?.dragmode === 'lasso'")
+    box = chart.locator(".nsewdrag").first.bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.02)]
+    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in corners]
+    fresh.mouse.move(*places[0])
+    fresh.mouse.down()
+    for place in places[1:]:
+        fresh.mouse.move(*place, steps=6)
+    fresh.mouse.up()
+    fresh.get_by_text(re.compile(r"\d+ images selected")).wait_for()
+    picked = re.search(r"selection=(\w+)", fresh.evaluate("location.href"))[1]
+    ids = read_json(workspace.root / "selections" / f"{picked}.json")["sample_ids"]
+    fresh.get_by_text(f"{len(ids)} images selected").wait_for()
+    assert 20 < len(ids) <= 320
+    first = scores.loc[ids].reset_index().sort_values(["q", "sample_id"])["sample_id"].iloc[0]
+    fresh.locator(f"button[data-id='{first}']").first.click()
+    fresh.get_by_role("heading", name="Sample", exact=True).wait_for()
+    fresh.get_by_text(f"1 of {len(ids)} in the grid's order").wait_for()
+    assert metric(fresh, "Q-Score") == f"{scores['q'][first]:.4f}"
+
+    fresh.get_by_text("Change the picture").click()
+    fresh.get_by_text("Your own change").wait_for()
+    cards = fresh.locator("[data-testid=stMetric]", has_text="Firing in D")
+    assert cards.count() == 6
+    assert cards.first.locator("[data-testid=stMetricValue]").inner_text() == str(scores["n_chosen"][first])
+    for name in ("place", "half hidden", "dark", "turned", "far"):
+        assert fresh.locator("strong", has_text=re.compile(f"^{name}$")).is_visible()
+    context.close()
+
+
+def test_a_picture_of_ones_own_is_kept_in_memory_only(serve, page, workspace, tmp_path):
+    photographs(tmp_path / "photos")
+    datasets.add_folder(workspace, "photos", tmp_path / "photos")
+    small_encoder(workspace)
+    analyze(AnalyzeSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    app = serve()
+    page.goto(app.url("sample?dataset=photos&encoder=tiny"))
+    page.get_by_text("Your own", exact=True).click()
+    before = sorted(p for p in workspace.root.rglob("*") if p.is_file())
+    upload = page.locator("input[type=file]")
+    upload.set_input_files(tmp_path / "photos/test/flower/000.jpg")  # one of the data set: its stored numbers are known
+    page.get_by_text("Nearest train images").wait_for()
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores").set_index("sample_id")
+    line = scores.loc["test/flower/000.jpg"]
+    assert metric(page, "Q-Score") == f"{line['q']:.4f}"
+    assert metric(page, "Firing") == f"{line['n_chosen']} / {line['n_firing']}"
+    below = (scores.loc[scores["split"] == "train", "q"] < line["q"]).mean()
+    assert metric(page, "Below it") == f"{100 * below:.0f} %"
+    assert sorted(p for p in workspace.root.rglob("*") if p.is_file()) == before
+    (tmp_path / "no picture.png").write_text("hello")
+    upload.set_input_files(tmp_path / "no picture.png")
+    page.get_by_text("not a picture that can be read").wait_for()
+
+
+def test_a_click_on_the_map_shows_the_image(serve, page, workspace, scored):
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    app = serve()
+    page.goto(app.url("projection?dataset=photos&encoder=tiny"))
+    page.get_by_text("Click an image, drag and zoom").click()
+    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullLayout?.dragmode === 'pan'")
+    page.locator(".js-plotly-plot").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.js-plotly-plot').getBoundingClientRect().bottom <= innerHeight + 40")
+    x, y, sample = page.evaluate(
+        """() => { const g = document.querySelector('.js-plotly-plot'), t = g._fullData[0], l = g._fullLayout,
+        r = g.getBoundingClientRect(); return [r.x + l.xaxis._offset + l.xaxis.d2p(t.x[0]),
+        r.y + l.yaxis._offset + l.yaxis.d2p(t.y[0]), t.customdata[0][0]]; }"""
+    )
+    page.mouse.move(x - 40, y)
+    page.mouse.move(x, y, steps=10)
+    page.wait_for_function("document.querySelector('.js-plotly-plot .hoverlayer .hovertext')")
+    page.mouse.click(x, y)
+    page.get_by_text("The image you clicked").wait_for()
+    page.locator(f"button[data-id='{sample}']").click()
+    page.get_by_role("heading", name="Sample", exact=True).wait_for()
+    page.get_by_role("link", name="Its place on the map").click()
+    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.some(t => t.name === 'this image')")

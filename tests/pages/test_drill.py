@@ -1,0 +1,209 @@
+"""The pages that drill into features, the map and one sample: what a person reads there."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sslviz.jobs import runner
+from sslviz.jobs.analyze import AnalyzeSettings, analyze
+from sslviz.jobs.project import ProjectSettings, project
+from sslviz.progress import Progress
+from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.files import read_json, write_json
+from sslviz.store.results import latest_result
+from tests.inputs import demo_part
+from tests.pages.conftest import text
+
+
+def charts(test):
+    return len(test.get("plotly_chart"))
+
+
+@pytest.mark.parametrize("page", ["features", "projection"])
+def test_empty_workspace(app, page):
+    assert "There is no data set in this workspace yet" in text(app(page))
+
+
+def test_before_scores_the_features_page_leads_to_the_overview(app, photos):
+    assert "No Q-Scores yet for this data set and encoder." in text(app("features"))
+
+
+def test_features_page_shows_the_band_of_the_command(app, scored, workspace):
+    test = app("features")
+    table = latest_result(workspace.results("photos", "tiny", "score")).table("features")
+    part = table[table["chosen"]]
+    assert f"{scored['n_discriminative']} of {scored['n_features']} features are discriminative" in text(test)
+    assert f"{part['share'].min():.2f} to" in text(test) or f"{np.percentile(table['share'], 50):.2f} to" in text(test)
+    assert charts(test) == 1
+    assert not any(b.label == "Score with these settings" for b in test.button)
+
+
+def test_other_settings_are_counted_at_once_and_scored_by_a_button(app, scored, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("features")
+    test.select_slider(key="features-eps").set_value(0.5).run()
+    test.slider(key="features-band").set_value((25.0, 75.0)).run()
+    assert not test.exception
+    H = EmbeddingStore(workspace.embeddings("photos", "tiny"))
+    rows = H.rows().merge(pd.DataFrame({"sample_id": H.rows()["sample_id"]}))
+    train = rows[rows["sample_id"].str.startswith("train/")]["row"].to_numpy()
+    from tests import reference
+
+    chosen = reference.discriminative(H.read(train).astype(float), 0.5, 25, 75)
+    assert f"{len(chosen)} of 32 features are discriminative" in text(test)
+    assert f"The scores were made with eps {scored['eps']:g}" in text(test)
+    next(b for b in test.button if b.label == "Score with these settings").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert (run["job"], run["settings"]["eps"], run["settings"]["lower"], run["settings"]["upper"]) == ("score", 0.5, 25.0, 75.0)
+
+
+def test_a_features_link_opens_it_and_wrong_ones_say_so(app, scored, workspace):
+    feature = int(latest_result(workspace.results("photos", "tiny", "score")).table("features")["share"].idxmax())
+    test = app("features", feature=str(feature))
+    share = latest_result(workspace.results("photos", "tiny", "score")).table("features")["share"][feature]
+    assert f"Feature {feature}" in [s.value for s in test.subheader]
+    assert f"Fires in **{share:.2f} %** of the train images" in text(test)
+    assert charts(test) == 3
+    assert len(test.get("bidi_component")) == 3  # strongest, middling, weakest
+    next(b for b in test.button if b.label == "All features").click().run()
+    assert "What the discriminative features are strongest in" in [s.value for s in test.subheader]
+    for wrong in ("32", "-1", "abc"):
+        assert "There is no feature" in text(app("features", feature=wrong))
+
+
+def test_the_map_is_made_by_a_button_then_shown(app, scored, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("projection")
+    assert "No map of these 32 images yet" in text(test)
+    next(b for b in test.button if b.label == "Make the map").click().run()
+    assert [r["job"] for r in runner.list_runs(workspace)] == ["project"]
+    assert next(b for b in test.button if b.label == "Make the map").disabled
+    write_json(
+        workspace.run(runner.list_runs(workspace)[0]["id"]) / "state.json", {"status": "done", "launched": 1, "updated": 2}
+    )
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app("projection")
+    assert "UMAP of 32 images" in text(test)
+    assert charts(test) == 1
+    box = test.selectbox(key="map-colour")
+    assert box.options == ["Class", "Q-Score", "Right or wrong", "A feature", "Split"]
+    for colour in ("q", "correct", "feature", "split"):
+        test.selectbox(key="map-colour").set_value(colour).run()
+        assert not test.exception
+        assert charts(test) == 1
+    linked = app("projection")
+    linked.query_params["colour"], linked.query_params["feature"] = "feature", "5"
+    linked.run()
+    assert linked.selectbox(key="map-colour").value == "feature"
+    assert linked.number_input(key="map-feature").value == 5
+    linked.query_params["feature"] = "99"
+    assert "There is no feature 99 here" in text(linked.run())
+    assert linked.number_input(key="map-feature").value == 5
+
+
+def test_a_map_without_scores(app, photos, workspace):
+    from sslviz.jobs.embed import EmbedSettings, embed
+
+    assert "This needs embeddings of today's images" in text(app("projection"))
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app("projection")
+    assert charts(test) == 1
+    assert test.selectbox(key="map-colour").options == ["Class", "A feature", "Split"]
+
+
+def selected(workspace, ids, dataset="photos"):
+    (workspace.root / "selections").mkdir(exist_ok=True)
+    write_json(workspace.root / "selections" / "abc123.json", {"dataset": dataset, "sample_ids": ids, "origin": "by hand"})
+
+
+def test_one_selection_on_every_page(app, scored, workspace):
+    ids = ["val/ring/004.png", "val/disc/001.png", "train/ring/003.png"]
+    selected(workspace, ids)
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    for page in ("scores", "sample", "projection"):
+        test = app(page, selection="abc123")
+        assert "**3 images selected** (by hand)" in text(test)
+    sample = app("sample", selection="abc123")
+    assert "1 of 3 in the grid's order" in text(sample)
+    lowest = latest_result(workspace.results("photos", "tiny", "score")).table("scores").set_index("sample_id")["q"][ids].idxmin()
+    assert lowest in text(sample)
+    scores = app("scores", selection="abc123")
+    next(b for b in scores.button if b.label == "Clear the selection").click().run()
+    assert "images selected" not in text(scores)
+    assert "selection" not in scores.query_params
+
+
+@pytest.mark.parametrize("name", ["nothing", "../../etc/passwd", "abc123"])
+def test_unknown_selections_and_those_of_another_data_set_are_said(app, scored, workspace, name):
+    selected(workspace, ["a"], dataset="other")
+    assert "There is no selection" in text(app("scores", selection=name))
+
+
+def test_the_sample_page_shows_what_fires(app, scored, workspace):
+    worst = scored["worst"][0]["sample_id"]
+    test = app("sample", sample=worst)
+    store = EmbeddingStore(workspace.embeddings("photos", "tiny"))
+    row = store.rows().set_index("sample_id")["row"][worst]
+    line = latest_result(workspace.results("photos", "tiny", "score")).table("scores").set_index("sample_id").loc[worst]
+    from tests import reference
+
+    fires = np.array(reference.firing(store.read(np.array([row])).astype(float), scored["eps"]))[0]
+    assert f"**{line['n_chosen']} discriminative features fire** of {fires.sum()} that fire at all" in text(test)
+    table = next(d.value for d in test.dataframe if "in D" in d.value)
+    assert sorted(table["feature"]) == np.flatnonzero(fires).tolist()
+    assert int(table["in D"].sum()) == line["n_chosen"]
+    assert "Nearest train images" in text(test)
+    assert "What if" not in text(test)  # only where pictures can be drawn again
+
+
+def test_the_scores_page_opens_with_an_upside_down_damage_check(app, scored, workspace):
+    path = latest_result(workspace.results("photos", "tiny", "score")).folder / "result.json"
+    content = read_json(path)
+    words = "On these images Q rises when the object is damaged: do not trust its order; sort by standard deviation of h."
+    content["summary"]["upside_down"] = {"damage": "covered", "better": "std", "words": words}
+    write_json(path, content)
+    test = app("scores")
+    assert test.error[0].value.replace("\\", "") == words
+    assert "images were damaged in five ways" in text(test)
+    content["summary"] |= {"upside_down": None, "damage": []}
+    write_json(path, content)
+    test = app("scores")
+    assert not test.error
+    assert "No damage check" in text(test)
+
+
+@pytest.fixture
+def demo(workspace):
+    demo_part(workspace)
+    analyze(AnalyzeSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+
+
+def test_counterfactuals_of_a_demo_image(app, demo, workspace):
+    test = app("sample", sample="test/mug/1000000.webp")
+    causes = pd.read_parquet(workspace.dataset("demo") / "causes.parquet").set_index("sample_id").loc["test/mug/1000000.webp"]
+    table = next(d.value for d in test.dataframe if "cause" in d.value)
+    assert causes["place"] in table["here"][0]
+    before = len(test.metric)
+    test.toggle(key="whatif").set_value(True).run()
+    assert not test.exception
+    assert len(test.metric) == before + 2 * 6
+    shown = [m.value for m in test.metric][before:]
+    scores = latest_result(workspace.results("demo", "simclr-demo", "score")).table("scores").set_index("sample_id")
+    assert float(shown[0]) == pytest.approx(scores["q"]["test/mug/1000000.webp"], abs=2e-4)  # embedded now as it was then
+    test.selectbox(key="whatif-trouble-test/mug/1000000.webp").set_value("occluded").run()
+    assert not test.exception
+    assert len(test.metric) == before + 2 * 7
+    assert "occluded" in text(test)
+    live = app("sample", sample="train/mug/0000000.webp")  # no shipped counterfactuals: drawn here
+    live.toggle(key="whatif").set_value(True).run()
+    assert not live.exception
+    assert "as it is" in text(live)
+
+
+def test_while_the_demo_is_prepared_the_page_waits_for_it(app, workspace, monkeypatch):
+    from sslviz.jobs.demo import start_demo
+
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    start_demo(workspace)
+    assert "The demo is being prepared" in text(app())
