@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe, timed
-from sslviz.data.dataset import add_folder
+from sslviz.data.dataset import add_folder, load
+from sslviz.data.demo import files
 from sslviz.data.loading import ahead, read_picture
+from sslviz.encoders.add import add_encoder
 from sslviz.encoders.backbones import BACKBONES
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import EncoderSpec, InputSpec
@@ -50,29 +52,45 @@ def compare(title: str, family: str, architecture: dict, size: int, resize: int,
             name="e", backbone=family, architecture=architecture, feature_dim=dim, input=InputSpec(size=size, resize=resize)
         )
         save_encoder(workspace, spec, net.state_dict())
-        dataset, _ = add_folder(workspace, "p", root)
-        encoder = load_encoder(workspace, "e")
-        batch = torch.randint(0, 255, (64, 3, size, size), dtype=torch.uint8)
-        encoder.embed(batch)
-        forward = min(timed(lambda: [encoder.embed(batch) for _ in range(3)]) for _ in range(3)) / (3 * 64)
-        ids = dataset.samples["sample_id"].tolist()
+        add_folder(workspace, "p", root)
+        measure(title, workspace, "p", "e")
 
-        def decode_all() -> None:
-            for _ in ahead(lambda s: read_picture(root / s, resize, size), ids, 2, 256):
-                pass
 
-        decode = min(timed(decode_all) for _ in range(2)) / n
-        start = time.monotonic()
-        embed(EmbedSettings(dataset="p", encoder="e"), workspace, Progress())
-        whole = (time.monotonic() - start) / n
-        print(
-            f"{title}: embed {1 / whole:.0f} images/s, forward alone {1 / forward:.0f}, decode alone {1 / decode:.0f}; "
-            f"of forward {forward / whole:.2f}, of forward and decode apart {(forward + decode) / whole:.2f}"
-        )
+def measure(title: str, workspace: Workspace, name: str, encoder_name: str) -> None:
+    """Embed a data set that has not been embedded yet, beside the bare forward pass and the bare decoding of its pictures."""
+    dataset, encoder = load(workspace, name), load_encoder(workspace, encoder_name)
+    size, resize, root = encoder.spec.input.size, encoder.spec.input.resize, dataset.root
+    batch = torch.randint(0, 255, (64, 3, size, size), dtype=torch.uint8)
+    encoder.embed(batch)
+    forward = min(timed(lambda: [encoder.embed(batch) for _ in range(3)]) for _ in range(3)) / (3 * 64)
+    ids = dataset.samples["sample_id"].tolist()
+
+    def decode_all() -> None:
+        for _ in ahead(lambda s: read_picture(root / s, resize, size), ids, 2, 256):
+            pass
+
+    decode = min(timed(decode_all) for _ in range(2)) / len(ids)
+    start = time.monotonic()
+    embed(EmbedSettings(dataset=name, encoder=encoder_name), workspace, Progress())
+    whole = (time.monotonic() - start) / len(ids)
+    print(
+        f"{title}: embed {1 / whole:.0f} images/s, forward alone {1 / forward:.0f}, decode alone {1 / decode:.0f}; "
+        f"of forward {forward / whole:.2f}, of forward and decode apart {(forward + decode) / whole:.2f}"
+    )
+
+
+def demo() -> None:
+    """The shipped demo set and its encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(folder).create()
+        add_folder(workspace, "demo", files.unpack(files.shipped(), workspace.dataset("demo"), Progress()))
+        add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo.safetensors"), "simclr-demo")
+        measure("the demo, its SimCLR encoder at 64, WebP of 96x96", workspace, "demo", "simclr-demo")
 
 
 def main() -> None:
     print(describe())
+    demo()
     compare("ResNet-18 at 224, pictures of 320x240", "resnet", RESNET18, 224, 256, 2048, (320, 240))
     compare("small ResNet at 32, pictures of 32x32", "small_resnet", SMALL, 32, 32, 60_000, (32, 32))
 

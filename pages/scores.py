@@ -19,22 +19,19 @@ table = reads.scores(scores.result, probe.result, here.dataset)
 chosen = selection.current(here.workspace, here.dataset.name)
 selection.show(chosen)
 
-grid, charts, rivals, damage = st.tabs(["Images", "Charts", "Beside its rivals", "Damage check"])
-with grid:
-    report.grid(here, selection.of(table, chosen), summary)
-with charts:
-    report.charts(table, summary)
-with rivals:
-    if summary["reports"]:
-        st.dataframe(report.rivals_table(summary), hide_index=True, width="stretch", column_config=report.COLUMNS)
-        st.caption(
-            "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and "
-            "AUPRC equal to the base rate. Only the probe's maximum softmax probability uses labels."
-        )
-    else:
-        st.info("Scores can be compared only where there are labels and a probe.")
-with damage:
-    report.damage(summary)
+grid, charts, rivals, damage = st.tabs(["Images", "Charts", "Beside its rivals", "Damage check"], key="tab", bind="query-params")
+if grid.open:
+    with grid:
+        report.grid(here, selection.of(table, chosen), summary)
+if charts.open:
+    with charts:
+        report.charts(table, summary)
+if rivals.open:
+    with rivals:
+        report.rivals(summary)
+if damage.open:
+    with damage:
+        report.damage(summary)
 st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )

@@ -64,8 +64,14 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
 
 def say_upside_down(summary: dict[str, Any]) -> None:
     """What the damage check found, before anything else, where Q rises when the object is damaged."""
-    if summary["upside_down"]:
-        st.error(plain(summary["upside_down"]["words"]), icon=":material/swap_vert:")
+    if not summary["upside_down"]:
+        return
+    st.warning(plain(summary["upside_down"]["words"]), icon=":material/swap_vert:")
+    judged = "The labels' verdict below counts for more. " if summary["reports"] else ""
+    st.caption(
+        f"{judged}This check uses no labels and is a hypothesis of ours, which our own measurements do not bear out so far "
+        "(docs/evidence.md)."
+    )
 
 
 def damage(summary: dict[str, Any]) -> None:
@@ -90,8 +96,8 @@ def damage(summary: dict[str, Any]) -> None:
     st.caption(
         "95 % intervals for the Q-Score: "
         + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
-        + ". Below half on covered or shrunk images the order of Q is not to be trusted. This rule is ours and a hypothesis: "
-        "docs/evidence.md lists the cases that speak for and against it."
+        + ". Below half on covered or shrunk images, the check says that the order of Q is not to be trusted. That rule is ours, "
+        "a hypothesis; docs/evidence.md lists the cases, more against it than for it so far."
     )
 
 
@@ -185,7 +191,19 @@ def rivals_table(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("AUROC", ascending=False, ignore_index=True, na_position="last")
 
 
-COLUMNS = {
+def rivals(summary: dict[str, Any]) -> None:
+    """The table of Q and its rivals, or why there is none."""
+    if not summary["reports"]:
+        st.info("Scores can be compared only where there are labels and a probe.")
+        return
+    st.dataframe(rivals_table(summary), hide_index=True, width="stretch", column_config=_COLUMNS)
+    st.caption(
+        "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and "
+        "AUPRC equal to the base rate. Only the probe's maximum softmax probability uses labels."
+    )
+
+
+_COLUMNS = {
     **{name: st.column_config.NumberColumn(format="%.1f") for name in ("AUROC", "AUPRC", "base rate", "AUPRC of errors")},
     **{name: st.column_config.NumberColumn(format="%.3f") for name in ("lift", "AURC", "AUGRC")},
 }

@@ -1,0 +1,47 @@
+"""The damage check beside what labels say of the same scores: a Markdown table for docs/evidence.md.
+
+python -m benchmarks.damage_record --workspace workspace demo/simclr-demo demo/supervised-demo
+"""
+
+import argparse
+
+import pandas as pd
+
+from benchmarks.record import cell
+from sslviz.data import dataset as datasets
+from sslviz.data.damages import DAMAGES
+from sslviz.jobs.inputs import result_state
+from sslviz.store.workspace import Workspace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workspace", default="workspace")
+    parser.add_argument("pairs", nargs="+", help="dataset/encoder")
+    parser.add_argument("--score", default="q", help="q or a rival")
+    options = parser.parse_args()
+    workspace = Workspace(options.workspace)
+    names = sorted(DAMAGES.names(), key=("covered", "shrunk", "darkened", "noised", "blurred").index)
+    print("| data set, encoder | AUROC | " + " | ".join(names) + " | check says |\n|---|---|" + "---|" * (len(names) + 1))
+    rows = []
+    for pair in options.pairs:
+        name, encoder = pair.split("/")
+        state, why, result = result_state(workspace, datasets.load(workspace, name), encoder, "score")
+        if result is None or state != "fresh":
+            raise SystemExit(f"{pair}: {state} ({why})")
+        summary = result.content["summary"]
+        table = pd.DataFrame(summary["damage"])
+        falls = table[table["score"] == options.score].set_index("damage")["falls"]
+        report = summary["reports"][options.score]
+        rows.append({"auroc": report["auroc"], **falls})
+        shares = " | ".join(f"{100 * falls[d]:.0f}" for d in names)
+        says = "upside down" if falls[["covered", "shrunk"]].min() < 0.5 else "nothing"
+        print(f"| {name}, {encoder} | {cell(report)} | {shares} | {says} |")
+    if len(rows) > 2:
+        rank = pd.DataFrame(rows).rank()
+        related = [rank["auroc"].corr(rank[d]) for d in names]
+        print("| rank correlation with the AUROC | | " + " | ".join(f"{r:+.2f}" for r in related) + " | |")
+
+
+if __name__ == "__main__":
+    main()
