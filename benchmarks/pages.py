@@ -65,6 +65,7 @@ def visit(page: Page, base: str) -> dict[str, float]:
         ("Scores", "Download all scores"),
         ("Sample", "Its representation"),
     ):
+        page.wait_for_timeout(2000)  # what the page before still draws is not this one's time
         go, ready = page.get_by_role("link", name=link, exact=True), page.get_by_text(sign).first
         found[f"change to {link}"] = timed(go.click, ready.wait_for)
     where = page.get_by_text(re.compile(r"of 2,000 in the grid's order"))
@@ -77,6 +78,7 @@ def visit(page: Page, base: str) -> dict[str, float]:
         lambda: page.goto(f"{base}scores"), lambda: page.wait_for_function(DRAWN, arg=24)
     )
     chart = page.locator(".js-plotly-plot .nsewdrag").first
+    page.wait_for_timeout(2000)
     found["change to Map"] = timed(page.get_by_role("link", name="Map", exact=True).click, chart.wait_for)
     page.wait_for_timeout(2000)
     page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 200)")
