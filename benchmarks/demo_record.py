@@ -30,13 +30,13 @@ def within_class(score: np.ndarray, correct: np.ndarray, label: np.ndarray) -> f
         hits, misses = score[(label == k) & correct], score[(label == k) & ~correct]
         good += (hits[:, None] > misses).sum() + 0.5 * (hits[:, None] == misses).sum()
         pairs += len(hits) * len(misses)
-    return good / pairs
+    return good / pairs if pairs else np.nan
 
 
 def within_class_cell(score: np.ndarray, correct: np.ndarray, label: np.ndarray) -> str:
     rng = np.random.default_rng(0)
     draws = [within_class(score[i], correct[i], label[i]) for i in rng.integers(0, len(score), (300, len(score)))]
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
     return f"{percent(within_class(score, correct, label))} ({percent(low)} to {percent(high)})"
 
 

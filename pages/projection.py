@@ -2,7 +2,9 @@
 
 import streamlit as st
 
+from sslviz.errors import SslvizError
 from sslviz.ui import frame, projection, reads, report, selection
+from sslviz.ui.widgets import plain
 
 frame.open_page("Map", "How are the images arranged?")
 here = frame.chosen()
@@ -15,15 +17,18 @@ if made.result is None:
     projection.start_button(here, "Make the map", busy)
     st.stop()
 if made.state == "stale":
-    st.warning(f"This map is **stale**: {report.plain(made.why)}.", icon=":material/history:")
+    st.warning(f"This map is **stale**: {plain(made.why)}.", icon=":material/history:")
     projection.start_button(here, "Make it again", busy or embeddings.state != "fresh")
 
 scored = None if scores.result is None else reads.scores(scores.result, probe.result, here.dataset)
 table = projection.points(made.result, scored, here)
 width = reads.width(here.workspace, here.dataset.name, here.encoder)
 colour, feature = projection.choose_colour(table, width)
-marked = st.query_params.get("sample")
-drawn = projection.coloured(table, here, colour, feature)
+marked = projection.marked(table)
+try:
+    drawn = projection.coloured(table, here, colour, feature)
+except SslvizError as error:
+    frame.stop_with(error)
 picked = projection.show_map(table, drawn, [marked] if marked else [], key=f"map-{colour}-{feature}-{marked}")
 clicked = projection.take_selection(table, picked, here)
 st.caption(projection.facts(reads.summary(made)))

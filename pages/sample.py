@@ -4,6 +4,7 @@ import streamlit as st
 
 from sslviz.errors import SslvizError
 from sslviz.ui import frame, live, reads, report, sample, selection, whatif
+from sslviz.ui.widgets import plain
 
 frame.open_page("Sample", "Why did this image fail?")
 here = frame.chosen()
@@ -15,8 +16,9 @@ if scores.result is None:
 table = reads.scores(scores.result, probe.result, here.dataset)
 summary = reads.summary(scores)
 report.say_stale(scores)
+fitted = live.probe_of(scores.result, probe.result)
 if sample.is_own():
-    sample.own_picture(here, scores.result, probe.result, table)
+    sample.own_picture(here, scores.result, fitted, table)
     st.stop()
 
 chosen = selection.current(here.workspace, here.dataset.name)
@@ -31,15 +33,16 @@ with picture:
         whatif.show_causes(causes)
 with facts:
     sample.show_facts(here, row, table, summary)
-    sample.show_probe(here, probe, row)
+    sample.show_probe(scores.result, fitted, row)
 sample.show_links(here, row)
 try:
-    found = live.explain(live.stored(here, row["sample_id"]), live.discriminative(scores.result), probe.result)
+    live.check_embeddings(here, scores.result)
+    found = live.explain(live.stored(here, row["sample_id"]), live.discriminative(scores.result), fitted)
 except SslvizError as error:
-    st.warning(f"Its representation cannot be shown: {sample.plain(str(error))}")
+    st.warning(f"Its representation cannot be shown: {plain(str(error))}")
 else:
     sample.show_expression(found, summary["eps"], key=f"h-{row['sample_id']}")
     sample.show_features(here, scores.result, found, table, key="sample-features")
 sample.show_neighbours(here, sample.neighbours(scores.result, row["sample_id"]), table, key="sample-neighbours")
 if causes and embeddings.state == "fresh":
-    whatif.show(here, scores.result, probe.result, row["sample_id"], int(row["row"]), causes)
+    whatif.show(here, scores.result, fitted, row["sample_id"], int(row["row"]), causes)

@@ -291,7 +291,7 @@ def _percent(value: float | None) -> str:
 def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> None:
     from sslviz.jobs.runner import in_words
 
-    if job in ("score", "analyze"):
+    if job in ("score", "analyze", "demo"):
         _print_scores(result, workspace)
     elif job == "probe":
         where = " (out of fold)" if result["out_of_fold"] else ""

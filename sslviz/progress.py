@@ -1,7 +1,11 @@
 """How long work tells the world where it is, and learns that it should stop."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
 
 
 class Progress:
@@ -24,3 +28,24 @@ class Progress:
 
     def check(self) -> None:
         """Raise Cancelled when somebody pressed stop."""
+
+
+def while_checking(work: Callable[[], Made], progress: Progress) -> Made:
+    """Run what cannot be interrupted in a thread, so that Cancel is heard at once; cancelled, the thread is left behind."""
+    done: list[Made] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        progress.check()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -71,7 +71,7 @@ def test_shares_are_sorted_and_split_by_the_band():
 
 
 def test_expression_bars_part_the_features_by_what_they_do():
-    figure = features.expression(np.array([0.1, 0.9, 0.8, 0.2]), np.array([2, 3]), 0.5, 0.7)
+    figure = features.expression(np.array([0.1, 0.9, 0.8, 0.2]), np.array([1, 2]), np.array([2]), 0.5, 0.7)
     bars = {bar.name: list(bar.customdata) for bar in figure.data}
     assert bars == {"does not fire (2)": [0, 3], "fires, outside D (1)": [1], "fires, in D (1)": [2]}
     assert [line.y0 for line in figure.layout.shapes] == [0.5, 0.7]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sslviz.analysis.rows import FLAT
 from sslviz.arrays import check_embeddings, check_eps, check_labels
 
 PER_KIND = 12
@@ -48,7 +49,7 @@ class FeatureExamples:
         if known.any():
             part, of = unit[known], labels[known]
             mean, std = part.mean(1, keepdims=True), part.std(1, keepdims=True)
-            fires = part > mean + self.eps * std
+            fires = (part > mean + self.eps * std) & (std > FLAT * np.abs(mean))
             order = np.argsort(of, kind="stable")
             starts = np.flatnonzero(np.diff(of[order], prepend=-1))
             self._fires[of[order][starts]] += np.add.reduceat(fires[order], starts, axis=0, dtype=np.int64)

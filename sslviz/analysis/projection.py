@@ -3,6 +3,7 @@
 Where there are fewer different rows than UMAP's neighbourhoods need, the first two principal components stand in, by name.
 """
 
+import hashlib
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,8 @@ class Projection:
         if (unit != unit[0]).any():
             self._pca = PCA(min(DIMENSIONS, *unit.shape), svd_solver="randomized", random_state=self.seed).fit(unit)
         reduced = self._reduce(unit)
-        _, first, which = np.unique(unit, axis=0, return_index=True, return_inverse=True)
+        digests = np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in unit])
+        _, first, which = np.unique(digests, return_index=True, return_inverse=True)
         scale = np.abs(reduced).max() or 1.0
         about = len(np.unique(np.round(reduced / scale, 5), axis=0))  # equal images may differ in their last bits
         self.n_different = min(len(first), about)

@@ -51,7 +51,9 @@ def decode(content: bytes) -> Picture:
         raise
     except UnidentifiedImageError:
         raise BadImage(_what_it_is(content)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError:
+        raise BadImage("too large a picture (more than 178 million pixels)") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
         raise BadImage(f"damaged picture ({_one_line(error)})") from None
     remark = f"first of {frames} frames" if frames > 1 else ""
     return Picture(torch.from_numpy(pixels).permute(2, 0, 1), plain and frames == 1, remark)

@@ -16,6 +16,7 @@ class AnalyzeSettings(Settings):
     batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
     chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default a twentieth, at most 16 MB")
     workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
+    project: bool = Field(False, description="also make the map")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
 
 
@@ -24,6 +25,7 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
     """Embed, probe where there are labels, score, and list the worst images; run again, it goes on where it stopped."""
     from sslviz.data import dataset as datasets
     from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.jobs.project import ProjectSettings, project
     from sslviz.jobs.score import ScoreSettings, score
 
     names = {"dataset": settings.dataset, "encoder": settings.encoder}
@@ -34,6 +36,8 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
     else:
         embedded = {}
     scored = score(ScoreSettings(**names, eps=settings.eps), workspace, progress)
+    if settings.project:
+        project(ProjectSettings(**names), workspace, progress)
     kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}
     return {**scored, "embed": kept}
 

@@ -36,6 +36,7 @@ def check_damage(
     samples = embedded.samples[embedded.samples["split"] == split]
     samples = samples.sample(min(n, len(samples)), random_state=seed).sort_values("row")
     spec, root = encoder.spec.input, embedded.dataset.root
+    bf16 = embedded.store.meta["depends"]["precision"] == "bf16"  # as the stored embeddings were made
     progress.stage("damage check", len(samples))
     pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size, thumb=False), samples["sample_id"].tolist(), 2, 64)
     own = np.full(len(samples), -1)
@@ -52,7 +53,7 @@ def check_damage(
         if batch and (len(batch) == _BATCH or len(there) == len(samples)):
             stacked = torch.stack(batch)
             for name, parts in embeddings.items():
-                parts.append(encoder.embed(damage(stacked, name, seed) if name else stacked).cpu().numpy())
+                parts.append(encoder.embed(damage(stacked, name, seed) if name else stacked, bf16=bf16).cpu().numpy())
             batch.clear()
         progress.advance()
     if not embeddings[""]:

@@ -18,10 +18,10 @@ class DemoSettings(Settings):
 @job("demo", DemoSettings, example="sslviz demo")
 def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Bring in the demo set and its encoders and analyze them here; map and further encoders follow as runs of their own."""
-    from sslviz.data.dataset import add_folder
+    from sslviz.data import dataset as datasets
     from sslviz.data.demo import files
     from sslviz.encoders.add import add_encoder
-    from sslviz.errors import unknown_name
+    from sslviz.errors import InputError, unknown_name
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
     from sslviz.jobs.project import ProjectSettings
@@ -32,6 +32,10 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     if settings.encoder not in encoders:
         raise unknown_name("demo encoder", settings.encoder, encoders, "")
     folder = workspace.create().dataset(check_name("data set", settings.dataset))
+    if settings.dataset in workspace.datasets() and datasets.load(workspace, settings.dataset).root != folder / "images":
+        raise InputError(
+            f'there is another data set "{settings.dataset}" in this workspace. Name the demo: sslviz demo --dataset NAME'
+        )
     source, differ = shipped, None
     if settings.render:
         source = folder / "rendered"
@@ -42,14 +46,16 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
                 progress.warn(
                     f"{differ:,} rendered rows are not equal to the shipped ones, bit for bit (other processor or versions)"
                 )
-    dataset, _ = add_folder(workspace, settings.dataset, files.unpack(source, folder, progress))
+    dataset, _ = datasets.add_folder(workspace, settings.dataset, files.unpack(source, folder, progress))
     for name, path in encoders.items():
         if name not in workspace.encoders():
             add_encoder(workspace, str(path), name)
     names = {"dataset": dataset.name, "encoder": settings.encoder}
     result = analyze(AnalyzeSettings(**names), workspace, progress)
     follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names))]
-    follow += [("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n)) for n in encoders if n != settings.encoder]
+    follow += [
+        ("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n, project=True)) for n in encoders if n != settings.encoder
+    ]
     runs = [runner.launch(name, wanted, workspace)[0] for name, wanted in follow]
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
 

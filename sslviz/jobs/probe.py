@@ -6,7 +6,7 @@ from pydantic import Field
 
 from sslviz.errors import InputError, shown
 from sslviz.jobs import Settings, job
-from sslviz.progress import Progress
+from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
 
@@ -52,7 +52,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     H_other = embedded.store.read(others["row"].to_numpy()) if len(others) else H[:1]
     y_other = others["label"].to_numpy() if len(others) else y[:1]
     progress.stage("fitting the probe")
-    fit = linear_probe(H, y, H_other, y_other, settings.l2, seed=settings.seed)
+    fit = while_checking(lambda: linear_probe(H, y, H_other, y_other, settings.l2, seed=settings.seed), progress)
     tables = []
     if len(others):
         tables.append(_predictions(others, fit.predictions, fit.probabilities, fit.classes))
@@ -62,7 +62,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         if counts.min() < 5:
             few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
             notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {shown(few)}")
-        predictions, probabilities = out_of_fold(H, y, fit.l2, seed=settings.seed)
+        predictions, probabilities = while_checking(lambda: out_of_fold(H, y, fit.l2, seed=settings.seed), progress)
         tables.append(_predictions(train, predictions, probabilities, np.unique(y[y >= 0])))
     table = pd.concat(tables, ignore_index=True)
     split = embedded.judged_on or "train"

@@ -1,16 +1,12 @@
 """Arrange the images of a data set on a map, by their embeddings."""
 
-import threading
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field
 
 from sslviz.jobs import Settings, job
-from sslviz.progress import Progress
+from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
-
-Made = TypeVar("Made")
 
 
 class ProjectSettings(Settings):
@@ -32,7 +28,7 @@ def project(settings: ProjectSettings, workspace: Workspace, progress: Progress)
     from sslviz.store.results import save_result
 
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
-    samples, store = embedded.samples, embedded.store
+    samples, store, inputs = embedded.samples, embedded.store, embedded.inputs
     rows = samples["row"].to_numpy()
     fitted = rows
     if len(rows) > MAX_FIT_ROWS:
@@ -41,11 +37,11 @@ def project(settings: ProjectSettings, workspace: Workspace, progress: Progress)
     xy = np.full((int(rows.max()) + 1, 2), np.nan, np.float32)
     projection = Projection(settings.neighbours, settings.min_dist, settings.seed)
     progress.stage("arranging", len(rows))
-    xy[fitted] = _while_checking(lambda: projection.fit(store.read(fitted)), progress)
+    xy[fitted] = while_checking(lambda: projection.fit(store.read(fitted)), progress)
     progress.advance(len(fitted))
     if len(fitted) < len(rows):
         for at, block in store.blocks(np.setdiff1d(rows, fitted)):
-            xy[at] = _while_checking(lambda block=block: projection.transform(block), progress)  # type: ignore[misc]
+            xy[at] = while_checking(lambda block=block: projection.transform(block), progress)  # type: ignore[misc]
             progress.advance(len(at))
     if projection.method == "pca":
         progress.warn(
@@ -64,26 +60,5 @@ def project(settings: ProjectSettings, workspace: Workspace, progress: Progress)
     folder = workspace.results(settings.dataset, settings.encoder, "project")
     with only_writer(folder, f"the map of {settings.dataset} by {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
-        save_result(folder, plain, embedded.inputs, {"map": table}, summary)
+        save_result(folder, plain, inputs, {"map": table}, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
-
-
-def _while_checking(work: Callable[[], Made], progress: Progress) -> Made:
-    """Run what cannot be interrupted in a thread, so that Cancel is heard at once; cancelled, the thread is left behind."""
-    done: list[Made] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        progress.check()
-    if failed:
-        raise failed[0]
-    return done[0]

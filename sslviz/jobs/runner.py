@@ -93,7 +93,7 @@ def delete(workspace: Workspace, run_id: str) -> None:
 
 def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     """A run as it is now: id, job, settings, status (starting, running, done, failed, cancelled, killed), stage, done, total,
-    facts, warnings, result, error, exit_code, seconds, eta_seconds."""
+    facts, warnings, result, error, exit_code, seconds, eta_seconds, cancelling."""
     folder = workspace.existing_run(run_id)
     config = read_json(folder / "config.json")
     path = folder / "state.json"
@@ -113,6 +113,7 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
         "created": config["created"],
     }
     end = state.get("updated", time.time()) if state["status"] not in ACTIVE else time.time()
+    state["cancelling"] = state["status"] in ACTIVE and (folder / "cancel").exists()
     state["seconds"] = max(0.0, end - state.get("launched", config["created"]))
     return state
 

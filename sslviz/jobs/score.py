@@ -75,6 +75,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
         progress.warn(note)
     summary = {
         "n": len(table),
+        "titles": embedded.dataset.titles,
         "eps": selection.eps,
         "eps_auto": selection.auto,
         "eps_sparse": selection.sparse,

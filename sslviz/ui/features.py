@@ -19,13 +19,13 @@ from sslviz.ui.widgets import plain
 _CARDS = 24
 
 
-def settings(summary: dict[str, Any]) -> tuple[float, float, float]:
+def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]:
     """eps and percentiles chosen with the sliders; they begin at what the scores were made with."""
-    grid = [float(e) for e in EPS_GRID]
+    grid, of = [float(e) for e in EPS_GRID], f"{here.dataset.name}-{here.encoder}"
     nearest = min(grid, key=lambda e: abs(e - summary["eps"]))
     left, right = st.columns(2)
     eps = left.select_slider(
-        "eps: a feature fires above mu + eps·sigma", grid, nearest, format_func=lambda e: f"{e:g}", key="features-eps"
+        "eps: a feature fires above mu + eps·sigma", grid, nearest, format_func=lambda e: f"{e:g}", key=f"features-eps-{of}"
     )
     low, high = right.slider(
         "Percentiles of the activation shares that bound D",
@@ -34,7 +34,7 @@ def settings(summary: dict[str, Any]) -> tuple[float, float, float]:
         (float(summary["lower"]), float(summary["upper"])),
         step=1.0,
         format="%.0f",
-        key="features-band",
+        key=f"features-band-{of}",
         help="Choosing eps or percentiles by the probe's accuracy would use labels: the score would no longer be label-free.",
     )
     if high <= low:
@@ -103,7 +103,7 @@ def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFram
     """Cards of the discriminative features, each with the image it is strongest in; the one that was clicked."""
     orders = ["fires most often", "fires least often", "most selective for a class"]
     order = st.segmented_control("Order", orders, default=orders[0], required=True, key="features-order")
-    classes = reads.table(result, "feature_classes")
+    classes, titles = reads.table(result, "feature_classes"), result.content["summary"]["titles"]
     strongest: Any = classes.sort_values("share", ascending=False).drop_duplicates("feature").set_index("feature")
     part = table[table["chosen"]].copy()
     if len(classes):
@@ -128,7 +128,7 @@ def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFram
         best = ""
         if feature in strongest.index:
             found = strongest.loc[feature]
-            best = f" · {here.dataset.titles[int(found['label'])]} {found['share']:.0f} %"
+            best = f" · {titles[int(found['label'])]} {found['share']:.0f} %"
         items.append(
             {
                 "id": str(feature),
@@ -156,12 +156,13 @@ def wanted(n_features: int) -> int | None:
         st.warning(f"There is no feature {plain(str(text))}: they are numbered 0 to {n_features - 1}.")
         forget()
         return None
-    st.session_state["_feature"] = st.query_params["feature"] = str(feature)
+    open_feature(feature)
     return feature
 
 
 def open_feature(feature: int) -> None:
-    st.session_state["_feature"] = st.query_params["feature"] = str(feature)
+    st.session_state["_feature"] = str(feature)
+    widgets.set_param("feature", str(feature))
 
 
 def forget() -> None:
@@ -193,7 +194,8 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
     spread: Any = reads.table(result, "features").set_index("feature").loc[feature]
     histogram = figures.values(spread["low"], spread["high"], spread["counts"])
     classes = reads.table(result, "feature_classes")
-    classes = classes[classes["feature"] == feature].assign(title=lambda t: [here.dataset.titles[k] for k in t["label"]])
+    titles = result.content["summary"]["titles"]
+    classes = classes[classes["feature"] == feature].assign(title=lambda t: [titles[k] for k in t["label"]])
     left, right = st.columns(2)
     with left:
         st.markdown("**Its values over the images**")
@@ -206,7 +208,8 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
         with st.expander("The numbers"):
             st.dataframe(histogram, hide_index=True, width="stretch")
     with right:
-        st.markdown("**In which classes it fires**" + (" (the 20 strongest)" if len(classes) > 20 else ""))
+        eps = result.content["summary"]["eps"]
+        st.markdown(f"**In which classes it fires** at eps {eps:g}" + (", the 20 strongest" if len(classes) > 20 else ""))
         if classes.empty:
             st.info("No labels here.")
         else:

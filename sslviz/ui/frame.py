@@ -1,6 +1,7 @@
 """What surrounds a page: navigation, and the choice of data set and encoder, which stands in the URL."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import streamlit as st
@@ -12,6 +13,8 @@ from sslviz.store.workspace import Workspace
 from sslviz.ui import reads, widgets
 from sslviz.ui.widgets import plain
 
+_ICON = Path(__file__).parent / "icon.png"
+"""Of our own: Streamlit fetches a page's named icon from another host."""
 PAGES = {
     "overview": ("Overview", ":material/dashboard:"),
     "features": ("Features", ":material/category:"),
@@ -96,7 +99,7 @@ def stop_with(error: SslvizError) -> NoReturn:
 
 
 def _frame() -> Any:
-    st.set_page_config(page_title="sslviz", layout="wide")
+    st.set_page_config(page_title="sslviz", page_icon=str(_ICON), layout="wide")
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, (title, icon) in PAGES.items()
@@ -128,5 +131,6 @@ def _sidebar(workspace: Workspace) -> None:
                     first = reads.best_encoder(workspace, st.session_state.get("dataset"), options)
                 st.session_state[key] = first
             value = st.selectbox(label, options, key=key, persist_state="session")
-            st.query_params[key] = st.session_state[f"_url_{key}"] = value
+            st.session_state[f"_url_{key}"] = value
+            widgets.set_param(key, value)
         st.caption(f"Workspace {plain(str(workspace.root))}")

@@ -9,6 +9,7 @@ import streamlit as st
 
 from sslviz.analysis.rows import score_rows
 from sslviz.encoders.spec import load_spec
+from sslviz.errors import Stale
 from sslviz.jobs.damage import probabilities
 from sslviz.jobs.inputs import open_embedded
 from sslviz.store.results import Result
@@ -44,6 +45,17 @@ def discriminative(scores: Result) -> Discriminative:
     """D and eps of a score result."""
     table = reads.table(scores, "features")
     return Discriminative(table.loc[table["chosen"], "feature"].to_numpy(), float(scores.content["summary"]["eps"]))
+
+
+def check_embeddings(here: Frame, scores: Result) -> None:
+    """Raises Stale where the embeddings are no longer those the scores were made from."""
+    if reads.embeddings_fingerprint(here.workspace, here.dataset.name, here.encoder) != scores.inputs["embeddings"]:
+        raise Stale("the embeddings have changed since these scores were made. The overview has the button that scores again.")
+
+
+def probe_of(scores: Result, probe: Result | None) -> Result | None:
+    """The probe the scores were judged by; None where it is another one now."""
+    return probe if probe is not None and probe.key == scores.inputs.get("probe") else None
 
 
 def explain(raw: np.ndarray, found: Discriminative, probe: Result | None) -> Row:
@@ -89,7 +101,8 @@ def nearest(here: Frame, raw: np.ndarray, k: int = 10) -> pd.DataFrame:
     """sample_id and cosine similarity of the k train images nearest to a raw embedding float[D]."""
     from sslviz.analysis.rivals import nearest_neighbours
 
-    ids, train = _train(str(here.workspace.root), here.dataset.name, here.encoder, here.dataset.fingerprint)
+    made_of = reads.embeddings_fingerprint(here.workspace, here.dataset.name, here.encoder)
+    ids, train = _train(str(here.workspace.root), here.dataset.name, here.encoder, made_of)
     found = nearest_neighbours(raw[None], train, k=min(k, len(train)))
     return pd.DataFrame({"sample_id": ids[found.rows[0]], "similarity": found.similarities[0]})
 

@@ -29,14 +29,18 @@ def thumb_file(dataset: str, row: int) -> tuple[bytes, str]:
 
 def picture_file(dataset: str, row: int, side: int = 1024) -> tuple[bytes, str]:
     """(content, media type) of the picture itself, upright, longer side at most `side`. Raises NotFound, BadImage."""
+    found = datasets.load(Workspace(), dataset)
+    if row >= len(found.samples) or found.root is None:
+        raise NotFound(f"no picture {row} in {dataset}.")
+    return upright((found.root / str(found.samples["sample_id"].iat[row])).read_bytes(), side)
+
+
+def upright(content: bytes, side: int = 1024) -> tuple[bytes, str]:
+    """(content, media type) of a picture file as a browser shows it: upright, longer side at most `side`. Raises BadImage."""
     from PIL import Image
 
     from sslviz.data.images import decode
 
-    found = datasets.load(Workspace(), dataset)
-    if row >= len(found.samples) or found.root is None:
-        raise NotFound(f"no picture {row} in {dataset}.")
-    content = (found.root / str(found.samples["sample_id"].iat[row])).read_bytes()
     picture = decode(content)
     if picture.plain and max(picture.pixels.shape[1:]) <= side:
         return content, _media_type(content)

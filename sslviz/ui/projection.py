@@ -23,15 +23,24 @@ def start_button(here: Frame, label: str, busy: bool) -> None:
 
 
 def points(result: Result, scored: pd.DataFrame | None, here: Frame) -> pd.DataFrame:
-    """One row an image with x and y, and, where there are scores, everything `reads.scores` says of it."""
+    """One row an image with x and y, title, row of samples.parquet, and what `reads.scores` says of it."""
     placed = reads.table(result, "map")
+    samples = here.dataset.samples[["sample_id", "label"]]
+    rows = pd.Series(range(len(samples)), index=samples["sample_id"])
+    table = placed.merge(samples, on="sample_id")  # an image that has gone is not on the map any more
+    table = table.assign(title=table["label"].map(dict(enumerate(here.dataset.titles))), row=table["sample_id"].map(rows))
     if scored is None:
-        samples = here.dataset.samples[["sample_id", "label"]]
-        titles = dict(enumerate(here.dataset.titles))
-        rows = pd.Series(range(len(samples)), index=samples["sample_id"])
-        table = placed.merge(samples, on="sample_id")
-        return table.assign(title=table["label"].map(titles), row=table["sample_id"].map(rows))
-    return placed[["sample_id", "x", "y"]].merge(scored, on="sample_id")
+        return table
+    return table.merge(scored.drop(columns=["split", "label", "title", "row"]), on="sample_id", how="left")
+
+
+def marked(table: pd.DataFrame) -> str | None:
+    """The image of the URL (?sample=ID) that is to be shown on the map."""
+    wanted = st.query_params.get("sample")
+    if wanted and not (table["sample_id"] == wanted).any():
+        st.warning(f"Sample {plain(wanted)} is not on this map.")
+        return None
+    return wanted
 
 
 def colours(table: pd.DataFrame) -> dict[str, str]:
@@ -49,16 +58,22 @@ def colours(table: pd.DataFrame) -> dict[str, str]:
 def choose_colour(table: pd.DataFrame, n_features: int) -> tuple[str, int]:
     """The colour's key and, for "feature", which; both stand in the URL."""
     known = colours(table)
+    if not n_features:
+        del known["feature"]
+    if st.session_state.get("map-colour") not in known:
+        st.session_state.pop("map-colour", None)
     _from_url("colour", list(known), str)
     left, right = st.columns(2)
     key = left.selectbox("Colour by", list(known), format_func=known.__getitem__, key="map-colour", persist_state="session")
-    st.query_params["colour"] = st.session_state["_url_colour"] = key
+    st.session_state["_url_colour"] = key
+    widgets.set_param("colour", key)
     if key != "feature":
         st.query_params.pop("feature", None)
         return key, 0
     _from_url("feature", range(n_features), int)
     feature = int(right.number_input("Feature", 0, n_features - 1, key="map-feature", persist_state="session"))
-    st.query_params["feature"] = st.session_state["_url_feature"] = str(feature)
+    st.session_state["_url_feature"] = str(feature)
+    widgets.set_param("feature", str(feature))
     return key, feature
 
 
@@ -67,7 +82,7 @@ def _from_url(name: str, allowed: Any, kind: Any) -> None:
     linked = st.query_params.get(name)
     if linked is None or linked == st.session_state.get(f"_url_{name}"):
         return
-    value = kind(linked) if kind is str or linked.isdigit() else None
+    value = kind(linked) if kind is str or linked.isdecimal() else None
     if value in allowed:
         st.session_state[f"map-{name}"] = value
     else:
@@ -79,9 +94,9 @@ def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.Dat
     groups = table["title"].fillna("")
     drawn = table.iloc[figures.drawn_points(groups)].copy()
     if key == "feature":
-        fingerprint = here.dataset.fingerprint
+        made_of = reads.embeddings_fingerprint(here.workspace, here.dataset.name, here.encoder)
         drawn["shown"] = reads.feature_values(
-            str(here.workspace.root), here.dataset.name, here.encoder, fingerprint, feature, tuple(drawn["sample_id"])
+            str(here.workspace.root), here.dataset.name, here.encoder, made_of, feature, tuple(drawn["sample_id"])
         )
     elif key == "correct":
         said = drawn["correct"].map({True: "correct", False: "misclassified"})

@@ -12,6 +12,7 @@ from sslviz.data import dataset as datasets
 from sslviz.errors import NotFound, SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.files import read_json
 from sslviz.store.results import Result, State
 from sslviz.store.workspace import Workspace
 
@@ -94,7 +95,7 @@ def _scores(
     found = datasets.load(Workspace(path.parents[1]), path.name)
     rows = pd.Series(range(len(found.samples)), index=found.samples["sample_id"])
     scores["row"] = scores["sample_id"].map(rows).astype("Int64")
-    titles = dict(enumerate(found.titles))
+    titles = dict(enumerate(read_json(Path(folder) / "result.json")["summary"]["titles"]))  # as they were when scored
     scores["title"] = scores["label"].map(titles)
     if probe_folder is not None:
         columns = ["sample_id", "prediction", "correct", "confidence"]
@@ -118,9 +119,15 @@ def _embedding_rows(folder: str, fingerprint: str) -> pd.Series:
     return EmbeddingStore(Path(folder)).rows().set_index("sample_id")["row"]
 
 
+def embeddings_fingerprint(workspace: Workspace, name: str, encoder: str) -> str:
+    """Of the stored embeddings now. Raises NotFound where there are none."""
+    return str(EmbeddingStore(workspace.embeddings(name, encoder)).meta.get("fingerprint"))
+
+
 def width(workspace: Workspace, name: str, encoder: str) -> int:
-    """Features of the stored embeddings."""
-    return int(EmbeddingStore(workspace.embeddings(name, encoder)).meta["width"])
+    """Features of the stored embeddings; 0 where there are none."""
+    store = EmbeddingStore(workspace.embeddings(name, encoder))
+    return int(store.meta["width"]) if (store.folder / "meta.json").exists() else 0
 
 
 def precision(workspace: Workspace, name: str, encoder: str) -> str:

@@ -12,7 +12,7 @@ from sslviz.store.results import Result
 from sslviz.ui import live, reads, widgets
 from sslviz.ui.figures import features as figures
 from sslviz.ui.frame import Frame
-from sslviz.ui.pictures import picture_file
+from sslviz.ui.pictures import picture_file, upright
 from sslviz.ui.selection import Selection
 from sslviz.ui.widgets import percent, plain
 
@@ -25,7 +25,7 @@ def is_own() -> bool:
 
 
 def current(table: pd.DataFrame, summary: dict[str, Any], chosen: Selection | None) -> pd.Series:
-    """The sample of the URL (?sample=ID), else the lowest score of the selection, else of the judged split.
+    """The sample of the URL (?sample=ID), else the lowest misclassified one of the selection, else of the judged split.
 
     Previous and next go through the selection where the sample is in it, else through the grid it was opened from.
     """
@@ -37,18 +37,25 @@ def current(table: pd.DataFrame, summary: dict[str, Any], chosen: Selection | No
         within = table["split"] == summary["judged_on"]
         if chosen is not None:
             within = table["sample_id"].isin(chosen.sample_ids)
-        found = (table[within] if within.any() else table).head(1)
+        part = table[within] if within.any() else table
+        wrong = part[part["correct"].eq(False).fillna(False)] if "correct" in part else part.head(0)
+        found = (part if wrong.empty else wrong).head(1)
     row = found.iloc[0]
     st.session_state["_sample"] = row["sample_id"]
-    st.query_params["sample"] = row["sample_id"]
+    widgets.set_param("sample", row["sample_id"])
     if chosen is not None and row["sample_id"] in chosen.sample_ids:
-        st.session_state["sequence"] = table.loc[table["sample_id"].isin(chosen.sample_ids), "sample_id"].head(10_000).tolist()
+        st.session_state["sequence"] = _around(row["sample_id"], table[table["sample_id"].isin(chosen.sample_ids)])
     elif row["sample_id"] not in st.session_state.get("sequence", []):
-        part = table[table["split"] == row["split"]]
-        at = int(np.flatnonzero(part["sample_id"] == row["sample_id"])[0])
-        start = max(0, at - 5_000)
-        st.session_state["sequence"] = part["sample_id"].iloc[start : start + 10_000].tolist()
+        st.session_state["sequence"] = _around(row["sample_id"], table[table["split"] == row["split"]])
     return row
+
+
+def _around(sample_id: str, part: pd.DataFrame, most: int = 10_000) -> list[str]:
+    """At most 10,000 ids of the table's order, with the sample among them."""
+    at = int(np.flatnonzero(part["sample_id"] == sample_id)[0])
+    start = max(0, at - most // 2)
+    ids: list[str] = part["sample_id"].iloc[start : start + most].tolist()
+    return ids
 
 
 def step_buttons(sample_id: str) -> None:
@@ -57,7 +64,8 @@ def step_buttons(sample_id: str) -> None:
     at = sequence.index(sample_id)
 
     def go(to: int) -> None:
-        st.query_params["sample"] = st.session_state["_sample"] = sequence[to]
+        st.session_state["_sample"] = sequence[to]
+        widgets.set_param("sample", sequence[to])
 
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Previous", on_click=go, args=(at - 1,), disabled=at == 0, shortcut="ArrowLeft", width=150)
@@ -70,6 +78,8 @@ def show_picture(here: Frame, row: pd.Series) -> None:
     label = row["title"] if isinstance(row["title"], str) else "no label"
     if here.dataset.root is None:
         st.info("This data set came in as arrays; there is no picture.")
+    elif pd.isna(row["row"]):
+        st.info("This picture is no longer in the data set.")
     else:
         try:
             content, _ = picture_file(here.dataset.name, int(row["row"]))
@@ -114,18 +124,18 @@ def _three_metrics(q: float, below: float, split: str, n_chosen: int, n_firing: 
         st.metric("Firing", f"{n_chosen} / {n_firing}", help="Discriminative features that fire, of all that fire.", width=130)
 
 
-def show_probe(here: Frame, probe: reads.Stage, row: pd.Series) -> None:
+def show_probe(scores: Result, probe: Result | None, row: pd.Series) -> None:
     """The probe's five most probable classes."""
-    if probe.result is None:
+    if probe is None:
         return
-    predictions = reads.table(probe.result, "predictions")
+    predictions = reads.table(probe, "predictions")
     line = predictions[predictions["sample_id"] == row["sample_id"]]
     if line.empty:
         st.caption(
             "The probe was trained on this image, so its answer is not shown (probe --train-predictions judges train images)."
         )
         return
-    titles = here.dataset.titles
+    titles = scores.content["summary"]["titles"]
     _top_classes([titles[k] for k in line["top5"].iat[0]], line["top5_probability"].iat[0])
 
 
@@ -157,7 +167,7 @@ def show_expression(found: live.Row, eps: float, key: str) -> None:
         "The Q-Score is the mean height of the blue bars above mu."
     )
     event: Any = st.plotly_chart(
-        figures.expression(found.h, found.chosen, found.mean, found.threshold),
+        figures.expression(found.h, found.firing, found.chosen, found.mean, found.threshold),
         key=key,
         on_select="rerun",
         selection_mode="points",
@@ -173,7 +183,7 @@ def show_expression(found: live.Row, eps: float, key: str) -> None:
 
 
 def open_feature(feature: int) -> None:
-    st.switch_page("pages/features.py", query_params={"feature": str(feature)})
+    widgets.open_page("features", feature=str(feature))
 
 
 def show_features(here: Frame, scores: Result, found: live.Row, scored: pd.DataFrame, key: str, most: int = 12) -> None:
@@ -192,7 +202,7 @@ def show_features(here: Frame, scores: Result, found: live.Row, scored: pd.DataF
         items.append(
             {
                 "id": str(feature),
-                "url": "" if best is None else widgets.thumb_url(here.dataset, int(best["row"])),
+                "url": "" if best is None or pd.isna(best["row"]) else widgets.thumb_url(here.dataset, int(best["row"])),
                 "title": f"feature {feature}",
                 "detail": f"here {found.h[feature]:.3f}",
                 "alt": f"feature {feature}, strongest in {label or 'this image'}, here {found.h[feature]:.3f}, "
@@ -235,30 +245,25 @@ def own_picture(here: Frame, scores: Result, probe: Result | None, scored: pd.Da
         return
     content = given.getvalue()
     try:
+        live.check_embeddings(here, scores)
         raw = live.embed(here, [content])[0]
     except (SslvizError, OSError) as error:
-        st.error(f"{plain(given.name)}: {plain(str(error))}.")
+        st.error(f"{plain(given.name)}: {plain(str(error).removesuffix('.'))}.")
         return
     found = live.explain(raw, live.discriminative(scores), probe)
     others = scored.loc[scored["split"] == "train", "q"]
     picture, facts = st.columns([2, 3], gap="large")
     with picture:
-        st.image(upright(content), width="stretch", alt=f"your picture {given.name}")
+        st.image(upright(content)[0], width="stretch", alt=f"your picture {given.name}")
         st.caption(plain(given.name))
     with facts:
         _three_metrics(found.q, float((others < found.q).mean()), "train", len(found.chosen), len(found.firing))
         if probe is not None and found.probabilities is not None:
             order = np.argsort(-found.probabilities)[:5]
             classes = live.probe_classes(probe)
-            _top_classes([here.dataset.titles[int(classes[k])] for k in order], found.probabilities[order])
+            titles = scores.content["summary"]["titles"]
+            _top_classes([titles[int(classes[k])] for k in order], found.probabilities[order])
             st.caption("The probe knows these classes only: it names one of them whatever the picture shows.")
     show_expression(found, scores.content["summary"]["eps"], key="own-h")
     show_features(here, scores, found, scored, key="own-features")
     show_neighbours(here, live.nearest(here, raw), scored, key="own-neighbours")
-
-
-def upright(content: bytes) -> Any:
-    """A picture file as the encoder's reader sees it: uint8[H, W, 3]."""
-    from sslviz.data.images import decode
-
-    return decode(content).pixels.permute(1, 2, 0).numpy()

@@ -9,7 +9,7 @@ from sslviz.errors import SslvizError
 from sslviz.store.files import read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
-from sslviz.ui.widgets import plain
+from sslviz.ui.widgets import plain, set_param
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ def select(workspace: Workspace, dataset: str, sample_ids: list[str], origin: st
     path = workspace.root / "selections" / f"{name}.json"
     if not path.exists():
         write_json(path, content)
-    st.session_state["_selection"] = st.query_params["selection"] = name
+    st.session_state["_selection"] = name
+    set_param("selection", name)
 
 
 def clear() -> None:
@@ -48,7 +49,8 @@ def current(workspace: Workspace, dataset: str) -> Selection | None:
             st.warning(f"There is no selection {plain(name)} for this data set.")
         clear()
         return None
-    st.session_state["_selection"] = st.query_params["selection"] = found.id
+    st.session_state["_selection"] = found.id
+    set_param("selection", found.id)
     return found
 
 

@@ -13,34 +13,33 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.pictures import picture_file
 from sslviz.ui.widgets import percent, plain
 
-_TITLES = {
-    "usual_place": "in its usual place",
-    "place": "place",
-    "trouble": "trouble",
-    "visible": "visible",
-    "area": "share of the picture",
-    "turned": "turned",
-    "distance": "camera's distance",
-    "sun": "sun",
-    "clutter": "things lying about",
-}
+
+def _is_on() -> bool:
+    """A button, not a toggle: a toggle keeps the focus, and the arrow keys for previous and next with it."""
+
+    def turn() -> None:
+        st.session_state["_whatif"] = not st.session_state.get("_whatif", False)
+
+    on = bool(st.session_state.get("_whatif", False))
+    st.button("Leave it as it is" if on else "Change the picture", on_click=turn, key="whatif", icon=":material/shuffle:")
+    return on
 
 
 def show_causes(causes: dict[str, Any]) -> None:
     """What the picture was drawn from."""
-    values = {
-        "place": f"{causes['place']} ({'the usual one' if causes['usual_place'] else 'not the usual one'})",
+    usual = "the usual one for it" if causes["usual_place"] else "not the usual one for it"
+    lines = {
+        "place": f"{causes['place']} ({usual})",
         "trouble": causes["trouble"],
         "visible": f"{100 * causes['visible']:.0f} % of the object",
-        "area": f"{100 * causes['area']:.0f} % of the picture",
+        "size": f"{100 * causes['area']:.0f} % of the picture",
         "turned": f"{causes['turned']:.0f}° from its usual view",
-        "distance": f"{causes['distance']:.1f} object heights",
+        "camera": f"{causes['distance']:.1f} object heights away",
         "sun": f"{100 * causes['sun']:.0f} %",
-        "clutter": f"{causes['clutter']}",
+        "other things": f"{causes['clutter']}",
     }
     st.markdown("**What this picture was drawn from**")
-    lines = [{"cause": _TITLES[k], "here": v} for k, v in values.items()]
-    st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
+    st.dataframe(pd.DataFrame({"cause": list(lines), "here": list(lines.values())}), hide_index=True, width="stretch")
 
 
 def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row: int, causes: dict[str, Any]) -> None:
@@ -50,22 +49,26 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
         "The picture is drawn again with one cause changed and everything else the same, bit for bit. "
         "So a difference here is caused by that change, which a correlation over images cannot tell."
     )
-    if not st.toggle("Change the picture", key="whatif", persist_state="session"):
+    if not _is_on():
         return
     try:
+        live.check_embeddings(here, scores)
         changes = _five(sample_id, causes)
         original, _ = picture_file(here.dataset.name, row)
         rows = _rows(here, scores, probe, [original, *(p for _, p, _ in changes)])
     except (SslvizError, OSError) as error:
         st.warning(f"No counterfactuals: {plain(str(error))}")
         return
-    title = here.dataset.titles
+    title = scores.content["summary"]["titles"]
     columns = st.columns(len(rows))
     words = [("as it is", _place_words(causes)), *((name, _place_words(record)) for name, _, record in changes)]
     for column, (name, about), found, picture in zip(columns, words, rows, [original, *(p for _, p, _ in changes)], strict=True):
         with column:
             _card(name, about, picture, found, rows[0], probe, title)
-    _own_change(here, scores, probe, sample_id, rows[0], causes)
+    try:
+        _own_change(here, scores, probe, sample_id, rows[0])
+    except SslvizError as error:
+        st.warning(plain(str(error)))
 
 
 def _rows(here: Frame, scores: Result, probe: Result | None, pictures: list[bytes]) -> list[live.Row]:
@@ -119,14 +122,12 @@ def _card(
         st.markdown(f"{'⟶ ' if changed else ''}**{plain(said)}** {percent(float(found.probabilities[best]), 0)}")
     same = found is original
     kept = len(np.intersect1d(found.chosen, original.chosen))
-    st.metric("Q-Score", f"{found.q:.4f}", None if same else f"{found.q - original.q:+.4f}")
+    st.metric("Q-Score", f"{found.q:.4f}", None if same else f"{found.q - original.q:+.4f}", delta_color="off")
     gone, new = len(original.chosen) - kept, len(found.chosen) - kept
     st.metric("Firing in D", len(found.chosen), None if same else f"{new} new, {gone} gone", delta_color="off", delta_arrow="off")
 
 
-def _own_change(
-    here: Frame, scores: Result, probe: Result | None, sample_id: str, original: live.Row, causes: dict[str, Any]
-) -> None:
+def _own_change(here: Frame, scores: Result, probe: Result | None, sample_id: str, original: live.Row) -> None:
     """Place, trouble and turn as the user wants them."""
     from sslviz.data.demo import files
     from sslviz.data.demo.materials import GROUNDS
@@ -146,4 +147,4 @@ def _own_change(
     found = _rows(here, scores, probe, [picture])[0]
     left, _ = st.columns([1, 3])
     with left:
-        _card("yours", _place_words(record), picture, found, original, probe, here.dataset.titles)
+        _card("yours", _place_words(record), picture, found, original, probe, scores.content["summary"]["titles"])

@@ -84,7 +84,20 @@ def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: i
         )
     clicked = cards(items, key, side)
     if clicked is not None:
-        st.switch_page("pages/sample.py", query_params={"sample": clicked})
+        open_page("sample", sample=clicked)
+
+
+def set_param(name: str, value: str) -> None:
+    """Write to the URL only what it does not say already: every write is an entry in the browser's history."""
+    if st.query_params.get(name) != value:
+        st.query_params[name] = value
+
+
+def open_page(page: str, **params: str) -> None:
+    """Go to another page with everything its URL will say, so that one click is one step back."""
+    state = {"dataset": "dataset", "encoder": "encoder", "selection": "_selection"}
+    kept = {name: str(st.session_state[key]) for name, key in state.items() if st.session_state.get(key)}
+    st.switch_page(f"pages/{page}.py", query_params={**kept, **params})
 
 
 def start_job(workspace: Workspace, job: str, settings: Settings) -> None:
@@ -119,7 +132,8 @@ def last_run(workspace: Workspace, dataset: str, encoder: str) -> dict[str, Any]
 
 def run_box(workspace: Workspace, run_id: str) -> None:
     """Live progress of a run with Cancel; when the run ends the page is drawn again."""
-    running = read_run(workspace, run_id)["status"] in ACTIVE
+    now = read_run(workspace, run_id)
+    running, stage = now["status"] in ACTIVE, now["stage"]
 
     @st.fragment(run_every=0.7 if running else None)
     def box() -> None:
@@ -127,12 +141,18 @@ def run_box(workspace: Workspace, run_id: str) -> None:
             run = read_run(workspace, run_id)
         except SslvizError:
             return
-        if (run["status"] in ACTIVE) != running:
-            st.rerun()  # it ended, or was resumed: draw the page, and this box's timer, again
+        if (run["status"] in ACTIVE) != running or run["stage"] != stage:
+            st.rerun()  # it ended, was resumed or got further: draw the page, and this box's timer, again
         with st.container(border=True):
             _run_line(run)
             if run["status"] in ACTIVE:
-                st.button("Cancel", key=f"cancel-{run_id}", on_click=_quietly(cancel, workspace, run_id), icon=":material/stop:")
+                st.button(
+                    "Stopping …" if run["cancelling"] else "Cancel",
+                    key=f"cancel-{run_id}",
+                    on_click=_quietly(cancel, workspace, run_id),
+                    disabled=run["cancelling"],
+                    icon=":material/stop:",
+                )
             elif run["status"] != "done":
                 st.button(
                     "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"

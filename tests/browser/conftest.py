@@ -69,7 +69,7 @@ class App:
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=60)
         return "".join(self.log) + rest
 
 
@@ -92,7 +92,7 @@ def page(chromium):
     """A page in a fresh browser profile; a test fails when the page's scripts raise."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

@@ -229,7 +229,7 @@ def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace,
     second = serve()  # another server that has never shown anything, and a browser that has never been here
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     fresh = context.new_page()
-    fresh.set_default_timeout(60_000)
+    fresh.set_default_timeout(120_000)
     fresh.goto(second.url(link.split("/", 3)[3]))
     fresh.get_by_role("heading", name=f"Feature {feature}").wait_for()
     fresh.get_by_text("In which classes it fires").wait_for()
@@ -259,7 +259,7 @@ def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace,
     fresh.get_by_text(f"1 of {len(ids)} in the grid's order").wait_for()
     assert metric(fresh, "Q-Score") == f"{scores['q'][first]:.4f}"
 
-    fresh.get_by_text("Change the picture").click()
+    fresh.get_by_role("button", name="Change the picture").click()
     fresh.get_by_text("Your own change").wait_for()
     cards = fresh.locator("[data-testid=stMetric]", has_text="Firing in D")
     assert cards.count() == 6

@@ -41,8 +41,8 @@ def test_features_page_shows_the_band_of_the_command(app, scored, workspace):
 def test_other_settings_are_counted_at_once_and_scored_by_a_button(app, scored, workspace, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     test = app("features")
-    test.select_slider(key="features-eps").set_value(0.5).run()
-    test.slider(key="features-band").set_value((25.0, 75.0)).run()
+    test.select_slider[0].set_value(0.5).run()
+    test.slider[0].set_value((25.0, 75.0)).run()
     assert not test.exception
     H = EmbeddingStore(workspace.embeddings("photos", "tiny"))
     rows = H.rows().merge(pd.DataFrame({"sample_id": H.rows()["sample_id"]}))
@@ -125,9 +125,12 @@ def test_one_selection_on_every_page(app, scored, workspace):
         test = app(page, selection="abc123")
         assert "**3 images selected** (by hand)" in text(test)
     sample = app("sample", selection="abc123")
-    assert "1 of 3 in the grid's order" in text(sample)
-    lowest = latest_result(workspace.results("photos", "tiny", "score")).table("scores").set_index("sample_id")["q"][ids].idxmin()
-    assert lowest in text(sample)
+    assert "of 3 in the grid's order" in text(sample)
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    predictions = latest_result(workspace.results("photos", "tiny", "probe")).table("predictions")[["sample_id", "correct"]]
+    part = scores.merge(predictions, on="sample_id", how="left").set_index("sample_id").loc[ids]
+    wrong = part[part["correct"].eq(False).fillna(False)]
+    assert (part if wrong.empty else wrong)["q"].idxmin() in text(sample)
     scores = app("scores", selection="abc123")
     next(b for b in scores.button if b.label == "Clear the selection").click().run()
     assert "images selected" not in text(scores)
@@ -185,7 +188,7 @@ def test_counterfactuals_of_a_demo_image(app, demo, workspace):
     table = next(d.value for d in test.dataframe if "cause" in d.value)
     assert causes["place"] in table["here"][0]
     before = len(test.metric)
-    test.toggle(key="whatif").set_value(True).run()
+    test.button(key="whatif").click().run()
     assert not test.exception
     assert len(test.metric) == before + 2 * 6
     shown = [m.value for m in test.metric][before:]
@@ -196,7 +199,7 @@ def test_counterfactuals_of_a_demo_image(app, demo, workspace):
     assert len(test.metric) == before + 2 * 7
     assert "occluded" in text(test)
     live = app("sample", sample="train/mug/0000000.webp")  # no shipped counterfactuals: drawn here
-    live.toggle(key="whatif").set_value(True).run()
+    live.button(key="whatif").click().run()
     assert not live.exception
     assert "as it is" in text(live)
 

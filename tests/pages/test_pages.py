@@ -75,13 +75,19 @@ def test_scores_page_has_grid_charts_and_rivals(app, scored):
     assert not test.exception
 
 
-def test_sample_page_of_a_link_and_the_way_through(app, scored):
-    worst = scored["worst"][0]["sample_id"]
+def test_sample_page_of_a_link_and_the_way_through(app, scored, workspace):
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    predictions = latest_result(workspace.results("photos", "tiny", "probe")).table("predictions")[["sample_id", "correct"]]
+    order = scores[scores["split"] == "val"].merge(predictions, on="sample_id").sort_values(["q", "sample_id"])
+    ids, wrong = order["sample_id"].tolist(), order.loc[~order["correct"].astype(bool), "sample_id"].tolist()
     test = app("sample")
-    assert worst in text(test)
-    next(b for b in test.button if b.label == "Next").click().run()
+    first = wrong[0] if wrong else ids[0]  # the page asks why an image failed
+    assert first in text(test)
+    assert f"{ids.index(first) + 1} of 12 in the grid's order" in text(test)
+    step = "Next" if first != ids[-1] else "Previous"
+    next(b for b in test.button if b.label == step).click().run()
     assert not test.exception
-    assert scored["worst"][1]["sample_id"] in text(test)
+    assert ids[ids.index(first) + (1 if step == "Next" else -1)] in text(test)
     linked = app("sample", sample="val/ring/004.png")
     assert "val/ring/004.png" in text(linked)
     assert {m.label for m in linked.metric} == {"Q-Score", "Below it", "Firing"}

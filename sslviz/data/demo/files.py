@@ -67,7 +67,7 @@ def counterfactual(scene: Scene, usual_place: bool, trouble: str, change: str) -
 
     usual_place, trouble: of the record of the scene as it is.
 
-    "place": to the usual place, or from it to the one that follows it in the list of grounds.
+    "place": to the usual place, or from it to the fifth after it in the list of grounds.
     """
     if change == "place":
         usual = USUAL_PLACE[scene.label]
@@ -160,7 +160,7 @@ def unpack(source: Path, folder: Path, progress: Progress) -> Path:
         table = read_table(source / name)
         for sample_id, image in zip(table["sample_id"], table["image"], strict=True):
             path = images / sample_id
-            if not path.exists() or path.stat().st_size != len(image["bytes"]):
+            if not path.exists() or path.read_bytes() != image["bytes"]:
                 with whole_file(path) as beside:
                     beside.write_bytes(image["bytes"])
             progress.advance()
@@ -171,6 +171,8 @@ def unpack(source: Path, folder: Path, progress: Progress) -> Path:
 
 def shipped_counterfactuals(sample_id: str) -> pd.DataFrame:
     """change, image (WebP bytes) and the record's columns of a sample's five counterfactuals; empty for most samples."""
+    if not (shipped() / FILES[2]).exists():
+        return pd.DataFrame({"change": [], "image": []})
     table = pd.read_parquet(shipped() / FILES[2], filters=[("sample_id", "==", sample_id)])
     table["image"] = [image["bytes"] for image in table["image"]]
     return table

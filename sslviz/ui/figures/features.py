@@ -98,11 +98,10 @@ def _short(text: str, most: int = 24) -> str:
     return as_typed(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def expression(h: np.ndarray, chosen: np.ndarray, mean: float, threshold: float) -> go.Figure:
-    """One sample's unit row h[D] as bars: what fires in D, what fires outside it, the rest; with mu and mu + eps * sigma."""
-    fires = h > threshold
-    in_d = np.zeros(len(h), bool)
-    in_d[chosen] = True
+def expression(h: np.ndarray, firing: np.ndarray, chosen: np.ndarray, mean: float, threshold: float) -> go.Figure:
+    """One sample's unit row h[D] as bars: L_i ∩ D (`chosen`), the rest of L_i (`firing`), the rest; mu and mu + eps * sigma."""
+    fires, in_d = np.zeros(len(h), bool), np.zeros(len(h), bool)
+    fires[firing], in_d[chosen] = True, True
     figure = go.Figure()
     for name, where, colour in (
         ("does not fire", ~fires, "#B8B8B8"),
