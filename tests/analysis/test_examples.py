@@ -84,3 +84,13 @@ def test_few_rows_and_a_class_without_any():
     assert set(made.class_shares()["label"]) == {0}
     with pytest.raises(InputError):
         made.update(np.full((1, 9), np.nan), np.array([1]), np.array([0]), np.array([True]))
+
+
+def test_firing_by_the_population_spread_and_never_in_flat_rows():
+    row = np.array([0, 0, 3, 4], np.float32)  # unit row (0, 0, .6, .8): population std .357, sample std .412
+    H = np.stack([row, np.ones(4, np.float32)])
+    made = FeatureExamples(4, 1, 0.65, np.arange(2)).update(H, np.arange(2), np.zeros(2, int), np.ones(2, bool))
+    assert made.class_shares()["share"].tolist() == [0, 0, 50, 50]  # with the sample std feature 2 would not fire
+    wide = np.full((1, 512), 0.1, np.float32)
+    flat = FeatureExamples(512, 1, 0.5, np.arange(1)).update(wide, np.arange(1), np.zeros(1, int), np.ones(1, bool))
+    assert flat.class_shares()["share"].max() == 0

@@ -70,6 +70,13 @@ def test_neighbours_stay_neighbours_and_new_rows_join_their_group():
     made = Projection()
     xy = made.fit(H[:300])
     assert trustworthiness(H[:300] / np.linalg.norm(H[:300], axis=1, keepdims=True), xy, n_neighbors=10) > 0.85
-    placed = made.transform(H[300:])
+    placed = made.transform(H[300:] * 20)
     middle = np.array([xy[label[:300] == k].mean(0) for k in range(5)])
     assert (np.linalg.norm(placed[:, None] - middle, axis=2).argmin(1) == label[300:]).mean() > 0.95
+
+
+def test_new_rows_are_placed_by_direction_alone():
+    H = rows(8)
+    made = Projection()
+    placed = made.fit(H)
+    assert_allclose(made.transform(H[:3] * 50), placed[:3], atol=1e-4)

@@ -9,8 +9,10 @@ from sslviz.analysis.rows import score_rows
 def test_similarities_are_scikit_learns():
     rng = np.random.default_rng(0)
     H, train = rng.normal(size=(30, 16)), rng.normal(size=(50, 16))
-    distance, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(train).kneighbors(H)
-    assert_allclose(nearest_neighbours(H, train, block=7).similarities, 1 - distance, atol=1e-5)
+    distance, rows = NearestNeighbors(n_neighbors=10, metric="cosine").fit(train).kneighbors(H)
+    found = nearest_neighbours(H, train, block=7)
+    assert_allclose(found.similarities, 1 - distance, atol=1e-5)
+    assert np.array_equal(found.rows, rows)
 
 
 def test_a_train_row_is_not_its_own_neighbour():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,8 @@ def test_blurred_smears_a_point_evenly():
     assert out.max() < 60
     assert torch.equal(out, out.flip(2))
     assert torch.equal(out, out.transpose(2, 3))
+    sigma = 0.04 * 33  # of a continuous normal blur; the point's peak is 255 / (2 pi sigma^2)
+    assert out.max().item() == pytest.approx(255 / (2 * np.pi * sigma**2), rel=0.1)
     flat = torch.full((1, 3, 16, 16), 77, dtype=torch.uint8)
     assert torch.equal(damage(flat, "blurred"), flat)
 

@@ -243,3 +243,23 @@ def test_a_stopped_unpacking_goes_on(tmp_path, few):
 def test_missing_files_say_how_to_make_them(tmp_path):
     with pytest.raises(InputError, match="sslviz demo --render"):
         files.unpack(tmp_path, tmp_path / "out", Progress())
+
+
+def test_each_change_by_hand():
+    grounds, usual = list(GROUNDS), USUAL_PLACE["mug"]
+    one = Scene("mug", 7)
+    assert files.counterfactual(one, True, "none", "place").place == grounds[(grounds.index(usual) + 5) % len(grounds)]
+    assert files.counterfactual(one, False, "none", "place").place == usual
+    assert files.counterfactual(one, False, "none", "turned").turn == 120
+    for change, trouble in (("half hidden", "occluded"), ("dark", "dark"), ("far", "far")):
+        assert files.counterfactual(one, False, "lying", change).trouble == trouble
+        assert files.counterfactual(one, False, trouble, change).trouble == "none"
+
+
+def test_shipped_counterfactuals_are_what_the_change_renders():
+    sample_id = "test/mug/1000000.webp"
+    one = files.scene_of(sample_id)
+    record = render(one, files.SIDE).record
+    for line in files.shipped_counterfactuals(sample_id).to_dict("records"):
+        made = render(files.counterfactual(one, record.usual_place, record.trouble, line["change"]), files.SIDE)
+        assert np.abs(decode(line["image"]) - decode(files.webp(made.image))).mean() < 2, line["change"]

@@ -6,7 +6,7 @@ import pytest
 
 from sslviz.data import dataset as datasets
 from sslviz.data.demo import files
-from sslviz.errors import NotFound
+from sslviz.errors import InputError, NotFound
 from sslviz.jobs import inputs, runner
 from sslviz.jobs.demo import DemoSettings, demo, start_demo
 from sslviz.progress import Progress
@@ -75,3 +75,19 @@ def test_the_shipped_encoders_are_whole(workspace):
         spec, _ = add_encoder(workspace, str(path), path.stem)
         assert (spec.feature_dim, spec.input.size) == (512, 64)
         assert path.stat().st_size < 3_000_000
+
+
+def test_stale_scores_of_the_demo_are_made_again(workspace, small):
+    demo(DemoSettings(), workspace, Progress())
+    next((workspace.dataset("demo") / "images").rglob("*.webp")).unlink()
+    datasets.refresh(workspace, "demo")
+    assert start_demo(workspace) is not None
+
+
+def test_somebody_elses_data_set_of_that_name_is_left_alone(workspace, small, tmp_path):
+    from tests.inputs import folder
+
+    datasets.add_folder(workspace, "demo", folder(tmp_path / "mine", {"train/a": 2}))
+    with pytest.raises(InputError, match="another data set"):
+        demo(DemoSettings(), workspace, Progress())
+    assert not (workspace.dataset("demo") / "images").exists()

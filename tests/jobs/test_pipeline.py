@@ -491,3 +491,48 @@ def test_a_better_rival_is_found_and_said(shift, apart):
     if found:
         assert found["name"] == "nn1"
         assert ("is better here" in found["words"]) == apart
+
+
+def test_neighbours_and_class_shares_are_of_train_images(workspace, tmp_path):
+    from sklearn.neighbors import NearestNeighbors
+
+    from tests import reference
+
+    layout = {f"{s}/{c}": n for s, n in (("test", 5), ("train", 9)) for c in ("disc", "ring")}  # test sorts before train
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "p", layout))
+    small_encoder(workspace)
+    run_embed(workspace)
+    result = run_score(workspace)
+    made = latest_result(workspace.results("photos", "tiny", "score"))
+    store = store_of(workspace)
+    rows = store.rows().set_index("sample_id")["row"]
+    train = sorted(s for s in rows.index if s.startswith("train/"))
+    H_train = store.read(rows[train].to_numpy()).astype(float)
+    near = made.table("neighbours").set_index("sample_id")
+    for sample_id in ("test/ring/003.png", "train/disc/002.png"):
+        h = store.read(rows[[sample_id]].to_numpy()).astype(float)
+        others = [k for k, s in enumerate(train) if s != sample_id]
+        _, found = NearestNeighbors(n_neighbors=10, metric="cosine").fit(H_train[others]).kneighbors(h)
+        assert list(near.loc[sample_id, "neighbours"]) == [train[others[k]] for k in found[0]]
+    classes = made.table("feature_classes")
+    fires = np.array(reference.firing(H_train, result["eps"]))
+    ring = np.array(["/ring/" in s for s in train])
+    expected = 100 * fires[ring].mean(0)
+    label = datasets.load(workspace, "photos").titles.index("ring")
+    assert_allclose(classes[classes["label"] == label].sort_values("feature")["share"], expected, atol=1e-3)
+
+
+def test_a_cancelled_probe_ends_at_once(workspace, photos, monkeypatch):
+    import threading
+
+    run_embed(workspace)
+    never = threading.Event()
+    monkeypatch.setattr("sslviz.analysis.probe.linear_probe", lambda *_, **__: never.wait(60))
+
+    class Stopped(Progress):
+        def check(self):
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        probe(ProbeSettings(dataset="photos", encoder="tiny"), workspace, Stopped())
+    never.set()

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
+from sslviz.analysis.projection import Projection
 from sslviz.data import dataset as datasets
 from sslviz.errors import Cancelled, NotFound
 from sslviz.jobs import inputs, project
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.project import ProjectSettings
 from sslviz.progress import Progress
+from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import latest_result
 from tests.inputs import folder, picture, small_encoder
 
@@ -29,6 +31,17 @@ def test_every_image_has_a_place_by_id(workspace, photos):
     assert (summary["n"], summary["method"], summary["n_fitted"]) == (40, "umap", 40)
     table = latest_result(workspace.results("photos", "tiny", "project")).table("map")
     assert set(table["sample_id"]) == set(datasets.load(workspace, "photos").samples["sample_id"])
+    store = EmbeddingStore(workspace.embeddings("photos", "tiny"))
+    known = store.rows().sort_values("row")
+    expected = Projection(15, 0.1, 0).fit(store.read(known["row"].to_numpy()))
+    got = table.set_index("sample_id").loc[known["sample_id"], ["x", "y"]].to_numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    run(workspace, neighbours=5, min_dist=0.5, seed=3)
+    table = latest_result(workspace.results("photos", "tiny", "project")).table("map")
+    other = Projection(5, 0.5, 3).fit(store.read(known["row"].to_numpy()))
+    got = table.set_index("sample_id").loc[known["sample_id"], ["x", "y"]].to_numpy()
+    np.testing.assert_allclose(got, other, atol=1e-4)
+    assert not np.allclose(other, expected)
     assert np.isfinite(table[["x", "y"]]).all().all()
     found = datasets.load(workspace, "photos")
     assert inputs.result_state(workspace, found, "tiny", "project")[0] == "fresh"
@@ -85,3 +98,18 @@ def test_without_embeddings_it_says_what_to_type(workspace, tmp_path):
     small_encoder(workspace)
     with pytest.raises(NotFound, match="sslviz embed --dataset photos --encoder tiny"):
         run(workspace)
+
+
+def test_a_map_of_embeddings_that_changed_meanwhile_is_stale(workspace, photos, monkeypatch):
+    from sslviz.analysis import projection
+
+    fit = projection.Projection.fit
+
+    def slow(self, H):
+        embed(EmbedSettings(dataset="photos", encoder="tiny", store_dtype="float16"), workspace, Progress())
+        return fit(self, H)
+
+    monkeypatch.setattr(projection.Projection, "fit", slow)
+    run(workspace)
+    found = datasets.load(workspace, "photos")
+    assert inputs.result_state(workspace, found, "tiny", "project")[0] == "stale"

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.project import ProjectSettings, project
@@ -11,7 +12,7 @@ from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
-from tests.inputs import demo_part
+from tests.inputs import demo_part, small_encoder
 from tests.pages.conftest import text
 
 
@@ -140,6 +141,8 @@ def test_one_selection_on_every_page(app, scored, workspace):
 @pytest.mark.parametrize("name", ["nothing", "../../etc/passwd", "abc123"])
 def test_unknown_selections_and_those_of_another_data_set_are_said(app, scored, workspace, name):
     selected(workspace, ["a"], dataset="other")
+    content = {"dataset": "photos", "sample_ids": ["val/ring/004.png"], "origin": "elsewhere"}
+    write_json(workspace.root.parent.parent / "etc" / "passwd.json", content)  # what ../../etc/passwd would lead to
     assert "There is no selection" in text(app("scores", selection=name))
 
 
@@ -210,3 +213,63 @@ def test_while_the_demo_is_prepared_the_page_waits_for_it(app, workspace, monkey
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     start_demo(workspace)
     assert "The demo is being prepared" in text(app())
+
+
+def test_a_picture_that_has_gone_is_said(app, scored, photos, workspace):
+    gone = scored["worst"][0]["sample_id"]
+    (photos / gone).unlink()
+    datasets.refresh(workspace, "photos")
+    test = app("sample", sample=gone)
+    assert "This picture is no longer in the data set." in text(test)
+    assert "**stale**" in text(test)
+    assert not app("features").exception
+
+
+def test_embeddings_made_again_are_not_explained_by_old_scores(app, scored, workspace):
+    from sslviz.jobs.embed import EmbedSettings, embed
+
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    before = app("projection")
+    before.selectbox(key="map-colour").set_value("feature").run()
+    embed(EmbedSettings(dataset="photos", encoder="tiny", store_dtype="float16"), workspace, Progress())
+    assert "the embeddings have changed since these scores were made" in text(app("sample"))
+    small_encoder(workspace, feature_dim=16)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    for page in ("sample", "features", "projection", "scores"):
+        assert "**stale**" in text(app(page))
+
+
+def test_old_scores_keep_their_class_names(app, scored, photos, workspace):
+    from tests.inputs import folder
+
+    folder(photos, {"train/apple": 3, "val/apple": 2})  # sorts before disc and ring
+    datasets.refresh(workspace, "photos")
+    for sample_id, title in (("val/ring/004.png", "ring"), ("val/disc/001.png", "disc")):
+        assert f"**{title}**" in text(app("sample", sample=sample_id))
+
+
+def test_percentiles_are_of_the_samples_own_split(app, scored, workspace):
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    part = scores[scores["split"] == "val"].set_index("sample_id")["q"]
+    middle = part.sort_values().index[6]
+    test = app("sample", sample=middle)
+    assert {m.label: m.value for m in test.metric}["Below it"] == f"{100 * (part < part[middle]).mean():.0f} %"
+
+
+def test_the_words_over_a_selection_count_the_misclassified(app, scored, workspace):
+    project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    predictions = latest_result(workspace.results("photos", "tiny", "probe")).table("predictions")
+    ids = predictions["sample_id"].tolist()[:5]
+    selected(workspace, [*ids, "train/ring/003.png"])
+    wrong = int((~predictions.set_index("sample_id").loc[ids, "correct"].astype(bool)).sum())
+    assert f"**6 images**, {wrong} of 5 judged ones misclassified" in text(app("projection", selection="abc123"))
+
+
+def test_colour_by_feature_is_the_value_in_the_unit_row(scored, workspace):
+    from sslviz.ui import reads
+
+    ids = ("val/ring/004.png", "train/disc/000.png")
+    H = reads.embeddings(workspace, "photos", "tiny", list(ids)).astype(float)
+    made_of = reads.embeddings_fingerprint(workspace, "photos", "tiny")
+    got = reads.feature_values(str(workspace.root), "photos", "tiny", made_of, 5, ids)
+    np.testing.assert_allclose(got, H[:, 5] / np.linalg.norm(H, axis=1), rtol=1e-5)
