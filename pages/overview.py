@@ -23,4 +23,5 @@ table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
 widgets.gallery(here.dataset, table[table["split"] == judged].head(10), "q", key="worst", side=140)
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
+st.page_link("pages/projection.py", label="Map: how are the images arranged?", icon=":material/scatter_plot:")
 st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

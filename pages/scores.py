@@ -1,5 +1,7 @@
 """Which images does this encoder represent badly?"""
 
+import shlex
+
 import streamlit as st
 
 from sslviz.ui import frame, reads, report, selection
@@ -36,4 +38,5 @@ st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
 st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
-st.code(f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --json", language="bash")
+command = f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --workspace {shlex.quote(str(here.workspace.root))} --json"
+st.code(command, language="bash", wrap_lines=True)

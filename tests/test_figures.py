@@ -149,10 +149,10 @@ def test_the_map_draws_each_group_and_the_density_has_all_points():
     )
     uri, extent = projection.density_image(table[["x", "y"]].to_numpy(), side=8)
     figure = projection.scatter(table, "shown", table.head(1), (uri, extent))
-    assert [t.name for t in figure.data] == ["p", "q", "no label", "this image"]
+    assert [t.name for t in figure.data] == ["no label", "p", "q", "this image"]
     tags = projection.scatter(table.assign(shown="<b>x</b>"), "shown", table.head(0))
     assert tags.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
-    assert figure.data[0].customdata[0].tolist() == ["a", "&lt;i&gt;"]
+    assert figure.data[1].customdata[0].tolist() == ["a", "&lt;i&gt;"]
     assert extent == (0, 0, 2, 2)
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
     assert np.argwhere(picture[..., 3] > 0).tolist() == [[0, 7], [3, 4], [7, 0]]  # y points up

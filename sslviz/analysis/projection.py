@@ -7,6 +7,7 @@ import hashlib
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from sslviz.arrays import check_embeddings
 
@@ -36,16 +37,16 @@ class Projection:
         if (unit != unit[0]).any():
             self._pca = PCA(min(DIMENSIONS, *unit.shape), svd_solver="randomized", random_state=self.seed).fit(unit)
         reduced = self._reduce(unit)
-        digests = np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in unit])
-        _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+        which, different = pd.factorize(np.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in unit]))
+        first = np.unique(which, return_index=True)[1]  # in the rows' own order
         scale = np.abs(reduced).max() or 1.0
         about = len(np.unique(np.round(reduced / scale, 5), axis=0))  # equal images may differ in their last bits
-        self.n_different = min(len(first), about)
+        self.n_different = min(len(different), about)
         self.method = "umap" if self.n_different >= FEWEST else "pca"
         if self.method == "pca":
             return self._first_two(reduced)
         placed: np.ndarray = self._new_umap(len(first)).fit_transform(reduced[first])
-        return np.asarray(placed[which.ravel()], np.float32)
+        return np.asarray(placed[which], np.float32)
 
     def transform(self, H: np.ndarray) -> np.ndarray:
         """Coordinates float32[n, 2] of other rows on the map that was fitted."""

@@ -96,7 +96,7 @@ def scatter(table: pd.DataFrame, colour: str, marked: pd.DataFrame, under: Any =
     else:
         groups = table[colour].astype(object).where(table[colour].notna(), "no label")
         fixed = {"correct": CORRECT, "misclassified": WRONG, "not judged": NEUTRAL, "no label": NEUTRAL, OTHER: NEUTRAL}
-        names = sorted(groups.unique(), key=lambda n: (n in fixed, n))
+        names = sorted(groups.unique(), key=lambda n: (fixed.get(n) != NEUTRAL, n))  # grey lies underneath
         for k, name in enumerate(names):
             marker = {"color": fixed.get(name) or PALETTE[k % len(PALETTE)]}
             _add_points(figure, table[groups == name], name, marker)
