@@ -38,5 +38,6 @@ st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
 st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
-command = f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --workspace {shlex.quote(str(here.workspace.root))} --json"
+where = shlex.quote(str(here.workspace.root))
+command = f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
 st.code(command, language="bash", wrap_lines=True)
