@@ -16,7 +16,7 @@ KINDS = ("top", "middle", "low")
 
 
 class FeatureExamples:
-    """An accumulator over chunks of rows: `update`, then `examples`, `spread`, `class_shares`. Values are of L2-normalised rows.
+    """An accumulator over chunks of ascending rows: `update`, then `examples`, `spread`, `class_shares`; of L2-normalised rows.
 
     `spread_rows` int[M]: the row numbers that histograms and middling samples are taken from. Memory O(M * D + classes * D).
     """
@@ -59,6 +59,11 @@ class FeatureExamples:
     def _keep_extremes(self, kind: str, values: np.ndarray, rows: np.ndarray) -> None:
         """Merge the largest values of a chunk into the PER_KIND largest of each feature; equal values go by row number."""
         best, best_rows = self._best[kind]
+        if len(best) == PER_KIND:  # later rows enter only by a larger value; most chunks bring few
+            near = (values > best[-1]).any(1)
+            values, rows = values[near], rows[near]
+            if len(values) == 0:
+                return
         place = _largest(values, min(PER_KIND, len(values)))
         all_values = np.concatenate([best, np.take_along_axis(values, place, 0)])
         all_rows = np.concatenate([best_rows, rows[place]])
