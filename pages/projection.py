@@ -29,7 +29,7 @@ try:
     drawn = projection.coloured(table, here, colour, feature)
 except SslvizError as error:
     frame.stop_with(error)
-picked = projection.show_map(table, drawn, [marked] if marked else [], key=f"map-{colour}-{feature}-{marked}")
+picked = projection.show_map(table, drawn, marked, key=f"map-{colour}-{feature}-{marked}")
 clicked = projection.take_selection(table, picked, here)
 st.caption(projection.facts(reads.summary(made)))
 if clicked:

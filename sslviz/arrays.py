@@ -104,3 +104,11 @@ def _as_real_array(H: Array, name: str) -> np.ndarray:
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     raise InputError(f"{name} has dtype {array.dtype}; expected real numbers.")
+
+
+def positions(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each of the row numbers int[n] stands in the ascending row numbers int[m]; -1 where it is not there."""
+    if len(among) == 0:
+        return np.full(len(rows), -1)
+    place = np.searchsorted(among, rows).clip(max=len(among) - 1)
+    return np.where(among[place] == rows, place, -1)

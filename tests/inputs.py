@@ -114,3 +114,19 @@ def demo_part(workspace, n_train=120, n_test=60, name="demo"):
     dataset, _ = add_folder(workspace, name, files.unpack(source, folder, Progress()))
     add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo.safetensors"), "simclr-demo")
     return dataset
+
+
+def embedded_photos(workspace, root, n_train, n_val):
+    """Two classes of small pictures as data set "photos", embedded by an untrained small encoder "tiny"."""
+    from sslviz.data.dataset import add_folder
+    from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.progress import Progress
+
+    add_folder(
+        workspace,
+        "photos",
+        folder(root, {f"{s}/{c}": n for s, n in (("train", n_train), ("val", n_val)) for c in ("disc", "ring")}),
+    )
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    return root

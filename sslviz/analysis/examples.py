@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sslviz.analysis.rows import FLAT
-from sslviz.arrays import check_embeddings, check_eps, check_labels
+from sslviz.analysis import expression
+from sslviz.arrays import check_embeddings, check_eps, check_labels, positions
 
 PER_KIND = 12
 BINS = 30
 MAX_SPREAD_ROWS = 10_000
 """Rows, at most, that middling samples and histograms are taken from; strongest and weakest look at all."""
-KINDS = ("top", "middle", "low")
 
 
 class FeatureExamples:
@@ -37,19 +36,15 @@ class FeatureExamples:
         """
         H = check_embeddings(H).astype(np.float32, copy=False)
         labels = check_labels(labels, len(H), "labels")
-        norm = np.linalg.norm(H, axis=1, keepdims=True)
-        unit = H / np.where(norm > 0, norm, 1)
+        unit = expression.unit_rows(H)
         self._keep_extremes("top", unit, rows)
         self._keep_extremes("low", -unit, rows)
-        place = np.searchsorted(self._spread_rows, rows).clip(max=max(0, len(self._spread_rows) - 1))
-        if len(self._spread_rows):
-            drawn = self._spread_rows[place] == rows
-            self._spread[place[drawn]] = unit[drawn]
+        place = positions(rows, self._spread_rows)
+        self._spread[place[place >= 0]] = unit[place >= 0]
         known = counted & (labels >= 0)
         if known.any():
             part, of = unit[known], labels[known]
-            mean, std = part.mean(1, keepdims=True), part.std(1, keepdims=True)
-            fires = (part > mean + self.eps * std) & (std > FLAT * np.abs(mean))
+            fires = expression.firing(part, self.eps)
             order = np.argsort(of, kind="stable")
             starts = np.flatnonzero(np.diff(of[order], prepend=-1))
             self._fires[of[order][starts]] += np.add.reduceat(fires[order], starts, axis=0, dtype=np.int64)

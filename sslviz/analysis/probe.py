@@ -110,6 +110,14 @@ def out_of_fold(H: Array, y: Array, l2: float, folds: int = 5, seed: int = 0) ->
     return predictions, probabilities
 
 
+def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
+    """What a stored probe (weights.npz) says of embeddings float[N, D]: float[N, C]."""
+    logits = H @ weights["weights"].T + weights["bias"]
+    logits = np.exp(logits - logits.max(1, keepdims=True))
+    shares: np.ndarray = logits / logits.sum(1, keepdims=True)
+    return shares
+
+
 @dataclass
 class _Fit:
     theta: np.ndarray

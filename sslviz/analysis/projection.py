@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from sslviz.analysis import expression
 from sslviz.arrays import check_embeddings
 
 DIMENSIONS = 50
@@ -75,6 +76,4 @@ class Projection:
 
 
 def _unit(H: np.ndarray) -> np.ndarray:
-    H = check_embeddings(H).astype(np.float32, copy=False)
-    norm = np.linalg.norm(H, axis=1, keepdims=True)
-    return np.asarray(H / np.where(norm > 0, norm, 1), np.float32)
+    return np.asarray(expression.unit_rows(check_embeddings(H).astype(np.float32, copy=False)))

@@ -17,8 +17,7 @@ NEIGHBOURS = 10
 @dataclass(frozen=True)
 class RivalInput:
     """What a rival may look at: the row pass, similarities to the nearest train rows float[N, 10] in falling order (None when
-    left out), and the probe's
-    maximum softmax probability float[N] (None without labels)."""
+    left out), and the probe's maximum softmax probability float[N] (None without labels)."""
 
     rows: RowScores
     similarities: np.ndarray | None

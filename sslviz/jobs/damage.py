@@ -29,6 +29,7 @@ def check_damage(
     """
     import torch
 
+    from sslviz.arrays import positions
     from sslviz.data.damages import DAMAGES, damage
     from sslviz.data.loading import ahead, read_picture
 
@@ -41,8 +42,7 @@ def check_damage(
     pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size, thumb=False), samples["sample_id"].tolist(), 2, 64)
     own = np.full(len(samples), -1)
     if train is not None:
-        place = np.searchsorted(train[0], samples["row"]).clip(max=len(train[0]) - 1)
-        own = np.where(train[0][place] == samples["row"], place, -1)
+        own = positions(samples["row"].to_numpy(), train[0])
     there: list[bool] = []
     embeddings: dict[str, list[np.ndarray]] = {name: [] for name in ("", *DAMAGES)}
     batch: list[Any] = []
@@ -98,6 +98,7 @@ class _Scores:
         self.weights = None if probe is None else np.load(probe.folder / "weights.npz", allow_pickle=False)
 
     def __call__(self, H: np.ndarray, own: np.ndarray) -> pd.DataFrame:
+        from sslviz.analysis.probe import probabilities
         from sslviz.analysis.rivals import RIVALS, RivalInput, nearest_neighbours
         from sslviz.analysis.rows import score_rows
 
@@ -107,11 +108,3 @@ class _Scores:
         given = RivalInput(rows, near, confidence)
         values = {"q": rows.q, **{name: RIVALS[name].score(given) for name in RIVALS}}
         return pd.DataFrame({name: v for name, v in values.items() if v is not None})
-
-
-def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
-    """What a stored probe (weights.npz) says of embeddings float[N, D]: float[N, C]."""
-    logits = H @ weights["weights"].T + weights["bias"]
-    logits = np.exp(logits - logits.max(1, keepdims=True))
-    shares: np.ndarray = logits / logits.sum(1, keepdims=True)
-    return shares

@@ -26,6 +26,11 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Ascending row numbers: all of them, or a seeded sample of `most`."""
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
 @dataclass(frozen=True)
 class Embedded:
     """Samples that have an embedding (sample_id, row, split, label, ...), in the order of their rows, and where to read it."""

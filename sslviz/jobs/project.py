@@ -23,16 +23,15 @@ def project(settings: ProjectSettings, workspace: Workspace, progress: Progress)
     import numpy as np
 
     from sslviz.analysis.projection import MAX_FIT_ROWS, Projection
-    from sslviz.jobs.inputs import open_embedded
+    from sslviz.jobs.inputs import open_embedded, sampled
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
 
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     samples, store, inputs = embedded.samples, embedded.store, embedded.inputs
     rows = samples["row"].to_numpy()
-    fitted = rows
-    if len(rows) > MAX_FIT_ROWS:
-        fitted = np.sort(np.random.default_rng(settings.seed).choice(rows, MAX_FIT_ROWS, replace=False))
+    fitted = sampled(rows, MAX_FIT_ROWS, settings.seed)
+    if len(fitted) < len(rows):
         progress.warn(f"the map is fitted on {MAX_FIT_ROWS:,} images (seeded sample); the others are placed on it")
     xy = np.full((int(rows.max()) + 1, 2), np.nan, np.float32)
     projection = Projection(settings.neighbours, settings.min_dist, settings.seed)

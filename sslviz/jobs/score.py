@@ -160,13 +160,12 @@ def _score_rows(embedded: Any, selection: Any, paper: Any, seed: int, progress: 
 
     from sslviz.analysis.examples import MAX_SPREAD_ROWS, FeatureExamples
     from sslviz.analysis.rows import score_rows
+    from sslviz.jobs.inputs import sampled
 
     samples, store = embedded.samples, embedded.store
     all_rows = samples["row"].to_numpy()
     labels, is_train = samples["label"].to_numpy(), (samples["split"] == "train").to_numpy()
-    spread_rows = all_rows
-    if len(all_rows) > MAX_SPREAD_ROWS:
-        spread_rows = np.random.default_rng(seed).choice(all_rows, MAX_SPREAD_ROWS, replace=False)
+    spread_rows = sampled(all_rows, MAX_SPREAD_ROWS, seed)
     examples = FeatureExamples(store.meta["width"], len(embedded.dataset.classes), selection.eps, spread_rows)
     columns: dict[str, list[Any]] = {k: [] for k in ("q", "q_paper", "n_firing", "n_chosen", "norm", "std")}
     at = 0
@@ -211,20 +210,18 @@ def _neighbours(embedded: Any, seed: int, progress: Progress) -> _Near:
     import numpy as np
 
     from sslviz.analysis.rivals import MAX_TRAIN_ROWS, nearest_neighbours
+    from sslviz.arrays import positions
+    from sslviz.jobs.inputs import sampled
 
-    train = embedded.rows("train")
-    note = ""
-    if len(train) > MAX_TRAIN_ROWS:
-        train = np.sort(np.random.default_rng(seed).choice(train, MAX_TRAIN_ROWS, replace=False))
+    train, note = sampled(embedded.rows("train"), MAX_TRAIN_ROWS, seed), ""
+    if len(train) < len(embedded.rows("train")):
         note = f"neighbour rivals look at {MAX_TRAIN_ROWS:,} of the train images (seeded sample)"
     H_train = embedded.store.read(train)
     all_rows = embedded.samples["row"].to_numpy()
     progress.stage("comparing with train images", len(all_rows))
     similarities, places = [], []
     for rows, block in embedded.store.blocks(all_rows):
-        place = np.searchsorted(train, rows).clip(max=len(train) - 1)
-        own = np.where(train[place] == rows, place, -1)
-        found = nearest_neighbours(block, H_train, own)
+        found = nearest_neighbours(block, H_train, positions(rows, train))
         similarities.append(found.similarities)
         places.append(found.rows)
         progress.advance(len(rows))

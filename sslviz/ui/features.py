@@ -85,16 +85,8 @@ def shares_chart(table: pd.DataFrame, band: tuple[float, float], marked: int | N
     """The chart of sorted shares; the feature that was clicked."""
     ranked = figures.sorted_shares(table)
     figure = figures.shares(ranked, band, marked)
-    event: Any = st.plotly_chart(
-        figure,
-        key=f"features-shares-{marked}",
-        on_select="rerun",
-        selection_mode="points",
-        alt="Activation share of every feature, most often firing first; the discriminative band is shaded",
-        config=widgets.CHART,
-    )
-    with st.expander("The numbers"):
-        st.dataframe(ranked, hide_index=True, width="stretch")
+    alt = "Activation share of every feature, most often firing first; the discriminative band is shaded"
+    event = widgets.chart(figure, ranked, f"features-shares-{marked}", alt, on_select="rerun", selection_mode="points")
     points = event.selection.points
     return int(points[0]["customdata"]) if points else None
 
@@ -116,30 +108,36 @@ def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFram
         st.info("No labels here: selectivity cannot be told.")
         by = "share"
     part = part.sort_values([by, "feature"], ascending=[rising, True])
-    pages = max(1, -(-len(part) // _CARDS))
-    page = st.number_input(f"Page of {pages}", 1, pages, key="features-page", width=200) if pages > 1 else 1
-    examples = reads.table(result, "feature_examples")
-    top = examples[(examples["kind"] == "top") & (examples["rank"] == 0)].set_index("feature")["sample_id"]
-    rows = scored.set_index("sample_id")["row"]
-    items = []
-    for line in part.iloc[(page - 1) * _CARDS : page * _CARDS].to_dict("records"):
+    words = []
+    for line in widgets.paged(part, _CARDS, "features-page").to_dict("records"):
         feature = int(line["feature"])
-        row = rows.get(top.get(feature))
         best = ""
         if feature in strongest.index:
             found = strongest.loc[feature]
             best = f" · {titles[int(found['label'])]} {found['share']:.0f} %"
+        words.append((feature, f"{line['share']:.1f} %{best}", f"fires in {line['share']:.1f} % of train images{best}"))
+    return cards(here, result, scored, words, key="features-cards")
+
+
+def cards(here: Frame, result: Result, scored: pd.DataFrame, words: list[tuple[int, str, str]], key: str) -> int | None:
+    """A card for each (feature, words below it, alt text) with the image it is strongest in; the one that was clicked."""
+    examples = reads.table(result, "feature_examples")
+    top = examples[(examples["kind"] == "top") & (examples["rank"] == 0)].set_index("feature")["sample_id"]
+    rows = scored.set_index("sample_id")["row"]
+    items = []
+    for feature, detail, alt in words:
+        row = rows.get(top.get(feature))
         items.append(
             {
                 "id": str(feature),
                 "url": "" if row is None or pd.isna(row) else widgets.thumb_url(here.dataset, int(row)),
                 "title": f"feature {feature}",
-                "detail": f"{line['share']:.1f} %{best}",
-                "alt": f"feature {feature}, fires in {line['share']:.1f} % of train images{best}",
+                "detail": detail,
+                "alt": f"feature {feature}, {alt}",
                 "tone": "",
             }
         )
-    clicked = widgets.cards(items, key="features-cards", side=128)
+    clicked = widgets.cards(items, key=key, side=128)
     return None if clicked is None else int(clicked)
 
 
@@ -199,28 +197,15 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
     left, right = st.columns(2)
     with left:
         st.markdown("**Its values over the images**")
-        st.plotly_chart(
-            figures.value_histogram(histogram),
-            key="feature-values",
-            alt="Histogram of the feature's values",
-            config=widgets.CHART,
-        )
-        with st.expander("The numbers"):
-            st.dataframe(histogram, hide_index=True, width="stretch")
+        widgets.chart(figures.value_histogram(histogram), histogram, "feature-values", "Histogram of the feature's values")
     with right:
         eps = result.content["summary"]["eps"]
         st.markdown(f"**In which classes it fires** at eps {eps:g}" + (", the 20 strongest" if len(classes) > 20 else ""))
         if classes.empty:
             st.info("No labels here.")
         else:
-            st.plotly_chart(
-                figures.class_bars(classes),
-                key="feature-classes",
-                alt="Share of each class the feature fires in",
-                config=widgets.CHART,
-            )
-            with st.expander("The numbers"):
-                st.dataframe(classes[["title", "share"]].sort_values("share", ascending=False), hide_index=True, width="stretch")
+            numbers = classes[["title", "share"]].sort_values("share", ascending=False)
+            widgets.chart(figures.class_bars(classes), numbers, "feature-classes", "Share of each class the feature fires in")
     st.page_link(
         "pages/projection.py",
         label="Where it fires on the map",

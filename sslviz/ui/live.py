@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from sslviz.analysis import expression
+from sslviz.analysis.probe import probabilities
 from sslviz.analysis.rows import score_rows
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import Stale
-from sslviz.jobs.damage import probabilities
-from sslviz.jobs.inputs import open_embedded
+from sslviz.jobs.inputs import open_embedded, sampled
 from sslviz.store.results import Result
 from sslviz.store.workspace import Workspace
 from sslviz.ui import reads
@@ -60,17 +61,14 @@ def probe_of(scores: Result, probe: Result | None) -> Result | None:
 
 def explain(raw: np.ndarray, found: Discriminative, probe: Result | None) -> Row:
     """What a raw embedding float[D] is scored by."""
-    rows = score_rows(raw[None], found.features, found.eps)
-    norm = float(np.linalg.norm(raw))
-    h = raw / norm if norm else raw
-    mean, std = float(h.mean()), float(h.std())
-    threshold = mean + found.eps * std
-    fires = h > threshold if rows.n_firing[0] else np.zeros(len(h), bool)
-    in_d = np.zeros(len(h), bool)
-    in_d[found.features] = True
-    chosen = np.flatnonzero(fires & in_d)
+    unit = expression.unit_rows(raw[None])
+    mean, std = (float(moment[0, 0]) for moment in expression.moments(unit))
+    h, firing = unit[0], np.flatnonzero(expression.firing(unit, found.eps)[0])
+    chosen = np.intersect1d(firing, found.features)
+    chosen = chosen[np.argsort(-h[chosen], kind="stable")]
+    q = float(score_rows(raw[None], found.features, found.eps).q[0])
     said = None if probe is None else probabilities(raw[None], _weights(str(probe.folder), probe.key))[0]
-    return Row(h, mean, threshold, np.flatnonzero(fires), chosen[np.argsort(-h[chosen], kind="stable")], float(rows.q[0]), said)
+    return Row(h, mean, mean + found.eps * std, firing, chosen, q, said)
 
 
 def stored(here: Frame, sample_id: str) -> np.ndarray:
@@ -126,7 +124,5 @@ def _train(root: str, dataset: str, encoder: str, fingerprint: str) -> tuple[np.
     from sslviz.analysis.rivals import MAX_TRAIN_ROWS
 
     embedded = open_embedded(Workspace(root), dataset, encoder)
-    part = embedded.samples[embedded.samples["split"] == "train"]
-    if len(part) > MAX_TRAIN_ROWS:
-        part = part.sample(MAX_TRAIN_ROWS, random_state=0).sort_values("row")
-    return part["sample_id"].to_numpy(), embedded.store.read(part["row"].to_numpy())
+    rows = sampled(embedded.rows("train"), MAX_TRAIN_ROWS, seed=0)
+    return embedded.samples.set_index("row")["sample_id"].loc[rows].to_numpy(), embedded.store.read(rows)

@@ -112,7 +112,7 @@ def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.Dat
     return drawn
 
 
-def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: list[str], key: str) -> Any:
+def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: str | None, key: str) -> Any:
     """The figure; what was selected in it."""
     ways = {"lasso": "Draw round images", "pan": "Click an image, drag and zoom"}
     st.session_state.setdefault("map-way", "lasso")
@@ -120,7 +120,7 @@ def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: list[str], key: s
         "On the map", list(ways), required=True, format_func=ways.__getitem__, key="map-way", persist_state="session"
     )
     under = figures.density_image(table[["x", "y"]].to_numpy()) if len(drawn) < len(table) else None
-    ring = table[table["sample_id"].isin(marked)]
+    ring = table[table["sample_id"] == marked]
     figure = figures.scatter(drawn, "shown", ring, under).update_layout(dragmode=way)
     st.caption(
         "Near means similar to the encoder; distances between far groups, their sizes and their density mean little."
@@ -174,10 +174,9 @@ def show_selected(table: pd.DataFrame, chosen: selection.Selection | None, here:
     if len(common):
         words += "; mostly " + ", ".join(f"{plain(str(t))} ({n:,})" for t, n in common.items())
     st.markdown(words + (". Lowest Q-Score first." if by else "."))
-    pages = max(1, -(-len(part) // _GRID))
-    page = st.number_input(f"Page of {pages}", 1, pages, key="map-page", width=200) if pages > 1 else 1
+    shown = widgets.paged(part, _GRID, "map-page")
     st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
-    widgets.gallery(here.dataset, part.iloc[(page - 1) * _GRID : page * _GRID], by, key="map-grid")
+    widgets.gallery(here.dataset, shown, by, key="map-grid")
 
 
 def _score(table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from sslviz.analysis import expression
 from sslviz.data import dataset as datasets
 from sslviz.errors import NotFound, SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
@@ -138,10 +139,8 @@ def precision(workspace: Workspace, name: str, encoder: str) -> str:
 @st.cache_data(max_entries=16, show_spinner="Reading the feature's values")
 def feature_values(root: str, name: str, encoder: str, fingerprint: str, feature: int, sample_ids: tuple[str, ...]) -> np.ndarray:
     """Values float32[n] of one feature in the unit rows of these samples."""
-    H = embeddings(Workspace(root), name, encoder, list(sample_ids))
-    norm = np.linalg.norm(H, axis=1)
-    values: np.ndarray = H[:, feature] / np.where(norm > 0, norm, 1)
-    return values
+    unit = expression.unit_rows(embeddings(Workspace(root), name, encoder, list(sample_ids)))
+    return np.asarray(unit[:, feature])
 
 
 def causes(found: datasets.Dataset, sample_id: str) -> dict[str, Any] | None:

@@ -230,14 +230,11 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     if part.empty:
         st.info("No image fits these filters.")
         return
-    pages = -(-len(part) // _PAGE)
-    page = (
-        st.number_input(f"Page of {pages:,} ({len(part):,} images)", 1, pages, key="scores-page", width=200) if pages > 1 else 1
-    )
+    shown_now = widgets.paged(part, _PAGE, "scores-page", "images")
     st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
     if "correct" in part and part["correct"].notna().any():
         st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
-    widgets.gallery(here.dataset, part.iloc[(page - 1) * _PAGE : page * _PAGE], by, key="grid")
+    widgets.gallery(here.dataset, shown_now, by, key="grid")
 
 
 def _outcomes(table: pd.DataFrame) -> list[str]:
@@ -280,6 +277,4 @@ def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
     for i, (title, figure, behind) in enumerate(shown):
         with columns[i % 2]:
             st.markdown(f"**{title}**")
-            st.plotly_chart(figure, key=f"chart-{i}", alt=title, config=widgets.CHART)
-            with st.expander("The numbers"):
-                st.dataframe(behind, hide_index=True, width="stretch")
+            widgets.chart(figure, behind, key=f"chart-{i}", alt=title)

@@ -9,11 +9,10 @@ import streamlit as st
 from sslviz.analysis.rivals import RIVALS
 from sslviz.errors import SslvizError
 from sslviz.store.results import Result
-from sslviz.ui import live, reads, widgets
+from sslviz.ui import features, live, reads, selection, widgets
 from sslviz.ui.figures import features as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.pictures import picture_file, upright
-from sslviz.ui.selection import Selection
 from sslviz.ui.widgets import percent, plain
 
 
@@ -24,7 +23,7 @@ def is_own() -> bool:
     return st.segmented_control("Picture", options, required=True, key="sample-of", persist_state="session") == options[1]
 
 
-def current(table: pd.DataFrame, summary: dict[str, Any], chosen: Selection | None) -> pd.Series:
+def current(table: pd.DataFrame, summary: dict[str, Any], chosen: selection.Selection | None) -> pd.Series:
     """The sample of the URL (?sample=ID), else the lowest misclassified one of the selection, else of the judged split.
 
     Previous and next go through the selection where the sample is in it, else through the grid it was opened from.
@@ -34,17 +33,15 @@ def current(table: pd.DataFrame, summary: dict[str, Any], chosen: Selection | No
     if wanted and found.empty:
         st.warning(f"Sample {plain(wanted)} has no score here; this is the lowest one.")
     if found.empty:
-        within = table["split"] == summary["judged_on"]
-        if chosen is not None:
-            within = table["sample_id"].isin(chosen.sample_ids)
-        part = table[within] if within.any() else table
+        part = selection.of(table, chosen) if chosen else table[table["split"] == summary["judged_on"]]
+        part = table if part.empty else part
         wrong = part[part["correct"].eq(False).fillna(False)] if "correct" in part else part.head(0)
         found = (part if wrong.empty else wrong).head(1)
     row = found.iloc[0]
     st.session_state["_sample"] = row["sample_id"]
     widgets.set_param("sample", row["sample_id"])
     if chosen is not None and row["sample_id"] in chosen.sample_ids:
-        st.session_state["sequence"] = _around(row["sample_id"], table[table["sample_id"].isin(chosen.sample_ids)])
+        st.session_state["sequence"] = _around(row["sample_id"], selection.of(table, chosen))
     elif row["sample_id"] not in st.session_state.get("sequence", []):
         st.session_state["sequence"] = _around(row["sample_id"], table[table["split"] == row["split"]])
     return row
@@ -179,11 +176,7 @@ def show_expression(found: live.Row, eps: float, key: str) -> None:
     with st.expander("The features that fire, as a table"):
         st.dataframe(fires.sort_values("value", ascending=False), hide_index=True, width="stretch")
     if points := event.selection.points:
-        open_feature(int(points[0]["customdata"]))
-
-
-def open_feature(feature: int) -> None:
-    widgets.open_page("features", feature=str(feature))
+        widgets.go_to("features", feature=str(points[0]["customdata"]))
 
 
 def show_features(here: Frame, scores: Result, found: live.Row, scored: pd.DataFrame, key: str, most: int = 12) -> None:
@@ -191,28 +184,14 @@ def show_features(here: Frame, scores: Result, found: live.Row, scored: pd.DataF
     if not len(found.chosen) or here.dataset.root is None:
         return
     st.markdown("**What these features are strongest in**" + (f" (the {most} highest)" if len(found.chosen) > most else ""))
-    examples = reads.table(scores, "feature_examples")
-    top = examples[(examples["kind"] == "top") & (examples["rank"] == 0)].set_index("feature")["sample_id"]
-    known = scored.set_index("sample_id")
     shares = reads.table(scores, "features").set_index("feature")["share"]
-    items = []
-    for feature in found.chosen[:most]:
-        best = known.loc[top[feature]] if top.get(feature) in known.index else None
-        label = "" if best is None or not isinstance(best["title"], str) else best["title"]
-        items.append(
-            {
-                "id": str(feature),
-                "url": "" if best is None or pd.isna(best["row"]) else widgets.thumb_url(here.dataset, int(best["row"])),
-                "title": f"feature {feature}",
-                "detail": f"here {found.h[feature]:.3f}",
-                "alt": f"feature {feature}, strongest in {label or 'this image'}, here {found.h[feature]:.3f}, "
-                f"fires in {shares[feature]:.1f} % of train images",
-                "tone": "",
-            }
-        )
-    clicked = widgets.cards(items, key=key, side=128)
+    words = [
+        (int(j), f"here {found.h[j]:.3f}", f"here {found.h[j]:.3f}, fires in {shares[j]:.1f} % of train images")
+        for j in found.chosen[:most]
+    ]
+    clicked = features.cards(here, scores, scored, words, key=key)
     if clicked is not None:
-        open_feature(int(clicked))
+        widgets.go_to("features", feature=str(clicked))
 
 
 def show_neighbours(here: Frame, near: pd.DataFrame, scored: pd.DataFrame, key: str) -> None:

@@ -53,18 +53,17 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
         return
     try:
         live.check_embeddings(here, scores)
-        changes = _five(sample_id, causes)
+        changes = _five(sample_id, bool(causes["usual_place"]), str(causes["trouble"]))
         original, _ = picture_file(here.dataset.name, row)
-        rows = _rows(here, scores, probe, [original, *(p for _, p, _ in changes)])
+        shown = [("as it is", original, causes), *changes]
+        rows = _rows(here, scores, probe, [picture for _, picture, _ in shown])
     except (SslvizError, OSError) as error:
         st.warning(f"No counterfactuals: {plain(str(error))}")
         return
-    title = scores.content["summary"]["titles"]
-    columns = st.columns(len(rows))
-    words = [("as it is", _place_words(causes)), *((name, _place_words(record)) for name, _, record in changes)]
-    for column, (name, about), found, picture in zip(columns, words, rows, [original, *(p for _, p, _ in changes)], strict=True):
+    titles = scores.content["summary"]["titles"]
+    for column, (name, picture, record), found in zip(st.columns(len(rows)), shown, rows, strict=True):
         with column:
-            _card(name, about, picture, found, rows[0], probe, title)
+            _card(name, _place_words(record), picture, found, rows[0], probe, titles)
     try:
         _own_change(here, scores, probe, sample_id, rows[0])
     except SslvizError as error:
@@ -76,17 +75,17 @@ def _rows(here: Frame, scores: Result, probe: Result | None, pictures: list[byte
     return [live.explain(raw, found, probe) for raw in live.embed(here, pictures)]
 
 
-def _five(sample_id: str, causes: dict[str, Any]) -> list[tuple[str, bytes, dict[str, Any]]]:
+@st.cache_data(max_entries=64, show_spinner=False)
+def _five(sample_id: str, usual_place: bool, trouble: str) -> list[tuple[str, bytes, dict[str, Any]]]:
     """(change, picture file, record) of the five changes: shipped for 200 scenes, else rendered here."""
     from sslviz.data.demo import files
 
-    shipped = _shipped(sample_id)
+    shipped = files.shipped_counterfactuals(sample_id)
     if len(shipped):
         records: list[Any] = shipped.to_dict("records")
         return [(line["change"], line["image"], line) for line in records]
     scene = files.scene_of(sample_id)
-    usual, trouble = bool(causes["usual_place"]), str(causes["trouble"])
-    return [_rendered(c, files.counterfactual(scene, usual, trouble, c)) for c in files.CHANGES]
+    return [_rendered(c, files.counterfactual(scene, usual_place, trouble, c)) for c in files.CHANGES]
 
 
 def _rendered(change: str, scene: Any) -> tuple[str, bytes, dict[str, Any]]:
@@ -95,13 +94,6 @@ def _rendered(change: str, scene: Any) -> tuple[str, bytes, dict[str, Any]]:
 
     picture = render(scene, files.SIDE)
     return change, files.webp(picture.image), picture.record.as_row()
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _shipped(sample_id: str) -> pd.DataFrame:
-    from sslviz.data.demo import files
-
-    return files.shipped_counterfactuals(sample_id)
 
 
 def _place_words(record: dict[str, Any]) -> str:

@@ -84,7 +84,23 @@ def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: i
         )
     clicked = cards(items, key, side)
     if clicked is not None:
-        open_page("sample", sample=clicked)
+        go_to("sample", sample=clicked)
+
+
+def chart(figure: Any, numbers: pd.DataFrame, key: str, alt: str, **selecting: Any) -> Any:
+    """A chart, and the table behind it; what was selected in it, where `selecting` says how (st.plotly_chart's options)."""
+    event = st.plotly_chart(figure, key=key, alt=alt, config=CHART, **selecting)
+    with st.expander("The numbers"):
+        st.dataframe(numbers, hide_index=True, width="stretch")
+    return event
+
+
+def paged(table: pd.DataFrame, most: int, key: str, what: str = "") -> pd.DataFrame:
+    """The rows of the page the user is on, `most` a page; the page's number is asked for where there is more than one."""
+    pages = max(1, -(-len(table) // most))
+    label = f"Page of {pages:,}" + (f" ({len(table):,} {what})" if what else "")
+    page = st.number_input(label, 1, pages, key=key, width=200) if pages > 1 else 1
+    return table.iloc[(page - 1) * most : page * most]
 
 
 def set_param(name: str, value: str) -> None:
@@ -93,7 +109,7 @@ def set_param(name: str, value: str) -> None:
         st.query_params[name] = value
 
 
-def open_page(page: str, **params: str) -> None:
+def go_to(page: str, **params: str) -> None:
     """Go to another page with everything its URL will say, so that one click is one step back."""
     state = {"dataset": "dataset", "encoder": "encoder", "selection": "_selection"}
     kept = {name: str(st.session_state[key]) for name, key in state.items() if st.session_state.get(key)}

@@ -298,7 +298,10 @@ def test_a_click_on_the_map_shows_the_image(serve, page, workspace, scored):
     app = serve()
     page.goto(app.url("projection?dataset=photos&encoder=tiny"))
     page.get_by_text("Click an image, drag and zoom").click()
-    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullLayout?.dragmode === 'pan'")
+    page.wait_for_function(  # the chart before it goes a moment later
+        "document.querySelectorAll('.js-plotly-plot').length === 1"
+        " && document.querySelector('.js-plotly-plot')._fullLayout?.dragmode === 'pan'"
+    )
     page.locator(".js-plotly-plot").scroll_into_view_if_needed()
     page.wait_for_function("document.querySelector('.js-plotly-plot').getBoundingClientRect().bottom <= innerHeight + 40")
     x, y, sample = page.evaluate(

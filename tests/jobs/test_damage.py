@@ -15,16 +15,12 @@ from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from tests import reference
-from tests.inputs import folder, pixels, small_encoder
+from tests.inputs import embedded_photos, pixels
 
 
 @pytest.fixture
 def photos(tmp_path, workspace):
-    root = folder(tmp_path / "photos", {f"{s}/{c}": n for s, n in (("train", 9), ("val", 5)) for c in ("disc", "ring")})
-    datasets.add_folder(workspace, "photos", root)
-    small_encoder(workspace)
-    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    return root
+    return embedded_photos(workspace, tmp_path / "photos", 9, 5)
 
 
 def run(workspace, **options):

@@ -10,16 +10,12 @@ from sslviz.jobs.project import ProjectSettings
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import latest_result
-from tests.inputs import folder, picture, small_encoder
+from tests.inputs import embedded_photos, folder, picture, small_encoder
 
 
 @pytest.fixture
 def photos(tmp_path, workspace):
-    root = folder(tmp_path / "photos", {f"{s}/{c}": n for s, n in (("train", 14), ("val", 6)) for c in ("disc", "ring")})
-    datasets.add_folder(workspace, "photos", root)
-    small_encoder(workspace)
-    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    return root
+    return embedded_photos(workspace, tmp_path / "photos", 14, 6)
 
 
 def run(workspace, progress=None, **options):
