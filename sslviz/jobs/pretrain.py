@@ -1,6 +1,7 @@
 """Pre-train an encoder of our own on a data set's images, without labels."""
 
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
@@ -8,6 +9,11 @@ from sslviz.errors import InputError
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sslviz.methods import Views
+
+_BLUR_FROM = 96  # pixels: SimCLR leaves blur out on CIFAR-10 (appendix B.9)
 
 
 class PretrainSettings(Settings):
@@ -22,9 +28,16 @@ class PretrainSettings(Settings):
         None, gt=0, le=1, description="smallest share of a picture that a view shows; default the method's"
     )
     jitter: float = Field(1.0, ge=0, le=5, description="strength of the views' colour jitter, times the method's")
-    temperature: float | None = Field(
-        None, gt=0, description="of the contrastive loss, for methods that have one; default the method's"
+    local_views: int | None = Field(None, ge=0, le=16, description="small views beside the two whole ones; default the method's")
+    blur: bool | None = Field(None, description="blur and solarise views as published; default only from 96 pixels on")
+    hidden_dim: int | None = Field(None, ge=8, le=65_536, description="hidden width of the heads; default the method's")
+    output_dim: int | None = Field(None, ge=8, le=65_536, description="output width of the heads; default the method's")
+    temperature: float | None = Field(None, gt=0, description="of the loss, for methods that have one; default the method's")
+    momentum: float | None = Field(
+        None, gt=0, lt=1, description="of the second network's moving average, for methods that have one; default the method's"
     )
+    prototypes: int | None = Field(None, ge=2, description="of SwAV; default the method's")
+    queue_size: int | None = Field(None, ge=1, description="keys that MoCo remembers; default the method's")
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
     width: int = Field(32, ge=8, le=256, description="channels of the first stage of the small ResNet")
     stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
@@ -43,8 +56,6 @@ class PretrainSettings(Settings):
 )
 def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Pre-train an encoder on a data set's train images, without labels."""
-    from dataclasses import replace
-
     import lightning
     import torch
 
@@ -87,20 +98,17 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "stem_stride": settings.stem_stride,
         "feature_dim": settings.feature_dim,
     }
-    own = method_class.views
-    views = replace(
-        own,
-        scale=(settings.crop_min or own.scale[0], own.scale[1]),
-        jitter=cast(Any, tuple(settings.jitter * strength for strength in own.jitter)),
-    )
+    views = _views(method_class.views, settings)
+    own = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
+    options = method_class.options.changed(settings.method, **{name: getattr(settings, name) for name in own})
     backbone = BACKBONES["small_resnet"].build(architecture)
-    method = method_class(backbone, settings.feature_dim, settings.temperature, views)
+    method = method_class(backbone, settings.feature_dim, options, views.n_views)
     device = pick_device(settings.device)
     chosen = progress.folder / "precision.json"
     precision: Any = settings.precision
     if precision == "auto":
         if not chosen.exists():
-            write_json(chosen, {"precision": choose_precision(method, settings.size, settings.batch_size, device)})
+            write_json(chosen, {"precision": choose_precision(method, views, settings.size, settings.batch_size, device)})
         precision = read_json(chosen)["precision"]
     fabric = lightning.Fabric(accelerator=device, devices=1, precision=precision)
     progress.note(device=device, precision=precision, images=len(images))
@@ -123,18 +131,18 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             feature_dim=settings.feature_dim,
             input=input_spec,
             method=settings.method,
-            network=method_class.keeps,
+            network=method_class.branch,
             source=f"sslviz pretrain on {dataset.name} ({len(images):,} images), epoch {epoch} of {settings.epochs}",
             notes=(_command(settings),),
         )
-        return save_encoder(workspace, spec, method.backbone.state_dict(), method.head()).name
+        return save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head()).name
 
     def every_epoch(epoch: int, _: Any) -> None:
         if settings.snapshot_every and epoch % settings.snapshot_every == 0 and epoch < settings.epochs:
             export(f"{name}-e{epoch:03d}", epoch)
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(method, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
+    metrics = train(method, views, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
     export(name, settings.epochs)
     last = metrics.iloc[-1]
     return {
@@ -146,6 +154,22 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "device": device,
         "left_out": bad,
     }
+
+
+def _views(own: "Views", settings: PretrainSettings) -> "Views":
+    """The method's views with what the settings change; local views go on from where the global ones end, as published."""
+    low = settings.crop_min or own.scale[0]
+    ratio = low / own.scale[0]
+    blur = settings.size >= _BLUR_FROM if settings.blur is None else settings.blur
+    return replace(
+        own,
+        scale=(low, own.scale[1]),
+        local_scale=(own.local_scale[0] * ratio, own.local_scale[1] * ratio),
+        n_local=own.n_local if settings.local_views is None else settings.local_views,
+        jitter=cast(Any, tuple(settings.jitter * strength for strength in own.jitter)),
+        blur=own.blur if blur else (0.0, 0.0),
+        solarise=own.solarise if blur else (0.0, 0.0),
+    )
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

@@ -1,9 +1,10 @@
 """The self-supervised methods. One file a method: head, loss, views, recipe, and which branch is kept."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from sslviz.registry import Registry
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimiser settings as published; `source` says where. Learning rate is base_lr * batch_size / 256."""
+    """Optimiser settings; `source` says where they are from. Learning rate is base_lr * batch_size / 256."""
 
     base_lr: float
     weight_decay: float
@@ -25,7 +26,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Views:
-    """Random views of an image: crop scale, colour jitter (strengths as in torchvision) and its share, grey, flip."""
+    """Random views of an image: crop scale, colour jitter (strengths as in torchvision) and its share, grey, flip.
+
+    `n_local` further views show a part of the picture between `local_scale` of its area, at half the side. `blur` and
+    `solarise` are shares of the images, in the first and in every later view.
+    """
 
     n_views: int = 2
     scale: tuple[float, float] = (0.2, 1.0)
@@ -33,40 +38,105 @@ class Views:
     jitter_share: float = 0.8
     grey_share: float = 0.2
     flip_share: float = 0.5
+    blur: tuple[float, float] = (0.0, 0.0)
+    solarise: tuple[float, float] = (0.0, 0.0)
+    n_local: int = 0
+    local_scale: tuple[float, float] = (0.05, 0.14)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the heads and the loss are made with; 0 where a method has no such thing."""
+
+    hidden_dim: int
+    output_dim: int
+    temperature: float = 0
+    momentum: float = 0
+    """Of the moving average that makes the second network."""
+    prototypes: int = 0
+    queue_size: int = 0
+
+    def changed(self, method: str, **wanted: Any) -> "Options":
+        """These options with those of `wanted` that are not None. Raises InputError for one that the method lacks."""
+        given = {name: value for name, value in wanted.items() if value is not None}
+        for name in given:
+            if not getattr(self, name):
+                there = ", ".join(f.name.replace("_", "-") for f in fields(self) if getattr(self, f.name))
+                flag = name.replace("_", "-")
+                raise InputError(f"{method} has no {flag}; leave --{flag} out. It has {there}.")
+        return replace(self, **given)
+
+
+class Clock(NamedTuple):
+    """Where a run stands: steps taken, of how many, and steps an epoch. (A tuple: Fabric takes frozen dataclasses apart.)"""
+
+    step: int
+    total: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def done(self) -> float:
+        """0 at the first step, 1 at the last."""
+        return self.step / max(1, self.total - 1)
 
 
 class Method(nn.Module, ABC):
-    """A backbone with its heads and loss. `loss` takes the views of one batch, each float[B, 3, S, S], and returns a scalar."""
+    """A backbone with its heads and loss. Views are float[B, 3, S, S] each, the global ones first."""
 
-    keeps: ClassVar[str]
-    """The branch that is exported, embedded and scored."""
+    keeps: ClassVar[str] = "backbone"
+    """The attribute that is exported, embedded and scored."""
+    branch: ClassVar[str]
+    """What the paper calls that network."""
     paper: ClassVar[str]
     views: ClassVar[Views]
     recipe: ClassVar[Recipe]
-    temperature: float | None = None
-    """Of a contrastive loss; None for methods without one."""
+    options: ClassVar[Options]
+    """Widths for a small backbone; the docstring says the published ones."""
 
-    def __init__(
-        self, backbone: nn.Module, feature_dim: int, temperature: float | None = None, views: Views | None = None
-    ) -> None:
-        """`temperature` and `views` in place of the method's own. Raises InputError for a method without a temperature."""
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: Options, n_views: int) -> None:
+        """`n_views`: how many of the views are global."""
         super().__init__()
-        if temperature is not None:
-            if self.temperature is None:
-                raise InputError(f"{type(self).__name__} has no temperature; leave --temperature out.")
-            self.temperature = temperature
-        if views is not None:
-            self.views = views  # type: ignore[misc]
         self.backbone = backbone
-        self.feature_dim = feature_dim
+        self.n_views = n_views
+        self.build(feature_dim, options)
 
     @abstractmethod
-    def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def build(self, feature_dim: int, options: Options) -> None:
+        """Make heads, second network and loss."""
+
+    @abstractmethod
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss, the outputs float[M, P] whose spread shows a collapse)."""
 
+    def after_backward(self, clock: Clock) -> None:
+        """Between gradients and step: what is held still early in the run loses its gradient here."""
+
+    def after_step(self, clock: Clock) -> None:
+        """After the optimiser's step: moving averages, normalised prototypes."""
+
     def head(self) -> dict[str, torch.Tensor]:
-        """Everything that is trained but not kept."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        """Everything but the kept backbone: what training goes on from."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(f"{self.keeps}.")}
+
+
+def rising_momentum(start: float, clock: Clock) -> float:
+    """Of a moving average, from `start` to 1 along half a cosine (Grill et al., NeurIPS 2020, section 3.3)."""
+    return 1 - (1 - start) * (math.cos(math.pi * clock.done) + 1) / 2
+
+
+def full_precision(outputs: torch.Tensor) -> torch.autocast:
+    """Losses are computed in float32, whatever precision the networks run in: small differences of large sums."""
+    return torch.autocast(outputs.device.type, enabled=False)
+
+
+def by_resolution(network: nn.Module, views: Sequence[torch.Tensor], n_views: int) -> list[torch.Tensor]:
+    """Outputs of each view; views of one size go through the network, and its BatchNorm, together (SwAV, DINO)."""
+    groups = [group for group in (views[:n_views], views[n_views:]) if group]
+    return [out for group in groups for out in network(torch.cat(list(group))).chunk(len(group))]
 
 
 METHODS: Registry[type[Method]] = Registry("method", __name__)

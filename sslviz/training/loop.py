@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from sslviz.errors import Cancelled, InputError, RunFailed
-from sslviz.methods import Method
+from sslviz.methods import Clock, Method, Views
 from sslviz.progress import Progress
 from sslviz.store.files import whole_file, write_table
-from sslviz.training.views import random_views
+from sslviz.training.views import local_size, random_views
 
 _TRIAL_STEPS = 10
 
@@ -47,6 +47,7 @@ def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
 
 def train(
     method: Method,
+    views: Views,
     images: torch.Tensor,
     size: int,
     normalise: tuple[tuple[float, float, float], tuple[float, float, float]],
@@ -71,8 +72,9 @@ def train(
 
     method = method.to(memory_format=torch.channels_last)
     recipe = method.recipe
-    decay = [p for p in method.parameters() if p.ndim > 1]
-    no_decay = [p for p in method.parameters() if p.ndim <= 1]
+    trained = [p for p in method.parameters() if p.requires_grad]
+    decay = [p for p in trained if p.ndim > 1]
+    no_decay = [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
     optimizer: Any = torch.optim.SGD(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     model, optimizer = fabric.setup(method, optimizer)
@@ -104,8 +106,8 @@ def train(
     progress.stage("training", total)
     progress.advance(step)
     method.train()
-    clock, clock_step = time.monotonic(), step
-    began, first = clock, step
+    epoch_began, epoch_step = time.monotonic(), step
+    began, first = epoch_began, step
     while step < total:
         epoch, inside = divmod(step, steps_per_epoch)
         if inside == 0:
@@ -113,20 +115,23 @@ def train(
         order = torch.randperm(n, generator=_generator(schedule.seed, epoch, 0))
         rows_of_batch = order[inside * batch : (inside + 1) * batch][fabric.global_rank * local :][:local]
         batch_images = images[rows_of_batch].to(fabric.device).float().div_(255)
-        views = random_views(batch_images, method.views, size, _generator(schedule.seed, step, 1 + fabric.global_rank))
-        views = [((v - mean) / std).to(memory_format=torch.channels_last) for v in views]
+        shown = random_views(batch_images, views, size, _generator(schedule.seed, step, 1 + fabric.global_rank))
+        shown = [((v - mean) / std).to(memory_format=torch.channels_last) for v in shown]
+        clock = Clock(step, total, steps_per_epoch)
 
         lr = learning_rate(step, steps_per_epoch, schedule)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss, outputs = model(views)
+        loss, outputs = model(shown, clock)
         if not torch.isfinite(loss):
             raise RunFailed(
                 f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); the checkpoint of the last whole epoch is kept. "
                 f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
             )
         fabric.backward(loss)
+        method.after_backward(clock)
         optimizer.step()
+        method.after_step(clock)
         optimizer.zero_grad(set_to_none=True)
         sums["loss"] += loss.item()
         sums["spread"] += spread(outputs.detach().float()).item()
@@ -138,8 +143,8 @@ def train(
             if fabric.is_global_zero:
                 write_table(table, pd.DataFrame(rows))
                 every_epoch(epoch + 1, method)
-            speed = (step - clock_step) * batch * method.views.n_views / (time.monotonic() - clock)
-            clock, clock_step = time.monotonic(), step
+            speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
+            epoch_began, epoch_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], views_per_second=speed)
             if row["spread"] < 0.05:
                 progress.warn(
@@ -167,11 +172,12 @@ def spread(outputs: torch.Tensor) -> torch.Tensor:
     return even
 
 
-def choose_precision(method: Method, size: int, batch: int, device: str) -> str:
+def choose_precision(method: Method, views: Views, size: int, batch: int, device: str) -> str:
     """ "bf16-mixed" where a trial step on this machine is at least 1.2 times faster with it, else "32-true"."""
     if device != "cpu":
         return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    views = [torch.randn(min(batch, 64), 3, size, size).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    sizes = [size] * views.n_views + [local_size(size)] * views.n_local
+    shown = [torch.randn(min(batch, 64), 3, s, s).contiguous(memory_format=torch.channels_last) for s in sizes]
     method = method.to(memory_format=torch.channels_last)
     state = {k: v.clone() for k, v in method.state_dict().items()}
 
@@ -180,7 +186,7 @@ def choose_precision(method: Method, size: int, batch: int, device: str) -> str:
         for _ in range(3):
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss, _ = method(views)
+                loss, _ = method(shown, Clock(0, 1, 1))
             loss.backward()
             best = min(best, time.perf_counter() - start)
         return best

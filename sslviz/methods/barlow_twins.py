@@ -1,0 +1,36 @@
+"""Barlow Twins: the cross-correlation of two views' outputs is pushed to the identity."""
+
+from collections.abc import Sequence
+
+import torch
+from lightly.loss import BarlowTwinsLoss
+from lightly.models.modules import BarlowTwinsProjectionHead
+
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+
+
+@METHODS.register("barlow_twins")
+class BarlowTwins(Method):
+    """Published (ImageNet): projector three layers of 8192; lambda 0.0051 (lightly: 0.005)."""
+
+    branch = "encoder"
+    paper = "Zbontar et al., ICML 2021, arXiv 2103.03230"
+    views = Views(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur=(1.0, 0.1), solarise=(0.0, 0.2))  # section 2.2: BYOL's
+    recipe = Recipe(
+        base_lr=0.12,
+        weight_decay=5e-4,
+        momentum=0.9,
+        warmup_epochs=5,
+        source="SGD, lr 0.06 per 128 images: lightly's CIFAR-10 benchmark (the paper: LARS)",
+    )
+    options = Options(hidden_dim=512, output_dim=512)
+
+    def build(self, feature_dim: int, options: Options) -> None:
+        self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
+        self.criterion = BarlowTwinsLoss(gather_distributed=True)
+
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = (self.projector(self.backbone(view)) for view in views)
+        with full_precision(first):
+            loss = self.criterion(first.float(), second.float())
+        return loss, torch.cat([first, second])

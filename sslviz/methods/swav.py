@@ -1,0 +1,55 @@
+"""SwAV: each view predicts to which prototypes the other views were assigned, evenly over the batch."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import SwaVLoss
+from lightly.models.modules import SwaVProjectionHead
+from lightly.models.utils import normalize_weight
+from torch import nn
+
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, by_resolution, full_precision
+
+
+@METHODS.register("swav")
+class SwAV(Method):
+    """Published (ImageNet): 3000 prototypes, projector 2048 and 128 wide, 2 views of 224 and 6 of 96 pixels.
+
+    Prototypes, held still for the first epoch, are fewer than the views of a batch, so no queue is needed (section 4.2).
+    """
+
+    branch = "encoder"
+    paper = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
+    views = Views(
+        scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), blur=(0.5, 0.5), n_local=2, local_scale=(0.05, 0.14)
+    )  # the authors' main_swav.py
+    recipe = Recipe(
+        base_lr=0.12,
+        weight_decay=5e-4,
+        momentum=0.9,
+        warmup_epochs=5,
+        source="ours: SGD as SimCLR here (the paper: LARS, 0.6 per 256 images); epsilon 0.05, temperature 0.1: appendix A",
+    )
+    options = Options(hidden_dim=512, output_dim=128, temperature=0.1, prototypes=128)
+
+    def build(self, feature_dim: int, options: Options) -> None:
+        self.projector = SwaVProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
+        self.prototypes = nn.Linear(options.output_dim, options.prototypes, bias=False)
+        normalize_weight(self.prototypes.weight)
+        self.criterion = SwaVLoss(temperature=options.temperature, sinkhorn_gather_distributed=True)
+
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+        h = by_resolution(self.backbone, views, self.n_views)
+        z_MP = self.projector(torch.cat(h))
+        with full_precision(z_MP):
+            scores = list(self.prototypes(F.normalize(z_MP.float(), dim=1)).chunk(len(views)))
+            loss = self.criterion(scores[: self.n_views], scores[self.n_views :]).squeeze()
+        return loss, z_MP
+
+    def after_backward(self, clock: Clock) -> None:
+        if clock.epoch == 0:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, clock: Clock) -> None:
+        normalize_weight(self.prototypes.weight)

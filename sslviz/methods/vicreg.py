@@ -1,0 +1,36 @@
+"""VICReg: two views agree, every output varies over the batch, and no two outputs co-vary."""
+
+from collections.abc import Sequence
+
+import torch
+from lightly.loss import VICRegLoss
+from lightly.models.modules import BarlowTwinsProjectionHead
+
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+
+
+@METHODS.register("vicreg")
+class VICReg(Method):
+    """Published (ImageNet): expander three layers of 8192; weights 25, 25, 1 of the three terms, as here."""
+
+    branch = "encoder"
+    paper = "Bardes et al., ICLR 2022, arXiv 2105.04906"
+    views = Views(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur=(0.5, 0.5), solarise=(0.1, 0.1))  # appendix C.1
+    recipe = Recipe(
+        base_lr=0.02,
+        weight_decay=5e-4,
+        momentum=0.9,
+        warmup_epochs=5,
+        source="ours: SGD at a rate as much lower as the loss is larger (the paper: LARS, 0.2 per 256 images)",
+    )
+    options = Options(hidden_dim=512, output_dim=512)
+
+    def build(self, feature_dim: int, options: Options) -> None:
+        self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
+        self.criterion = VICRegLoss(gather_distributed=True)
+
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = (self.projector(self.backbone(view)) for view in views)
+        with full_precision(first):
+            loss = self.criterion(first.float(), second.float())
+        return loss, torch.cat([first, second])
