@@ -70,6 +70,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.store.files import read_json, write_json
     from sslviz.store.workspace import check_name
     from sslviz.training.loop import Schedule, choose_precision, train
+    from sslviz.training.sources import InMemory
 
     if progress.folder is None:
         raise ValueError("pretrain needs a run folder for its checkpoint")
@@ -142,7 +143,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             export(f"{name}-e{epoch:03d}", epoch)
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(method, views, images, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
+    metrics = train(method, views, InMemory(images), settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
     export(name, settings.epochs)
     last = metrics.iloc[-1]
     return {

@@ -6,7 +6,7 @@ uninterrupted one would have seen. One process, or the same code on several unde
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from sslviz.analysis.rank import rank_me
 from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import Clock, Method, Views
 from sslviz.progress import Progress
 from sslviz.store.files import whole_file, write_table
-from sslviz.training.views import local_size, random_views
+from sslviz.training.sources import Planned, Source
+from sslviz.training.views import draw_crops, local_size, recolour
 
 _TRIAL_STEPS = 10
 
@@ -48,7 +50,7 @@ def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
 def train(
     method: Method,
     views: Views,
-    images: torch.Tensor,
+    images: Source,
     size: int,
     normalise: tuple[tuple[float, float, float], tuple[float, float, float]],
     schedule: Schedule,
@@ -57,7 +59,7 @@ def train(
     progress: Progress,
     every_epoch: Callable[[int, Method], None] = lambda epoch, method: None,
 ) -> pd.DataFrame:
-    """Train `method` on images uint8[N, 3, H, W]; returns the metrics, one row an epoch, also in folder/metrics.parquet.
+    """Train `method` on the source's images; returns the metrics, one row an epoch, also in folder/metrics.parquet.
 
     Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
     RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
@@ -108,20 +110,27 @@ def train(
     method.train()
     epoch_began, epoch_step = time.monotonic(), step
     began, first = epoch_began, step
+
+    def plan(start: int) -> Iterator[Planned]:
+        for k in range(start, total):
+            epoch, inside = divmod(k, steps_per_epoch)
+            order = torch.randperm(n, generator=_generator(schedule.seed, epoch, 0))
+            rows = order[inside * batch : (inside + 1) * batch][fabric.global_rank * local :][:local].tolist()
+            yield Planned(rows, draw_crops(local, views, size, _generator(schedule.seed, k, 1 + 2 * fabric.global_rank)))
+
+    batches = images.batches(plan(step), fabric.device)
     while step < total:
         epoch, inside = divmod(step, steps_per_epoch)
         if inside == 0:
             sums = {"loss": 0.0, "spread": 0.0}
-        order = torch.randperm(n, generator=_generator(schedule.seed, epoch, 0))
-        rows_of_batch = order[inside * batch : (inside + 1) * batch][fabric.global_rank * local :][:local]
-        batch_images = images[rows_of_batch].to(fabric.device).float().div_(255)
-        shown = random_views(batch_images, views, size, _generator(schedule.seed, step, 1 + fabric.global_rank))
+        shown = recolour(next(batches), views, _generator(schedule.seed, step, 2 + 2 * fabric.global_rank))
         shown = [((v - mean) / std).to(memory_format=torch.channels_last) for v in shown]
         clock = Clock(step, total, steps_per_epoch)
 
         lr = learning_rate(step, steps_per_epoch, schedule)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        torch.manual_seed(schedule.seed * 1_000_003 + step)
         loss, outputs = model(shown, clock)
         if not torch.isfinite(loss):
             raise RunFailed(
@@ -138,6 +147,7 @@ def train(
         step += 1
         if step % steps_per_epoch == 0:
             row = {"epoch": epoch + 1, "step": step, "lr": lr, **{k: v / steps_per_epoch for k, v in sums.items()}}
+            row["rank"] = rank_me(outputs.detach().float().cpu().numpy())
             rows.append(row)
             save()
             if fabric.is_global_zero:
@@ -145,11 +155,9 @@ def train(
                 every_epoch(epoch + 1, method)
             speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
             epoch_began, epoch_step = time.monotonic(), step
-            progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], views_per_second=speed)
-            if row["spread"] < 0.05:
-                progress.warn(
-                    f"epoch {epoch + 1}: outputs have collapsed, their spread is {row['spread']:.3f} (about 1 when healthy)."
-                )
+            progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)
+            if collapsed := collapse(row["spread"], row["rank"]):
+                progress.warn(f"epoch {epoch + 1}: {collapsed}")
         if step == first + _TRIAL_STEPS:
             seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
             if seconds > 60:
@@ -160,6 +168,15 @@ def train(
             save()
             raise
     return pd.DataFrame(rows)
+
+
+def collapse(spread: float, rank: float) -> str:
+    """What is wrong with a method's outputs, in words; "" where nothing is."""
+    if spread < 0.05:
+        return f"outputs have collapsed to one point: their spread is {spread:.3f} (about 1 when healthy)."
+    if rank < 2:
+        return f"outputs have collapsed to a line: their effective rank (RankMe) is {rank:.1f}."
+    return ""
 
 
 def spread(outputs: torch.Tensor) -> torch.Tensor:

@@ -1,25 +1,45 @@
-"""Random views of a whole batch on its device, every sample with parameters of its own."""
+"""Random views: which part of a picture, and in which colours; drawn and applied for a whole batch on its device.
+
+Two steps, because pictures in files are cut while they are read (sources.py) and only then meet the device.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 
 from sslviz.methods import Views
 
+Value = TypeVar("Value", float, torch.Tensor)
+
 _GREY = (0.299, 0.587, 0.114)
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def random_views(images: torch.Tensor, views: Views, size: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """`views.n_views` random views of images float[B, 3, H, W] in 0..1, each float[B, 3, size, size], then the local ones.
+class Crops(NamedTuple):
+    """Where one view of each image of a batch is cut, each float[B]: share of the area, ratio of width to height, place of
+    the part along the room that is left (-1 to 1), flipped (1) or not (0); and the side it is resized to."""
 
-    Crop and flip are one bilinear resampling; jitter follows torchvision's definitions except that hue is turned in
-    YIQ space (a rotation by the same angle) and brightness, contrast, saturation, hue come in this order. Blur is a Gaussian
-    of sigma 0.1 to 2 pixels at a side of 224, in proportion at others (SimCLR, appendix A).
-    """
+    area: torch.Tensor
+    ratio: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    flip: torch.Tensor
+    side: int
+
+
+def draw_crops(n: int, views: Views, size: int, generator: torch.Generator) -> list[Crops]:
+    """The parts of n images that `views` shows: the global views first, then the local ones."""
     wanted = [(size, views.scale)] * views.n_views + [(local_size(size), views.local_scale)] * views.n_local
-    return [_view(images, views, min(k, 1), side, scale, generator) for k, (side, scale) in enumerate(wanted)]
+    drawn = []
+    for side, scale in wanted:
+        area = _uniform(n, *scale, generator)
+        ratio = torch.exp(_uniform(n, math.log(3 / 4), math.log(4 / 3), generator))
+        x, y = _uniform(n, -1, 1, generator), _uniform(n, -1, 1, generator)
+        drawn.append(Crops(area, ratio, x, y, (_uniform(n, 0, 1, generator) < views.flip_share).float(), side))
+    return drawn
 
 
 def local_size(size: int) -> int:
@@ -27,15 +47,38 @@ def local_size(size: int) -> int:
     return size // 2
 
 
-def _view(
-    images: torch.Tensor, views: Views, place: int, size: int, scale: tuple[float, float], generator: torch.Generator
-) -> torch.Tensor:
-    out = _crop_and_flip(images, views, scale, size, generator)
-    jittered = _jitter(out, views, generator)
-    n = len(images)
-    out = torch.where(_chance(n, views.jitter_share, generator, out), jittered, out)
-    grey = _grey(out).expand_as(out)
-    out = torch.where(_chance(n, views.grey_share, generator, out), grey, out)
+def part(area: Value, ratio: Value, height: int, width: int) -> tuple[Value, Value]:
+    """Width and height of a part, as shares of the picture's: `ratio` counts pixels; what does not fit is cut at 1."""
+    return (area * ratio * height / width) ** 0.5, (area / ratio * width / height) ** 0.5
+
+
+def crop(images: torch.Tensor, crops: Crops) -> torch.Tensor:
+    """Parts of images float[B, 3, H, W], flipped and resized to float[B, 3, side, side] in one bilinear resampling."""
+    n, _, high, wide = images.shape
+    area, ratio, x, y, flip = (v.to(images.device) for v in crops[:5])
+    width, height = (v.clamp(max=1) for v in part(area, ratio, high, wide))
+    x, y = x * (1 - width), y * (1 - height)
+    side = 1 - 2 * flip
+    zero = torch.zeros_like(x)
+    theta = torch.stack([torch.stack([width * side, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
+    grid = F.affine_grid(theta, [n, 3, crops.side, crops.side], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def recolour(shown: Sequence[torch.Tensor], views: Views, generator: torch.Generator) -> list[torch.Tensor]:
+    """Jitter, grey, blur and solarise each view float[B, 3, S, S] in 0..1, every image with parameters of its own.
+
+    Jitter follows torchvision's definitions except that hue is turned in YIQ space (a rotation by the same angle) and
+    brightness, contrast, saturation, hue come in this order. Blur is a Gaussian of sigma 0.1 to 2 pixels at a side of 224, in
+    proportion at others (SimCLR, appendix A).
+    """
+    return [_recolour(view, views, min(place, 1), generator) for place, view in enumerate(shown)]
+
+
+def _recolour(out: torch.Tensor, views: Views, place: int, generator: torch.Generator) -> torch.Tensor:
+    n = len(out)
+    out = torch.where(_chance(n, views.jitter_share, generator, out), _jitter(out, views, generator), out)
+    out = torch.where(_chance(n, views.grey_share, generator, out), _grey(out).expand_as(out), out)
     if views.blur[place]:
         out = torch.where(_chance(n, views.blur[place], generator, out), _blur(out, generator), out)
     if views.solarise[place]:
@@ -44,29 +87,12 @@ def _view(
     return out
 
 
-def _uniform(n: int, low: float, high: float, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    values = torch.rand(n, generator=generator) * (high - low) + low
-    return values.to(like.device)
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(n, generator=generator) * (high - low) + low
 
 
 def _chance(n: int, share: float, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    return (_uniform(n, 0, 1, generator, like) < share)[:, None, None, None]
-
-
-def _crop_and_flip(
-    images: torch.Tensor, views: Views, scale: tuple[float, float], size: int, generator: torch.Generator
-) -> torch.Tensor:
-    n = len(images)
-    area = _uniform(n, *scale, generator, images)
-    ratio = torch.exp(_uniform(n, math.log(3 / 4), math.log(4 / 3), generator, images))
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    x = _uniform(n, -1, 1, generator, images) * (1 - width)
-    y = _uniform(n, -1, 1, generator, images) * (1 - height)
-    side = torch.where(_uniform(n, 0, 1, generator, images) < views.flip_share, -1.0, 1.0)
-    zero = torch.zeros_like(x)
-    theta = torch.stack([torch.stack([width * side, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
-    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return (_uniform(n, 0, 1, generator) < share).to(like.device)[:, None, None, None]
 
 
 def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
@@ -74,15 +100,15 @@ def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> t
     n = len(images)
 
     def factor(strength: float) -> torch.Tensor:
-        return _uniform(n, 1 - strength, 1 + strength, generator, images)[:, None, None, None]
+        return _uniform(n, 1 - strength, 1 + strength, generator).to(images.device)[:, None, None, None]
 
     out = (images * factor(brightness)).clamp(0, 1)
     mean = _grey(out).mean((1, 2, 3), keepdim=True)
     out = (mean + (out - mean) * factor(contrast)).clamp(0, 1)
     # saturation and hue are linear maps of the three channels: one 3x3 matrix a sample
     to_yiq = _TO_YIQ.to(images)
-    angle = _uniform(n, -hue, hue, generator, images) * 2 * math.pi
-    colour = _uniform(n, 1 - saturation, 1 + saturation, generator, images)
+    angle = _uniform(n, -hue, hue, generator).to(images.device) * 2 * math.pi
+    colour = _uniform(n, 1 - saturation, 1 + saturation, generator).to(images.device)
     turn = torch.zeros(n, 3, 3, device=images.device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = colour * angle.cos()
@@ -95,7 +121,7 @@ def _blur(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n, channels, height, width = images.shape
     largest = 2.0 * width / 224
     reach = max(1, math.ceil(3 * largest))
-    sigma = _uniform(n, 0.05 * largest, largest, generator, images)
+    sigma = _uniform(n, 0.05 * largest, largest, generator).to(images.device)
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]

@@ -9,9 +9,10 @@ import torch
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
-from sslviz.methods import METHODS
+from sslviz.methods import METHODS, Views
 from sslviz.progress import Progress
 from sslviz.training.loop import Schedule, learning_rate, spread, train
+from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
 
 IMAGES = torch.stack([pixels(picture(s, 16, 16, kind=s)) for s in range(40)])
@@ -33,7 +34,7 @@ def fabric():
 def run(folder, progress=None, schedule=SCHEDULE, images=IMAGES, model=None):
     folder.mkdir(exist_ok=True)
     model = model or method()
-    metrics = train(model, type(model).views, images, 16, NORMALISE, schedule, folder, fabric(), progress or Progress())
+    metrics = train(model, type(model).views, InMemory(images), 16, NORMALISE, schedule, folder, fabric(), progress or Progress())
     return model, metrics
 
 
@@ -126,7 +127,7 @@ def test_collapse_is_said(tmp_path):
     for parameter in model.projector.parameters():
         torch.nn.init.zeros_(parameter)
     model.projector.layers[-1].bias = torch.nn.Parameter(torch.ones(128))
-    train(model, type(model).views, grey, 16, NORMALISE, Schedule(1, 16, 1e-9, 0, 0), tmp_path, fabric(), Hears())
+    train(model, type(model).views, InMemory(grey), 16, NORMALISE, Schedule(1, 16, 1e-9, 0, 0), tmp_path, fabric(), Hears())
     assert any("collapsed" in line for line in said)
 
 
@@ -134,7 +135,7 @@ TWO = """
 import sys, torch, lightning
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.training.test_loop import IMAGES, NORMALISE, Schedule, method, train
+from tests.training.test_loop import IMAGES, NORMALISE, InMemory, Schedule, Views, method, train
 from sslviz.progress import Progress
 torch.manual_seed(0)
 fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
@@ -144,9 +145,10 @@ model = method()
 for module in model.modules():  # statistics of a part of the batch differ: compare what the loop itself does
     if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.eval(); module.train = lambda mode=True: module
 import sslviz.training.loop as loop
-real = loop.random_views
-loop.random_views = lambda images, views, size, generator: [images, images.flip(3)]
-metrics = train(model, type(model).views, IMAGES, 16, NORMALISE, Schedule(2, 16, 0.05, 0, 0), Path({folder!r}), fabric, Progress())
+whole = Views(scale=(2.0, 2.0), flip_share=0)
+loop.recolour = lambda shown, views, generator: [shown[0], shown[1].flip(3)]
+schedule = Schedule(2, 16, 0.05, 0, 0)
+metrics = train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, Path({folder!r}), fabric, Progress())
 """
 
 

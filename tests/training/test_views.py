@@ -5,15 +5,20 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from sslviz.methods import Views
-from sslviz.training.views import random_views
+from sslviz.training.views import crop, draw_crops, recolour
 from tests.inputs import picture, pixels
 
 STILL = Views(n_views=1, scale=(1.0, 1.0), jitter_share=0, grey_share=0, flip_share=0)
 IMAGES = torch.stack([pixels(picture(s, kind=s)).float() / 255 for s in range(8)])
 
 
+def random_views(images, views, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return recolour([crop(images, part) for part in draw_crops(len(images), views, size, generator)], views, generator)
+
+
 def view(seed=0, images=IMAGES, size=32, **changes):
-    return random_views(images, dataclasses.replace(STILL, **changes), size, torch.Generator().manual_seed(seed))[0]
+    return random_views(images, dataclasses.replace(STILL, **changes), size, seed)[0]
 
 
 def test_nothing_asked_for_changes_only_the_aspect():

@@ -1,0 +1,158 @@
+"""Where views come from: pictures held in memory, or files that are read, and cut, as they are needed. One loop takes both."""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+
+from sslviz.data.images import BadImage, decode
+from sslviz.errors import RunFailed
+from sslviz.training.views import Crops, crop, part
+
+
+class Planned(NamedTuple):
+    """One step: which images, and which parts of them."""
+
+    rows: list[int]
+    crops: list[Crops]
+
+
+class Source(Protocol):
+    """Images by row."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, plan: Iterable[Planned], device: torch.device) -> Iterator[list[torch.Tensor]]:
+        """For each planned step its views, float[B, 3, side, side] in 0..1 on the device."""
+        ...
+
+
+class InMemory:
+    """Pixels uint8[N, 3, H, W]; cut on the device."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batches(self, plan: Iterable[Planned], device: torch.device) -> Iterator[list[torch.Tensor]]:
+        for rows, crops in plan:
+            images = self.pixels[rows].to(device).float().div_(255)
+            yield [crop(images, each) for each in crops]
+
+
+class Files:
+    """Pictures below a folder, read by worker processes. A file that cannot be read is told once to `say`, and its place in
+    each batch is taken by another image of that batch."""
+
+    def __init__(self, root: Path, sample_ids: list[str], workers: int, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.sample_ids = sample_ids
+        self.workers = workers
+        self.say = say
+        self._said: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def batches(self, plan: Iterable[Planned], device: torch.device) -> Iterator[list[torch.Tensor]]:
+        loader: DataLoader[Any] = DataLoader(
+            _Cuts(self.root, self.sample_ids),
+            batch_sampler=_Steps(plan),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+        )
+        for views, bad in loader:
+            for row, reason in bad:
+                sample_id = self.sample_ids[row]
+                if sample_id not in self._said:
+                    self._said.add(sample_id)
+                    self.say(f"{sample_id}: {reason}; another image takes its place")
+            if not views:
+                raise RunFailed(f"none of {len(bad)} images of a batch can be read, {self.sample_ids[bad[0][0]]} among them.")
+            yield [view.to(device, non_blocking=True).float().div_(255) for view in views]
+
+
+class _Steps:
+    """A batch sampler whose batches are the planned steps: a row, and one image's share of each view's crops."""
+
+    def __init__(self, plan: Iterable[Planned]) -> None:
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[list[tuple[int, list[tuple[float, ...]]]]]:
+        for rows, crops in self.plan:
+            numbers = [list(zip(*(v.tolist() for v in each[:5]), [each.side] * len(rows), strict=True)) for each in crops]
+            yield list(zip(rows, (list(of_image) for of_image in zip(*numbers, strict=True)), strict=True))
+
+
+class _Cuts(Dataset[Any]):
+    def __init__(self, root: Path, sample_ids: list[str]) -> None:
+        self.root = root
+        self.sample_ids = sample_ids
+
+    def __getitem__(self, asked: tuple[int, list[tuple[float, ...]]]) -> tuple[int, list[torch.Tensor] | str]:
+        row, crops = asked
+        try:
+            return row, cut_file((self.root / self.sample_ids[row]).read_bytes(), crops)
+        except OSError as error:
+            return row, f"cannot be read ({error.strerror})"
+        except BadImage as error:
+            return row, str(error)
+
+
+def _collate(items: list[tuple[int, list[torch.Tensor] | str]]) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
+    bad = [(row, made) for row, made in items if isinstance(made, str)]
+    good = [made for _, made in items if not isinstance(made, str)]
+    if not good:
+        return [], bad
+    whole = [good[k % len(good)] if isinstance(made, str) else made for k, (_, made) in enumerate(items)]
+    return [torch.stack(list(view)) for view in zip(*whole, strict=True)], bad
+
+
+def cut_file(content: bytes, crops: list[tuple[float, ...]]) -> list[torch.Tensor]:
+    """Parts of one picture file, each uint8[3, side, side]; a crop is (area, ratio, x, y, flip, side), as in `Crops`.
+
+    A JPEG is decoded once, at the smallest of its scales at which no part has to be enlarged. Raises BadImage.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.format == "JPEG" and image.mode in {"RGB", "L"}:
+            width, height = image.size
+            scale = _scale_needed(width, height, crops)
+            image.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+        else:
+            picture = Image.fromarray(decode(content).pixels.permute(1, 2, 0).numpy())
+    except BadImage:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        decode(content)  # says what is wrong with it
+        raise BadImage("damaged picture") from None
+    return [_cut(picture, *each) for each in crops]
+
+
+def _scale_needed(width: int, height: int, crops: list[tuple[float, ...]]) -> float:
+    """The share of the full resolution at which every part still has the pixels it is resized to."""
+    needed = 0.0
+    for area, ratio, _, _, _, side in crops:
+        across, down = part(area, ratio, height, width)
+        turned = part(area, ratio, width, height)  # a picture lying on its side is turned after decoding
+        needed = max(needed, side / (min(across, turned[1], 1) * width), side / (min(down, turned[0], 1) * height))
+    return min(1.0, needed)
+
+
+def _cut(picture: Image.Image, area: float, ratio: float, x: float, y: float, flip: float, side: float) -> torch.Tensor:
+    width, height = (min(v, 1.0) for v in part(area, ratio, picture.height, picture.width))
+    left, top = (1 - width) * (x + 1) / 2, (1 - height) * (y + 1) / 2
+    box = (left * picture.width, top * picture.height, (left + width) * picture.width, (top + height) * picture.height)
+    small = picture.resize((int(side), int(side)), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    if flip:
+        small = ImageOps.mirror(small)
+    return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(int(side), int(side), 3).permute(2, 0, 1)
