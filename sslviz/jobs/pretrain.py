@@ -13,7 +13,7 @@ from sslviz.store.workspace import Workspace
 if TYPE_CHECKING:
     from sslviz.methods import Views
 
-_BLUR_FROM = 96  # pixels: SimCLR leaves blur out on CIFAR-10 (appendix B.9)
+_LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CIFAR-10, appendix B.9) and cut from the files
 
 
 class PretrainSettings(Settings):
@@ -39,6 +39,9 @@ class PretrainSettings(Settings):
     prototypes: int | None = Field(None, ge=2, description="of SwAV; default the method's")
     queue_size: int | None = Field(None, ge=1, description="keys that MoCo remembers; default the method's")
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
+    input: Literal["auto", "memory", "files"] = Field(
+        "auto", description="hold pictures at this size, or cut views from the files; auto: files from 96 pixels on"
+    )
     width: int = Field(32, ge=8, le=256, description="channels of the first stage of the small ResNet")
     stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
     feature_dim: int = Field(512, ge=8, le=8192, description="features of the representation")
@@ -46,7 +49,7 @@ class PretrainSettings(Settings):
     seed: int = Field(0, ge=0, description="of weights, order and views")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
-    workers: int = Field(2, ge=1, le=128, description="threads that read images")
+    workers: int = Field(2, ge=1, le=128, description="threads, or with files processes, that read images")
 
 
 @job(
@@ -65,12 +68,12 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.run import pick_device
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.inputs import available_memory
+    from sslviz.jobs.inputs import available_memory, sampled
     from sslviz.methods import METHODS
     from sslviz.store.files import read_json, write_json
     from sslviz.store.workspace import check_name
     from sslviz.training.loop import Schedule, choose_precision, train
-    from sslviz.training.sources import InMemory
+    from sslviz.training.sources import Files, InMemory, Source
 
     if progress.folder is None:
         raise ValueError("pretrain needs a run folder for its checkpoint")
@@ -81,16 +84,22 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     if dataset.root is None:
         raise InputError(f'data set "{dataset.name}" has arrays only; pre-training needs images.')
-    samples = dataset.samples[dataset.samples["split"] == "train"]
-    bytes_needed = len(samples) * 3 * settings.size**2
-    if bytes_needed > 0.5 * available_memory():
+    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
+    bytes_needed = len(ids) * 3 * settings.size**2
+    fits = bytes_needed < 0.5 * available_memory()
+    if settings.input == "memory" and not fits:
         raise InputError(
-            f"{len(samples):,} images of {settings.size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
-            f"what is free. Choose a smaller --size or register a subset with --classes."
+            f"{len(ids):,} images of {settings.size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
+            f"what is free. Choose --input files, or a smaller --size."
         )
-    images, bad = load_pixels(dataset.root, samples["sample_id"].tolist(), settings.size, settings.workers, progress)
+    from_files = settings.input == "files" or (settings.input == "auto" and (settings.size >= _LARGE or not fits))
+    some = ids if not from_files else sampled(ids, 2000, settings.seed)
+    images, bad = load_pixels(dataset.root, some.tolist(), settings.size, settings.workers, progress)
     if bad:
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
+    source: Source = InMemory(images)
+    if from_files:
+        source = Files(dataset.root, ids.tolist(), settings.workers, progress.warn)
 
     torch.manual_seed(settings.seed)
     architecture = {
@@ -112,7 +121,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             write_json(chosen, {"precision": choose_precision(method, views, settings.size, settings.batch_size, device)})
         precision = read_json(chosen)["precision"]
     fabric = lightning.Fabric(accelerator=device, devices=1, precision=precision)
-    progress.note(device=device, precision=precision, images=len(images))
+    progress.note(device=device, precision=precision, images=len(source))
 
     recipe = method_class.recipe
     lr = settings.lr or recipe.base_lr * settings.batch_size / 256
@@ -133,7 +142,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             input=input_spec,
             method=settings.method,
             network=method_class.branch,
-            source=f"sslviz pretrain on {dataset.name} ({len(images):,} images), epoch {epoch} of {settings.epochs}",
+            source=f"sslviz pretrain on {dataset.name} ({len(source):,} images), epoch {epoch} of {settings.epochs}",
             notes=(_command(settings),),
         )
         return save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head()).name
@@ -143,7 +152,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             export(f"{name}-e{epoch:03d}", epoch)
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(method, views, InMemory(images), settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
+    metrics = train(method, views, source, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
     export(name, settings.epochs)
     last = metrics.iloc[-1]
     return {
@@ -161,7 +170,7 @@ def _views(own: "Views", settings: PretrainSettings) -> "Views":
     """The method's views with what the settings change; local views go on from where the global ones end, as published."""
     low = settings.crop_min or own.scale[0]
     ratio = low / own.scale[0]
-    blur = settings.size >= _BLUR_FROM if settings.blur is None else settings.blur
+    blur = settings.size >= _LARGE if settings.blur is None else settings.blur
     return replace(
         own,
         scale=(low, own.scale[1]),

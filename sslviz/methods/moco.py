@@ -28,7 +28,7 @@ class MoCo(Method):
         weight_decay=5e-4,
         momentum=0.9,
         warmup_epochs=5,
-        source="lr 0.06 per 128 images, momentum 0.99, temperature 0.1: lightly's CIFAR-10 benchmark, after the authors' notebook",
+        source="lr 0.06 per 128 images, momentum 0.99, temperature 0.1: lightly's CIFAR-10 benchmark",
     )
     options = Options(hidden_dim=256, output_dim=128, temperature=0.1, momentum=0.99, queue_size=1024)
 

@@ -9,7 +9,7 @@ import torch
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
-from sslviz.methods import METHODS, Views
+from sslviz.methods import METHODS, Views  # noqa: F401 (TWO takes it from here)
 from sslviz.progress import Progress
 from sslviz.training.loop import Schedule, learning_rate, spread, train
 from sslviz.training.sources import InMemory
