@@ -84,7 +84,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(folder).create()
         add_folder(workspace, "demo", files.unpack(files.shipped(), workspace.dataset("demo"), Progress()))
-        add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo.safetensors"), "simclr-demo")
+        add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo" / "weights.safetensors"), "simclr-demo")
         measure("the demo, its SimCLR encoder at 64, WebP of 96x96", workspace, "demo", "simclr-demo")
 
 

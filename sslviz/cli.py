@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Data sets in the workspace.", no_args_is_help=True)
-encoders_app = typer.Typer(help="Encoders in the workspace, and the checkpoint doctor.", no_args_is_help=True)
+encoders_app = typer.Typer(help="Encoders: those that can be had, those in the workspace, and the checkpoint doctor.")
 runs_app = typer.Typer(help="Jobs that run or ran.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(encoders_app, name="encoders")
@@ -181,14 +181,23 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
     return name
 
 
-def _add_encoder(given: str, workspace: Workspace, name: str | None = None, network: str | None = None, **changes: Any) -> str:
-    from sslviz.encoders.add import add_encoder
+def _add_encoder(given: str, workspace: Workspace, name: str | None = None, **changes: Any) -> str:
+    """Run the import of a file, or of an encoder that is known by name; says what was taken."""
+    from sslviz.jobs.import_encoder import name_of
 
-    spec, notes = add_encoder(workspace, given, name, network, **changes)
-    err.print(f"encoder {spec.name}:", markup=False)
-    for note in notes:
+    values = {"name": check_name("encoder", name or name_of(given)), "source": _place(given), **changes}
+    job = JOBS["import_encoder"]
+    result = _run(job, parse(job.settings, values), workspace)
+    err.print(f"encoder {result['encoder']}:", markup=False)
+    for note in result["notes"]:
         err.print(f"  {note}", markup=False)
-    return spec.name
+    return str(result["encoder"])
+
+
+def _place(source: str) -> str:
+    """A file's whole path (a run may have another working folder); names stay as they are."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() or (os.sep in source and not source.startswith(("hf:", "timm:"))) else source
 
 
 def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
@@ -210,19 +219,23 @@ def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, 
 
 
 def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool) -> None:
-    from sslviz.jobs.runner import launch
-
     for kind in () if job.name in ("import_arrays", "demo") else ("dataset", "encoder"):
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
-    run_id, how = launch(job.name, settings, workspace)
-    err.print(f"run {run_id} {how}.", style="dim", markup=False)
-    result = _follow(run_id, workspace)
+    result = _run(job, settings, workspace)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         _print_result(job.name, result, workspace)
+
+
+def _run(job: Job, settings: Settings, workspace: Workspace) -> dict[str, Any]:
+    from sslviz.jobs.runner import launch
+
+    run_id, how = launch(job.name, settings, workspace)
+    err.print(f"run {run_id} {how}.", style="dim", markup=False)
+    return _follow(run_id, workspace)
 
 
 def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
@@ -369,7 +382,7 @@ def _register_jobs() -> None:
             app.command(name)(_command(entry, _prepare_analyze, {"images": "dataset"}))
         elif name == "import_arrays":
             app.command("import")(_command(entry, lambda values, _: {**values, "file": os.path.abspath(values["file"])}, {}))
-        else:
+        elif name != "import_encoder":  # sslviz encoders add
             app.command(name)(_command(entry, _names, {}))
 
 
@@ -442,10 +455,38 @@ def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
         shutil.rmtree(where.root / kind / name, ignore_errors=True)
 
 
+@encoders_app.callback(invoke_without_command=True)
+def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the encoders that can be had by name: the demo's and published ones. Take one in: sslviz encoders add NAME ENCODER
+
+    Example: sslviz encoders add swav swav-2x224
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+
+    from sslviz.jobs.import_encoder import catalogue
+
+    entries = catalogue(Workspace(workspace))
+    if as_json:
+        print(json.dumps([asdict(e) for e in entries], ensure_ascii=False))
+        return
+    for e in entries:
+        top1 = "" if e.top1 is None else f", top-1 {e.top1:.1f} %"
+        size = "" if e.size_mb is None else f", {e.size_mb:g} MB"
+        out.print(f"[bold]{e.name}[/]  {e.method}, {e.features:,} features{top1}{size}; {e.recipe}")
+        out.print(f"    {e.source}; licence: {e.licence}; mean / std {e.normalisation}", style="dim", markup=False)
+    out.print(
+        "\ntop-1: linear probe; of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
+        "Sizes\nand digests are known after the first download. Take one in: sslviz encoders add NAME ENCODER "
+        "(also timm:NAME, hf:REPO)."
+    )
+
+
 @encoders_app.command("add")
 def encoders_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
-    source: Annotated[str, typer.Argument(help="checkpoint file, or timm:NAME")],
+    source: Annotated[str, typer.Argument(help="checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO")],
     network: NetworkOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -454,21 +495,12 @@ def encoders_add(
     stem_padding: PaddingOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Take the encoder out of a checkpoint file and store it.
+    """Take an encoder into the workspace: out of a checkpoint file, or by name, downloaded where it must be.
 
     Example: sslviz encoders add simclr simclr.ckpt
     """
-    _add_encoder(
-        source,
-        Workspace(workspace).create(),
-        check_name("encoder", name),
-        network,
-        mean=mean,
-        std=std,
-        size=size,
-        resize=resize,
-        stem_padding=stem_padding,
-    )
+    given = {"network": network, "mean": mean, "std": std, "size": size, "resize": resize, "stem_padding": stem_padding}
+    _add_encoder(source, Workspace(workspace).create(), name, **given)
 
 
 @encoders_app.command("list")

@@ -112,7 +112,7 @@ def demo_part(workspace, n_train=120, n_test=60, name="demo"):
         pq.write_table(pq.read_table(files.shipped() / file).slice(0, n), source / file)
     folder = workspace.dataset(name)
     dataset, _ = add_folder(workspace, name, files.unpack(source, folder, Progress()))
-    add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo.safetensors"), "simclr-demo")
+    add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo" / "weights.safetensors"), "simclr-demo")
     return dataset
 
 

@@ -1,11 +1,12 @@
-"""Taking an encoder into a workspace: from a checkpoint file, or by name from the timm library."""
+"""Taking an encoder into a workspace: from a checkpoint file, or by name from timm and the Hugging Face hub."""
 
 from pathlib import Path
 from typing import Any
 
 from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
 from sslviz.encoders.store import save_encoder
-from sslviz.errors import InputError, NotFound
+from sslviz.errors import InputError, NotFound, shown
+from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
 
@@ -15,15 +16,27 @@ def add_encoder(
     name: str | None = None,
     network: str | None = None,
     stem_padding: int | None = None,
+    origin: str = "",
+    licence: str = "",
     **input_spec: Any,
 ) -> tuple[EncoderSpec, list[str]]:
-    """Store the encoder of a checkpoint file or of `timm:NAME`; returns its spec and remarks to show.
+    """Store the encoder of a checkpoint file, of `timm:NAME`, `hf:REPO` or `hf:REPO/FILE`; returns its spec and remarks.
 
-    `input_spec`: mean, std ("0.5 0.5 0.5"), size, resize where they differ from what the doctor found; None keeps that.
-    Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights.
+    `origin`: the address the file was downloaded from. `input_spec`: mean, std ("0.5 0.5 0.5"), size, resize where they
+    differ from what the doctor found; None keeps that. A head.safetensors beside weights of our own is stored too.
+    Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights, or a
+    hub cannot be reached.
     """
     if source.startswith("timm:"):
         return _add_timm(workspace, source.removeprefix("timm:"), name)
+    if source.startswith("hf:"):
+        found_file = hub_file(source.removeprefix("hf:"))
+        if found_file is None:
+            return _add_timm(workspace, f"hf-hub:{source.removeprefix('hf:')}", name)
+        name = name or name_from_path(Path(source.removeprefix("hf:")))
+        source = str(found_file)
+    from safetensors.torch import load_file
+
     from sslviz.encoders.doctor import read_encoder
 
     for key in ("mean", "std"):
@@ -31,6 +44,8 @@ def add_encoder(
     path = Path(source).expanduser().absolute()
     name = check_name("encoder", name or name_from_path(path))
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
+    if origin:
+        spec = spec.model_copy(update={"source": f"{origin}, sha256 {found.sha256}", "licence": licence})
     if name in workspace.encoders():
         old = load_spec(workspace, name)
         if old.source != spec.source or old.network != spec.network or old.architecture != spec.architecture:
@@ -38,7 +53,9 @@ def add_encoder(
                 f'encoder "{name}" is already there, from {old.source or "elsewhere"}. '
                 f"Choose another name or remove it: sslviz encoders remove {name}"
             )
-    spec = save_encoder(workspace, spec, weights)
+    beside = path.with_name("head.safetensors")
+    head = load_file(beside) if found.writer == "sslviz" and beside.exists() else None
+    spec = save_encoder(workspace, spec, weights, head)
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())
     return spec, [*found.notes, *([f"left out: {left}"] if left else [])]
 
@@ -56,26 +73,66 @@ def three_numbers(text: str | None) -> tuple[float, ...] | None:
     return values
 
 
+def hub_file(repository: str) -> Path | None:
+    """The checkpoint file of `OWNER/REPO` or `OWNER/REPO/FILE` on the Hugging Face hub, downloaded; None for a timm repository.
+
+    Raises NotFound, InputError: no such repository or file, several to choose from, no network.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    repo, wanted = "/".join(repository.split("/")[:2]), "/".join(repository.split("/")[2:])
+    try:
+        if not wanted:
+            names = HfApi().list_repo_files(repo)
+            if "config.json" in names and _is_timm(Path(hf_hub_download(repo, "config.json"))):
+                return None
+            files = [n for n in names if n.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".bin"))]
+            if len(files) != 1:
+                raise InputError(f"hf:{repo} holds {len(files)} checkpoint files: {shown(files)}. Say which: hf:{repo}/FILE")
+            wanted = files[0]
+        return Path(hf_hub_download(repo, wanted))
+    except (RepositoryNotFoundError, RemoteEntryNotFoundError):
+        raise NotFound(f"the Hugging Face hub has no {repository} (or it is private: set HF_TOKEN).") from None
+    except HFValidationError:
+        raise InputError(f'"{repository}": expected OWNER/REPO or OWNER/REPO/FILE after hf:') from None
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds when there is no network
+        raise InputError(f"hf:{repository} cannot be had here ({_reason(error)}). Is this machine online?") from None
+
+
+def _is_timm(config: Path) -> bool:
+    content = read_json(config)
+    return isinstance(content, dict) and "architecture" in content
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def _add_timm(workspace: Workspace, model: str, name: str | None) -> tuple[EncoderSpec, list[str]]:
     import timm
 
-    if not timm.is_model(model.split(".")[0]):
+    on_hub = model.startswith("hf-hub:")
+    if not on_hub and not timm.is_model(model.split(".")[0]):
         near = timm.list_models(f"*{model.split('.')[0][:8]}*")[:5]
         raise NotFound(f'timm has no model "{model}".' + (f" Near: {', '.join(near)}." if near else ""))
+    source = f"hf:{model.removeprefix('hf-hub:')}" if on_hub else f"timm:{model}"
     try:
         net = timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise many kinds when there is no network or no such weights
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"the weights of timm:{model} cannot be had here ({reason}). Is this machine online?") from None
+        raise InputError(f"the weights of {source} cannot be had here ({_reason(error)}). Is this machine online?") from None
     config = timm.data.resolve_data_config({}, model=net)
     size = int(config["input_size"][-1])
     spec = EncoderSpec(
-        name=check_name("encoder", name or name_from_path(Path(model))),
+        name=check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:")))),
         backbone="timm",
-        architecture={"model": model},
+        architecture={"model": str(net.pretrained_cfg["architecture"]) if on_hub else model},
         feature_dim=int(net.num_features),
         input=InputSpec(size=size, resize=round(size / float(config["crop_pct"])), mean=config["mean"], std=config["std"]),
-        source=f"timm:{model}",
+        source=source,
         licence=str(net.pretrained_cfg.get("license") or ""),
     )
-    return save_encoder(workspace, spec, net.state_dict()), [f"timm {model}, {spec.feature_dim} features"]
+    remark = f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
+    return save_encoder(workspace, spec, net.state_dict()), [remark]

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from sslviz.encoders.backbones import BACKBONES, Family
+from sslviz.encoders.catalogue import SWAV_STD
 from sslviz.encoders.files import FileContent, read_file
 from sslviz.encoders.spec import EncoderSpec, InputSpec
 from sslviz.errors import InputError
 from sslviz.store.fingerprints import file_digest
-
-SOLO_STD = (0.228, 0.224, 0.225)
 
 # (what the path of a network looks like, what it is, rank: the lower is taken). Later rules do not see what an earlier one took.
 _ROLES: tuple[tuple[str, str, int], ...] = (
@@ -187,7 +186,7 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         used = {n for n in tensors if n.startswith(taken.prefix) and family.owns(n[len(taken.prefix) :])}
         left_out = dict(Counter(_part(n, taken.prefix) for n in tensors if n not in used))
         size, resize = family.input_size(taken.architecture)
-        std = SOLO_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
+        std = SWAV_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
         input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
         feature_dim = _feature_dim(family, taken.architecture, input_spec.size)
         notes.append(

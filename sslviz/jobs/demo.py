@@ -28,7 +28,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     from sslviz.store.workspace import check_name
 
     shipped = files.shipped()
-    encoders = {path.stem: path for path in sorted((shipped / "encoders").glob("*.safetensors"))}
+    encoders = {path.parent.name: path for path in files.encoder_files()}
     if settings.encoder not in encoders:
         raise unknown_name("demo encoder", settings.encoder, encoders, "")
     folder = workspace.create().dataset(check_name("data set", settings.dataset))

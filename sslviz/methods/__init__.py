@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from sslviz.encoders.catalogue import Checkpoint
 from sslviz.errors import InputError
 from sslviz.registry import Registry
 
@@ -96,6 +97,8 @@ class Method(nn.Module, ABC):
     recipe: ClassVar[Recipe]
     options: ClassVar[Options]
     """Widths for a small backbone; the docstring says the published ones."""
+    checkpoints: ClassVar[tuple[Checkpoint, ...]]
+    """Files that people offer."""
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: Options, n_views: int) -> None:
         """`n_views`: how many of the views are global."""

@@ -6,6 +6,7 @@ import torch
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 
+from sslviz.encoders.catalogue import authors, lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
 
 
@@ -24,6 +25,10 @@ class BarlowTwins(Method):
         source="SGD, lr 0.06 per 128 images: lightly's CIFAR-10 benchmark (the paper: LARS)",
     )
     options = Options(hidden_dim=512, output_dim=512)
+    checkpoints = (
+        lightly("barlow-twins", "barlowtwins_2023-08-18_00-11-03", 62.9),
+        authors("barlow-twins", "barlowtwins/ljng/resnet50.pth", "1000 epochs; backbone only", 73.5),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

@@ -8,6 +8,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
+from sslviz.encoders.catalogue import lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision, rising_momentum
 
 
@@ -26,6 +27,7 @@ class BYOL(Method):
         source="lr 0.06 per 128 images and momentum 0.99: lightly's CIFAR-10 benchmark (the paper: LARS, 0.996)",
     )
     options = Options(hidden_dim=256, output_dim=128, momentum=0.99)
+    checkpoints = (lightly("byol", "byol_2024-02-14_16-10-09", 62.5),)
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BYOLProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

@@ -8,6 +8,7 @@ from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
+from sslviz.encoders.catalogue import LAST_LIGHTLY, authors, lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, by_resolution, full_precision, rising_momentum
 
 
@@ -38,6 +39,10 @@ class DINO(Method):
         source="lr 0.06 per 128 images and momentum 0.99: lightly's CIFAR-10 benchmark (the paper: 0.03 per 256, 0.996)",
     )
     options = Options(hidden_dim=256, output_dim=512, temperature=0.07, momentum=0.99)
+    checkpoints = (
+        lightly("dino", "dino_2023-06-06_13-59-48", 68.2, LAST_LIGHTLY.replace("500400", "1000900")),
+        authors("dino", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth", "800 epochs, multi-crop; backbone only", 75.3),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         def head() -> DINOProjectionHead:

@@ -9,6 +9,7 @@ from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
 from torch import distributed
 
+from sslviz.encoders.catalogue import authors, lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
 
 
@@ -31,6 +32,11 @@ class MoCo(Method):
         source="lr 0.06 per 128 images, momentum 0.99, temperature 0.1: lightly's CIFAR-10 benchmark",
     )
     options = Options(hidden_dim=256, output_dim=128, temperature=0.1, momentum=0.99, queue_size=1024)
+    checkpoints = (
+        lightly("moco", "mocov2_2024-02-18_10-29-14", 61.5),
+        authors("moco-200ep", "moco/moco_checkpoints/moco_v2_200ep/moco_v2_200ep_pretrain.pth.tar", "v2, 200 epochs", 67.7),
+        authors("moco-800ep", "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar", "v2, 800 epochs", None),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = MoCoProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

@@ -6,6 +6,7 @@ import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 
+from sslviz.encoders.catalogue import lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
 
 
@@ -24,6 +25,7 @@ class SimCLR(Method):
         source="SGD, lr 0.06 per 128 images: lightly's CIFAR-10 benchmark (the paper: LARS); temperature 0.5: appendix B.9",
     )
     options = Options(hidden_dim=512, output_dim=128, temperature=0.5)
+    checkpoints = (lightly("simclr", "simclr_2023-06-22_09-11-13", 63.2),)
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = SimCLRProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

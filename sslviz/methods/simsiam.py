@@ -6,6 +6,7 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 
+from sslviz.encoders.catalogue import authors
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
 
 
@@ -27,6 +28,10 @@ class SimSiam(Method):
         source="lr 0.03 per 256 images, weight decay 5e-4, CIFAR-10: appendix D; twice that: lightly's CIFAR-10 benchmark",
     )
     options = Options(hidden_dim=512, output_dim=512)
+    checkpoints = (
+        authors("simsiam", "simsiam/models/100ep/pretrain/checkpoint_0099.pth.tar", "100 epochs, batch 512", 68.1),
+        authors("simsiam-256bs", "simsiam/models/100ep-256bs/pretrain/checkpoint_0099.pth.tar", "100 epochs, batch 256", 68.3),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = SimSiamProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

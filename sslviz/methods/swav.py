@@ -9,6 +9,7 @@ from lightly.models.modules import SwaVProjectionHead
 from lightly.models.utils import normalize_weight
 from torch import nn
 
+from sslviz.encoders.catalogue import SWAV_STD, authors, lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, by_resolution, full_precision
 
 
@@ -32,6 +33,11 @@ class SwAV(Method):
         source="ours: SGD as SimCLR here (the paper: LARS, 0.6 per 256 images); epsilon 0.05, temperature 0.1: appendix A",
     )
     options = Options(hidden_dim=512, output_dim=128, temperature=0.1, prototypes=128)
+    checkpoints = (
+        lightly("swav", "swav_2023-05-25_08-29-14", 67.2),
+        authors("swav", "deepcluster/swav_800ep_pretrain.pth.tar", "800 epochs, multi-crop", 75.3, SWAV_STD),
+        authors("swav-2x224", "deepcluster/swav_400ep_2x224_pretrain.pth.tar", "400 epochs, two views of 224", 70.1, SWAV_STD),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = SwaVProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

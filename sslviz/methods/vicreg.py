@@ -6,6 +6,7 @@ import torch
 from lightly.loss import VICRegLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 
+from sslviz.encoders.catalogue import authors, lightly
 from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
 
 
@@ -24,6 +25,10 @@ class VICReg(Method):
         source="ours: SGD at a rate as much lower as the loss is larger (the paper: LARS, 0.2 per 256 images)",
     )
     options = Options(hidden_dim=512, output_dim=512)
+    checkpoints = (
+        lightly("vicreg", "vicreg_2023-09-11_10-53-08", 63.0),
+        authors("vicreg", "vicreg/resnet50.pth", "1000 epochs; backbone only", 73.2),
+    )
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)

@@ -44,6 +44,11 @@ def shipped() -> Path:
     return inside if inside.is_dir() else package.parent / "assets" / "demo"
 
 
+def encoder_files() -> list[Path]:
+    """weights.safetensors of each shipped encoder; its folder's name is its own, with head.safetensors and card.json beside."""
+    return sorted((shipped() / "encoders").glob("*/weights.safetensors"))
+
+
 def scenes(split: str) -> dict[str, Scene]:
     """sample_id -> scene, of "train" or "test"; classes take turns."""
     labels, first = list(OBJECTS), _FIRST_SEED[split]
