@@ -18,12 +18,14 @@ def add_encoder(
     stem_padding: int | None = None,
     origin: str = "",
     licence: str = "",
+    method: str = "",
     **input_spec: Any,
 ) -> tuple[EncoderSpec, list[str]]:
     """Store the encoder of a checkpoint file, of `timm:NAME`, `hf:REPO` or `hf:REPO/FILE`; returns its spec and remarks.
 
-    `origin`: the address the file was downloaded from. `input_spec`: mean, std ("0.5 0.5 0.5"), size, resize where they
-    differ from what the doctor found; None keeps that. A head.safetensors beside weights of our own is stored too.
+    `origin`, with licence and method: the address the file was downloaded from. `input_spec`: mean, std ("0.5 0.5 0.5"),
+    size, resize where they differ from what the doctor found; None keeps that. A head.safetensors beside weights of our own
+    is stored too.
     Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights, or a
     hub cannot be reached.
     """
@@ -45,7 +47,7 @@ def add_encoder(
     name = check_name("encoder", name or name_from_path(path))
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
     if origin:
-        spec = spec.model_copy(update={"source": f"{origin}, sha256 {found.sha256}", "licence": licence})
+        spec = spec.model_copy(update={"source": f"{origin}, sha256 {found.sha256}", "licence": licence, "method": method})
     if name in workspace.encoders():
         old = load_spec(workspace, name)
         if old.source != spec.source or old.network != spec.network or old.architecture != spec.architecture:

@@ -3,6 +3,7 @@
 A backbone is taken only when every one of its tensors is there with its shape: a partly random network never gives a feature.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -73,6 +74,7 @@ class Inspection:
     taken: Network | None
     why: str
     left_out: dict[str, int]
+    heads: dict[str, str]
     input: InputSpec | None
     feature_dim: int | None
     refusal: str = ""
@@ -160,6 +162,7 @@ def report(found: Inspection) -> dict[str, Any]:
         "why": found.why,
         "features": found.feature_dim,
         "left_out": found.left_out,
+        "heads": found.heads,
         "input": found.input.model_dump(mode="json") if found.input else None,
         "notes": list(found.notes),
         "refusal": found.refusal,
@@ -179,12 +182,17 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
     if refusal:
         taken = None
     left_out: dict[str, int] = {}
+    heads: dict[str, str] = {}
     notes: list[str] = []
     input_spec, feature_dim = None, None
     if taken is not None:
         family = BACKBONES[taken.family]
         used = {n for n in tensors if n.startswith(taken.prefix) and family.owns(n[len(taken.prefix) :])}
         left_out = dict(Counter(_part(n, taken.prefix) for n in tensors if n not in used))
+        parts = {
+            part: {n: t for n, t in tensors.items() if n not in used and _part(n, taken.prefix) == part} for part in left_out
+        }
+        heads = {part: words for part, held in parts.items() if (words := _layout(held))}
         size, resize = family.input_size(taken.architecture)
         std = SWAV_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
         input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
@@ -203,6 +211,10 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
             )
         if not own:
             notes.append("input normalisation is not in the file; taken to be usual for its writer, --mean and --std change it")
+        if taken.prefix == "state_dict." and "fc" in taken.head and not content.other.keys() - {"state_dict"}:
+            notes.append(
+                'SimCLR converted from TensorFlow looks like this and wants inputs in 0..1: --mean "0 0 0" --std "1 1 1"'
+            )
     epoch: Any = content.other.get("epoch")
     if not isinstance(epoch, int) and not hasattr(epoch, "__int__"):
         epoch = None
@@ -219,6 +231,7 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         taken=taken,
         why=why,
         left_out=left_out,
+        heads=heads,
         input=input_spec,
         feature_dim=feature_dim,
         refusal=refusal,
@@ -369,6 +382,8 @@ def _writer(content: FileContent) -> str:
         return "SwAV"
     if "teacher" in other and "student" in other:
         return "DINO"
+    if any(n.startswith("state_dict.module.encoder.") for n in names) and any(".predictor." in n for n in names):
+        return "SimSiam"
     return "unknown"
 
 
@@ -377,7 +392,7 @@ def _method(content: FileContent, taken: Network | None) -> str:
     if isinstance(parameters, dict) and isinstance(parameters.get("method"), str):
         return str(parameters["method"])[:40]
     writer = _writer(content)
-    by_writer = {"MoCo": "moco", "MoCo v3": "moco", "SwAV": "swav", "DINO": "dino"}
+    by_writer = {"MoCo": "moco", "MoCo v3": "moco", "SwAV": "swav", "DINO": "dino", "SimSiam": "simsiam"}
     if writer in by_writer:
         return by_writer[writer]
     return "byol" if taken is not None and taken.role == "online network" else "unknown"
@@ -398,6 +413,28 @@ def _part(name: str, prefix: str) -> str:
     while keep < len(pieces) and pieces[keep - 1] in {"state_dict", "module", "model", "teacher", "student"}:
         keep += 1
     return ".".join(pieces[:keep])
+
+
+def _layout(held: dict[str, torch.Tensor]) -> str:
+    """Widths of a head's layers in their order, or the shape of a queue; "" for what is another network, or no layer."""
+    if any(t.ndim > 2 for t in held.values()):
+        return ""
+    for order in (list(held), sorted(held, key=_natural)):  # as written; safetensors sorts by letters
+        matrices = [held[n] for n in order if held[n].ndim == 2 and min(held[n].shape) > 1]
+        if all(a.shape[0] == b.shape[1] for a, b in itertools.pairwise(matrices)):
+            break
+    else:
+        return ", ".join(_times(tuple(m.shape)) for m in matrices)
+    if not matrices:
+        return ""
+    if not any(n.endswith(("weight", "weight_v")) for n in held):
+        return _times(tuple(matrices[0].shape))
+    return " → ".join(str(width) for width in (matrices[0].shape[1], *(m.shape[0] for m in matrices)))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 10 after layer 9."""
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in name.split(".")]
 
 
 def _times(shape: tuple[int, ...]) -> str:

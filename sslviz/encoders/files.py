@@ -155,6 +155,11 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
             f"{path} holds a whole pickled module ({', '.join(foreign[:3])}), not only tensors, and was not loaded. "
             f"Where you trust it: save model.state_dict() and try again."
         )
+    if any(name.endswith("exclude_bias_and_norm") for name in names):
+        return Untrusted(
+            f"{path} holds a Python function of VICReg's or Barlow Twins' training code and was not loaded. "
+            f"Their authors also offer the backbone alone: sslviz encoders add NAME vicreg (or barlow-twins)"
+        )
     if names:
         return Untrusted(f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}")
     if "GLOBAL" in str(error) or "Unsupported" in str(error):

@@ -52,13 +52,13 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
     source, origin = settings.source, dict[str, Any]()
     given = settings.model_dump(exclude={"name", "source"})
     shipped = {path.parent.name: path for path in files.encoder_files()}
-    offered = {checkpoint.name: checkpoint for _, checkpoint in published()}
+    offered = {checkpoint.name: (method, checkpoint) for method, checkpoint in published()}
     if source in shipped:
         source = str(shipped[source])
     elif source in offered:
-        checkpoint = offered[source]
+        method, checkpoint = offered[source]
         source = str(download(checkpoint.url, _file(workspace, checkpoint.name, checkpoint.url), progress))
-        origin = {"origin": checkpoint.url, "licence": checkpoint.licence}
+        origin = {"origin": checkpoint.url, "licence": checkpoint.licence, "method": method}
         given["std"] = given["std"] or " ".join(map(str, checkpoint.std))
     spec, notes = add_encoder(workspace, source, settings.name, **origin, **given)
     return {"encoder": spec.name, "features": spec.feature_dim, "notes": notes, "file": source}
