@@ -1,0 +1,104 @@
+"""Makes assets/demo/encoders out of workspaces: the trained encoders first, then their cards from what they score as shipped.
+
+python -m benchmarks.ship weights --workspace training --encoders byol-demo vicreg-demo
+sslviz demo --workspace fresh
+python -m benchmarks.ship cards --workspace fresh
+
+Weights and heads are shipped as float16. A card holds the command, the curve of the training run, and the report of the
+encoder on the demo's test images.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from sslviz.data import dataset as datasets
+from sslviz.data.demo import files
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import load_weights, save_weights
+from sslviz.jobs.inputs import result_state
+from sslviz.jobs.runner import list_runs
+from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.files import read_json, write_json
+from sslviz.store.fingerprints import file_digest
+from sslviz.store.workspace import Workspace
+
+SHIPPED = files.shipped() / "encoders"
+
+
+def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    small = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    broken = [k for k, v in small.items() if not torch.isfinite(v).all()]
+    if broken:
+        raise SystemExit(f"{broken[0]} does not fit into float16")
+    return small
+
+
+def weights(workspace: Workspace, name: str) -> None:
+    """Write weights.safetensors and head.safetensors, and the card's command and curve."""
+    spec = load_spec(workspace, name)
+    folder = SHIPPED / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(
+        folder / "weights.safetensors",
+        halved(load_weights(workspace, spec)),
+        {"sslviz": spec.model_dump_json(exclude={"digest"})},
+    )
+    save_weights(folder / "head.safetensors", halved(load_file(workspace.encoder(name) / "head.safetensors")), {})
+    run = next(
+        r for r in list_runs(workspace) if r["job"] == "pretrain" and r["settings"].get("name") == name and r["status"] == "done"
+    )
+    curve = pd.read_parquet(workspace.run(run["id"]) / "metrics.parquet")
+    card = {
+        "command": spec.notes[0],
+        "epochs": int(curve["epoch"].iloc[-1]),
+        "curve": {c: [float(f"{v:.5g}") for v in curve[c]] for c in ("loss", "spread", "rank") if c in curve},
+    }
+    write_json(folder / "card.json", card)
+    print(f"{name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB")
+
+
+def cards(workspace: Workspace, name: str) -> None:
+    """Add what the shipped encoder does on the demo set."""
+    folder = SHIPPED / name
+    dataset = datasets.load(workspace, "demo")
+    state, why, score = result_state(workspace, dataset, name, "score")
+    _, _, probe = result_state(workspace, dataset, name, "probe")
+    if score is None or probe is None or state != "fresh":
+        raise SystemExit(f"{name}: {state} ({why})")
+    summary = score.content["summary"]
+    store = EmbeddingStore(workspace.embeddings("demo", name))
+    train = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"]
+    H = store.read(np.sort(store.rows().set_index("sample_id").loc[train, "row"].to_numpy()))
+    report = {k: {m: r[m] for m in ("auroc", "auprc", "base_rate", "lift", "intervals")} for k, r in summary["reports"].items()}
+    old = read_json(folder / "card.json") if (folder / "card.json").exists() else {}
+    facts = {
+        "sha256": file_digest(folder / "weights.safetensors"),
+        "top1": round(100 * probe.content["summary"]["top1"], 1),
+        "judged_on": f"{summary['reports']['q']['n']:,} test images of the demo set",
+        "eps": summary["eps"],
+        "mean_share": summary["mean_share"],
+        "zeros": float((H == 0).mean()),
+        "rank_me": summary["rank_me"],
+        "empty_share": summary["empty_share"][summary["judged_on"]],
+        "verdict": summary["reports"]["q"]["verdict"],
+        "report": report,
+    }
+    write_json(folder / "card.json", {**old, **facts})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["weights", "cards"])
+    parser.add_argument("--workspace", default="workspace")
+    parser.add_argument("--encoders", nargs="*", default=[path.parent.name for path in files.encoder_files()])
+    options = parser.parse_args()
+    for name in options.encoders:
+        {"weights": weights, "cards": cards}[options.what](Workspace(options.workspace), name)
+
+
+if __name__ == "__main__":
+    main()
