@@ -313,6 +313,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
             f"{result['n_classes']} classes; L2 {result['l2']:g}, "
             f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations."
         )
+    elif job == "compare":
+        _print_comparison(result)
     elif job == "embed":
         out.print(
             f"{result['n']:,} embeddings of {result['features']} features: {result['computed']:,} computed, "
@@ -322,6 +324,23 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
     else:
         for key, value in result.items():
             out.print(f"{key}: {in_words(value)}", markup=False)
+
+
+def _print_comparison(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    rows = result["rows"]
+    names = list(next((r["reports"] for r in rows if r["reports"]), {}))
+    out.print(
+        f"Encoders on {result['dataset']}, judged on {rows[0]['judged_on']}; AUROC of each score for the probe being right:"
+    )
+    table = Table("encoder", "top-1", "eps", "empty", "RankMe", *names)
+    for row in rows:
+        aurocs = [_percent(row["reports"][n]["auroc"]) if row["reports"] else "-" for n in names]
+        facts = [_percent(row["top1"]), f"{row['eps']:g}", f"{_percent(row['empty_share'])} %", f"{row['rank_me']:.0f}"]
+        table.add_row(row["encoder"], *facts, *aurocs)
+    out.print(table)
+    out.print("Intervals and AUPRC: --json.")
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:

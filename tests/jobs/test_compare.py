@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.encoders.run import load_encoder
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import load_weights
+from sslviz.errors import InputError, NotFound, Stale
+from sslviz.jobs.compare import CompareSettings, compare, row
+from sslviz.jobs.inputs import result_state
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+from tests.inputs import folder, picture, pixels, small_encoder
+
+LAYOUT = {"train/cat": 14, "train/dog": 14, "test/cat": 8, "test/dog": 8}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace with one data set and two encoders, compared."""
+    root = tmp_path_factory.mktemp("compare")
+    workspace = Workspace(root / "w").create()
+    datasets.add_folder(workspace, "pets", folder(root / "pets", LAYOUT))
+    for k, name in enumerate(("one", "two")):
+        small_encoder(workspace, name, seed=k + 1)
+    result = compare(CompareSettings(dataset="pets", encoders=["one", "two"]), workspace, Progress())
+    return workspace, result
+
+
+def test_each_line_is_that_encoders_own_result(place):
+    workspace, result = place
+    names = [r["encoder"] for r in result["rows"]]
+    assert names[:2] == ["one", "two"]
+    dataset = datasets.load(workspace, "pets")
+    for line in result["rows"]:
+        _, _, score = result_state(workspace, dataset, line["encoder"], "score")
+        _, _, probe = result_state(workspace, dataset, line["encoder"], "probe")
+        assert line["top1"] == probe.content["summary"]["top1"]
+        assert line["rank_me"] == score.content["summary"]["rank_me"]
+        assert line["reports"]["q"]["base_rate"] == pytest.approx(line["top1"])
+
+
+def test_controls_are_the_same_network_untrained_and_the_pixels_themselves(place):
+    workspace, result = place
+    untrained, raw = (r["encoder"] for r in result["rows"][2:])
+    assert load_spec(workspace, untrained).architecture == load_spec(workspace, "one").architecture
+    assert load_spec(workspace, untrained).input == load_spec(workspace, "one").input
+    ours, theirs = (load_weights(workspace, load_spec(workspace, n)) for n in (untrained, "one"))
+    assert ours.keys() == theirs.keys()
+    assert not any(np.allclose(ours[k], theirs[k]) for k in ours if k.endswith("conv1.weight"))
+    picture_16 = pixels(picture(3, 16, 16))
+    embedded = load_encoder(workspace, raw).embed(picture_16[None])[0]
+    np.testing.assert_allclose(embedded.numpy(), picture_16.numpy().reshape(-1) / 255, atol=1e-6)
+    assert [r["features"] for r in result["rows"]][2:] == [32, 768]
+
+
+def test_without_names_all_scored_encoders_and_nothing_is_computed_again(place, monkeypatch):
+    workspace, result = place
+
+    def no(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("sslviz.jobs.analyze.analyze", no)
+    again = compare(CompareSettings(dataset="pets"), workspace, Progress())
+    assert {r["encoder"] for r in again["rows"]} == {r["encoder"] for r in result["rows"]}
+    alone = compare(CompareSettings(dataset="pets", encoders=["two"], controls=False), workspace, Progress())
+    assert [r["encoder"] for r in alone["rows"]] == ["two"]
+
+
+def test_stale_scores_are_no_line(place):
+    workspace, _ = place
+    small_encoder(workspace, "later", seed=5)
+    with pytest.raises(Stale, match="by later are missing: no score yet"):
+        row(workspace, datasets.load(workspace, "pets"), "later")
+
+
+def test_nothing_to_compare_is_said(workspace, tmp_path):
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/a": 2}))
+    with pytest.raises(InputError, match="no encoder is scored"):
+        compare(CompareSettings(dataset="pets"), workspace, Progress())
+    with pytest.raises(NotFound, match='unknown encoder "nobody"'):
+        compare(CompareSettings(dataset="pets", encoders=["nobody"]), workspace, Progress())
