@@ -4,13 +4,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO ?= workspace
 
-.PHONY: app test lint bench gpu clean
+.PHONY: app test lint bench gpu soak clean
 
 app: $(INSTALLED)
 	$(BIN)/sslviz app --demo --workspace $(DEMO)
 
 test: $(INSTALLED) lint chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not soak"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -20,6 +20,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run
+
+soak: $(INSTALLED)
+	$(BIN)/pytest -m soak -s
 
 gpu: $(INSTALLED)
 	PYTEST_ADDOPTS="-m gpu" $(BIN)/pytest
