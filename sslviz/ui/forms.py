@@ -1,6 +1,7 @@
 """Forms: a folder and a checkpoint in, a running job out."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import streamlit as st
 from sslviz.data import dataset as datasets
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, SslvizError, Untrusted
-from sslviz.jobs import parse
+from sslviz.jobs import Settings, parse
 from sslviz.jobs.analyze import AnalyzeSettings
+from sslviz.methods import METHODS
 from sslviz.store.workspace import Workspace, name_from_path
 from sslviz.ui import widgets
 from sslviz.ui.widgets import plain
@@ -114,12 +116,14 @@ def inspect(file: str) -> None:
     if facts["networks"]:
         st.dataframe(pd.DataFrame(facts["networks"]).drop(columns="head"), hide_index=True, width="stretch")
     if facts["left_out"]:
-        st.caption(plain("Left out: " + ", ".join(f"{k} ({n} tensors)" for k, n in facts["left_out"].items())))
+        layouts = {part: f", {layout}" for part, layout in facts["heads"].items()}
+        parts = ", ".join(f"{part} ({n} tensors{layouts.get(part, '')})" for part, n in facts["left_out"].items())
+        st.caption(plain(f"Left out: {parts}"))
     words = {k: facts[k] for k in ("container", "writer", "method", "epoch", "tensors", "sha256")}
     st.caption(plain(", ".join(f"{k} {v}" for k, v in words.items() if v is not None)))
 
 
-def settings_fields(model: type[AnalyzeSettings], skip: set[str]) -> dict[str, Any]:
+def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set") -> dict[str, Any]:
     """A widget for each field of a job's settings; returns what differs from the defaults."""
     from typing import Literal, get_args, get_origin
 
@@ -128,26 +132,79 @@ def settings_fields(model: type[AnalyzeSettings], skip: set[str]) -> dict[str, A
         if name in skip:
             continue
         label, kind = name.replace("_", " "), info.annotation
+        known: dict[str, Any] = {"help": info.description, "key": f"{prefix}-{name}"}
         if get_origin(kind) is Literal:
             options = list(get_args(kind))
-            value: Any = st.selectbox(label, options, index=options.index(info.default), help=info.description, key=f"set-{name}")
+            value: Any = st.selectbox(label, options, index=options.index(info.default), **known)
         elif kind is int:
-            value = st.number_input(label, value=info.default, min_value=1, step=1, help=info.description, key=f"set-{name}")
+            low = next((m.ge for m in info.metadata if hasattr(m, "ge")), 1)
+            value = st.number_input(label, value=info.default, min_value=low, step=1, **known)
         elif kind is bool:
-            value = st.checkbox(label, value=info.default, help=info.description, key=f"set-{name}")
+            value = st.checkbox(label, value=info.default, **known)
         else:
-            text = st.text_input(
-                label, value="" if info.default is None else str(info.default), help=info.description, key=f"set-{name}"
-            )
+            text = st.text_input(label, value="" if info.default is None else str(info.default), **known)
             value = text or info.default
         if value != info.default:
             values[name] = value
+    required = {name: "x" for name, info in model.model_fields.items() if info.is_required()}
     try:
-        return parse(model, {"dataset": "x", "encoder": "x", **values}).model_dump(include=set(values))
+        return parse(model, {**required, **values}).model_dump(include=set(values))
     except InputError as error:
         st.error(plain(str(error)))
         st.stop()
         raise AssertionError from error
+
+
+def catalogue_form(workspace: Workspace) -> None:
+    """Encoders that can be had by name, and the button that takes one in."""
+    from sslviz.jobs.import_encoder import ImportEncoderSettings, catalogue, name_of
+
+    st.subheader("Encoders to be had by name")
+    table = pd.DataFrame([asdict(entry) for entry in catalogue(workspace)])
+    shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"}).drop(columns="digest")
+    st.dataframe(shown, hide_index=True, width="stretch", height=280)
+    st.caption(
+        "Top-1 of a linear probe: of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
+        "Published ones are downloaded; sizes are known after the first download. The command: sslviz encoders add NAME ENCODER."
+    )
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    entry = left.selectbox("Encoder to take in", [*table["name"], "timm or Hugging Face name"], key="catalogue-entry")
+    if entry not in set(table["name"]):
+        entry = st.text_input("Name", key="catalogue-hub", placeholder="timm:resnet50.a1_in1k or hf:OWNER/REPO")
+    if right.button("Take it in", icon=":material/download:", disabled=not entry, key="catalogue-take"):
+        if entry.startswith(("timm:", "hf:")) or entry in set(table["name"]):
+            widgets.start_job(workspace, "import_encoder", ImportEncoderSettings(name=name_of(entry), source=entry))
+            _show_run()
+        else:
+            st.error("Write timm:NAME or hf:OWNER/REPO.")
+
+
+def pretrain_form(workspace: Workspace) -> None:
+    """The form of `sslviz pretrain`."""
+    from sslviz.jobs.pretrain import PretrainSettings
+
+    with st.expander("Pre-train an encoder of your own"):
+        names = workspace.datasets()
+        if not names:
+            st.info("Register a folder of images first, above.")
+            return
+        left, right = st.columns(2)
+        dataset = left.selectbox("Data set", names, key="pretrain-dataset")
+        method = right.selectbox("Method", METHODS.names(), key="pretrain-method")
+        with st.container(height=300):
+            values = settings_fields(PretrainSettings, skip={"dataset", "method"}, prefix="pretrain")
+        st.caption(
+            "Takes hours on a CPU; the run shows its speed and an estimate after ten steps, and can be stopped and resumed."
+        )
+        if st.button("Pre-train", icon=":material/model_training:", key="pretrain-start"):
+            widgets.start_job(workspace, "pretrain", PretrainSettings(dataset=dataset, method=method, **values))
+            _show_run()
+
+
+def _show_run() -> None:
+    """Go to the run that was just started; stay, with its error, where none was."""
+    if run := st.session_state.pop("run", None):
+        st.switch_page("pages/runs.py", query_params={"run": run})
 
 
 def show_datasets(workspace: Workspace) -> None:

@@ -127,6 +127,9 @@ def _warm_up() -> None:
     import sslviz.jobs.project
     import sslviz.ui.figures.projection
     import sslviz.ui.live  # noqa: F401
+    from sslviz.jobs.import_encoder import published
+
+    published()
 
 
 def _hosts(address: str) -> list[str]:

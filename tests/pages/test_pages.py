@@ -157,6 +157,40 @@ def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch):
     assert "is an HTML page" in " ".join(e.value.replace("\\", "") for e in test.error)
 
 
+def test_the_catalogue_offers_what_the_command_lists_and_takes_it_in(app, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("data")
+    offered = next(d.value for d in test.dataframe if "recipe" in d.value)
+    published = offered[offered["kind"] == "published"].set_index("name")
+    assert len(published) == 16
+    assert published.loc["swav-2x224", "top-1 %"] == 70.1
+    assert published.loc["swav-2x224", "mean / std"].endswith("0.228 0.224 0.225")
+    assert published.loc["moco-lightly", "mean / std"].endswith("0.229 0.224 0.225")
+    test.selectbox(key="catalogue-entry").set_value("swav-2x224").run()
+    test.button(key="catalogue-take").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert run["job"] == "import_encoder"
+    assert (run["settings"]["name"], run["settings"]["source"]) == ("swav-2x224", "swav-2x224")
+
+
+def test_pre_training_starts_from_its_form(app, photos, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("data")
+    test.selectbox(key="pretrain-method").set_value("moco").run()
+    test.text_input(key="pretrain-queue_size").set_value("256").run()
+    test.number_input(key="pretrain-epochs").set_value(3).run()
+    test.button(key="pretrain-start").click().run()
+    (run,) = runner.list_runs(workspace)
+    wanted = {"dataset": "photos", "method": "moco", "queue_size": 256, "epochs": 3, "momentum": None}
+    assert {k: run["settings"][k] for k in wanted} == wanted
+
+
+def test_a_wrong_setting_of_pre_training_is_one_sentence(app, photos, workspace):
+    test = app("data")
+    test.text_input(key="pretrain-momentum").set_value("2").run()
+    assert any("momentum: expected" in e.value.replace("\\", "") for e in test.error)
+
+
 def test_runs_page_lists_and_deletes(app, photos, workspace, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     from sslviz.jobs.embed import EmbedSettings
