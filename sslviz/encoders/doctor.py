@@ -129,7 +129,7 @@ def read_encoder(
         input=new_input,
         method=found.method,
         network=f"{taken.role} ({taken.prefix.rstrip('.') or 'top level'})",
-        source=f"{path.name}, sha256 {found.sha256}",
+        source=f"{own.source if (own := _own_spec(content)) else path.name}, sha256 {found.sha256}",
         notes=found.notes,
     )
     return spec, dict(backbone.state_dict()), found

@@ -72,7 +72,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.methods import METHODS
     from sslviz.store.files import read_json, write_json
     from sslviz.store.workspace import check_name
-    from sslviz.training.loop import Schedule, choose_precision, train
+    from sslviz.training.loop import Schedule, choose_precision, collapse, train
     from sslviz.training.sources import Files, InMemory, Source
 
     if progress.folder is None:
@@ -160,6 +160,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "epochs": settings.epochs,
         "loss": float(last["loss"]),
         "spread": float(last["spread"]),
+        "rank": float(last["rank"]),
+        "collapse": collapse(float(last["spread"]), float(last["rank"])),
         "precision": precision,
         "device": device,
         "left_out": bad,

@@ -133,8 +133,9 @@ def train(
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         loss, outputs = model(shown, clock)
         if not torch.isfinite(loss):
+            kept = "the checkpoint of the last whole epoch is kept" if rows else "no epoch was finished, nothing is kept"
             raise RunFailed(
-                f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); the checkpoint of the last whole epoch is kept. "
+                f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); {kept}. "
                 f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
             )
         fabric.backward(loss)

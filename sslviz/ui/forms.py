@@ -123,26 +123,28 @@ def inspect(file: str) -> None:
     st.caption(plain(", ".join(f"{k} {v}" for k, v in words.items() if v is not None)))
 
 
-def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set") -> dict[str, Any]:
-    """A widget for each field of a job's settings; returns what differs from the defaults."""
+def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", columns: int = 1) -> dict[str, Any]:
+    """A widget for each field of a job's settings, row by row; returns what differs from the defaults."""
     from typing import Literal, get_args, get_origin
 
     values: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
-        if name in skip:
-            continue
+    fields = [(name, info) for name, info in model.model_fields.items() if name not in skip]
+    for k, (name, info) in enumerate(fields):
+        if k % columns == 0:
+            row = st.columns(columns, vertical_alignment="bottom")
+        place = row[k % columns]
         label, kind = name.replace("_", " "), info.annotation
         known: dict[str, Any] = {"help": info.description, "key": f"{prefix}-{name}"}
         if get_origin(kind) is Literal:
             options = list(get_args(kind))
-            value: Any = st.selectbox(label, options, index=options.index(info.default), **known)
+            value: Any = place.selectbox(label, options, index=options.index(info.default), **known)
         elif kind is int:
             low = next((m.ge for m in info.metadata if hasattr(m, "ge")), 1)
-            value = st.number_input(label, value=info.default, min_value=low, step=1, **known)
+            value = place.number_input(label, value=info.default, min_value=low, step=1, **known)
         elif kind is bool:
-            value = st.checkbox(label, value=info.default, **known)
+            value = place.checkbox(label, value=info.default, **known)
         else:
-            text = st.text_input(label, value="" if info.default is None else str(info.default), **known)
+            text = place.text_input(label, value="" if info.default is None else str(info.default), **known)
             value = text or info.default
         if value != info.default:
             values[name] = value
@@ -161,7 +163,8 @@ def catalogue_form(workspace: Workspace) -> None:
 
     st.subheader("Encoders to be had by name")
     table = pd.DataFrame([asdict(entry) for entry in catalogue(workspace)])
-    shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"}).drop(columns="digest")
+    shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"})
+    shown = shown[["name", "kind", "method", "features", "top-1 %", "MB", "recipe", "licence", "mean / std", "source"]]
     st.dataframe(shown, hide_index=True, width="stretch", height=280)
     st.caption(
         "Top-1 of a linear probe: of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
@@ -190,9 +193,9 @@ def pretrain_form(workspace: Workspace) -> None:
             return
         left, right = st.columns(2)
         dataset = left.selectbox("Data set", names, key="pretrain-dataset")
-        method = right.selectbox("Method", METHODS.names(), key="pretrain-method")
-        with st.container(height=300):
-            values = settings_fields(PretrainSettings, skip={"dataset", "method"}, prefix="pretrain")
+        methods = METHODS.names()
+        method = right.selectbox("Method", methods, index=methods.index("simclr"), key="pretrain-method")
+        values = settings_fields(PretrainSettings, skip={"dataset", "method"}, prefix="pretrain", columns=3)
         st.caption(
             "Takes hours on a CPU; the run shows its speed and an estimate after ten steps, and can be stopped and resumed."
         )

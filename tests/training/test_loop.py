@@ -11,7 +11,7 @@ from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import METHODS, Views  # noqa: F401 (TWO takes it from here)
 from sslviz.progress import Progress
-from sslviz.training.loop import Schedule, learning_rate, spread, train
+from sslviz.training.loop import Schedule, collapse, learning_rate, spread, train
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
 
@@ -108,6 +108,20 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 4
     assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+
+
+def test_a_loss_that_is_not_finite_at_once_promises_no_checkpoint(tmp_path):
+    model = method()
+    model.forward = lambda views, clock: (torch.tensor(float("inf"), requires_grad=True), torch.ones(2, 4))
+    with pytest.raises(RunFailed, match=r"loss is inf at step 0 \(epoch 1\); no epoch was finished, nothing is kept"):
+        run(tmp_path, model=model)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_outputs_on_a_line_have_collapsed_too():
+    assert "to one point" in collapse(0.01, 1.0)
+    assert "to a line" in collapse(0.5, 1.2)
+    assert collapse(0.5, 12) == ""
 
 
 def test_spread_is_one_for_even_directions_and_zero_when_collapsed():

@@ -1,0 +1,142 @@
+"""`hf:` names against a hub of our own on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+from torchvision.models import resnet18
+
+COMMIT = "0" * 40
+
+
+def resnet():
+    torch.manual_seed(3)
+    net = resnet18()
+    net.fc = torch.nn.Identity()
+    return net.state_dict()
+
+
+def timm_repository():
+    import timm
+
+    torch.manual_seed(4)
+    net = timm.create_model("test_resnet", num_classes=10)
+    config = {"architecture": "test_resnet", "num_classes": 10, "pretrained_cfg": {**net.pretrained_cfg, "num_classes": 10}}
+    return {"config.json": json.dumps(config, default=str).encode(), "model.safetensors": save(net.state_dict())}
+
+
+REPOSITORIES = {
+    "me/one": {"README.md": b"#", "resnet.safetensors": save(resnet())},
+    "me/two": {"a.pth": b"1", "b.ckpt": b"2"},
+    "me/timm": timm_repository(),
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0].strip("/")
+        if path.startswith("api/models/"):
+            repo = path.removeprefix("api/models/").split("/tree/")[0]
+            if repo in REPOSITORIES:
+                files = [{"type": "file", "path": k, "size": len(v), "oid": COMMIT} for k, v in REPOSITORIES[repo].items()]
+                body = json.dumps(files).encode()
+                return self.answer(200, body, {"Content-Type": "application/json"})
+            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        repo, _, name = path.partition("/resolve/")
+        name = name.partition("/")[2]
+        if name in REPOSITORIES.get(repo, {}):
+            body = REPOSITORIES[repo][name]
+            tag = f'"{hashlib.sha1(body).hexdigest()}"'
+            return self.answer(200, body, {"ETag": tag, "X-Repo-Commit": COMMIT})
+        return self.answer(404, b"", {"X-Error-Code": "EntryNotFound" if repo in REPOSITORIES else "RepoNotFound"})
+
+    def answer(self, status, body, headers):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def add(source, workspace, tmp_path, hub):
+    """In a process of its own: the hub's address is read once, at import."""
+    code = (
+        "import sys\nfrom sslviz.encoders.add import add_encoder\nfrom sslviz.errors import InputError\n"
+        "from sslviz.store.workspace import Workspace\n"
+        "try:\n    spec, notes = add_encoder(Workspace(sys.argv[1]), sys.argv[2], 'x')\n    print(spec.model_dump_json())\n"
+        "except InputError as error:\n    print(error)\n    sys.exit(2)\n"
+    )
+    keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    env = {**keep, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workspace.root), source],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=200,
+        check=False,
+    )
+    return done.returncode, done.stdout.strip(), done.stderr
+
+
+def test_a_checkpoint_of_a_repository_goes_through_the_doctor(hub, workspace, tmp_path):
+    code, out, err = add("hf:me/one", workspace, tmp_path, hub)
+    assert code == 0, out + err
+    assert json.loads(out)["architecture"]["layers"] == [2, 2, 2, 2]
+    stored = load_file(workspace.encoder("x") / "weights.safetensors")
+    assert all(torch.equal(stored[k], v) for k, v in resnet().items())
+
+
+def test_a_timm_repository_is_timms(hub, workspace, tmp_path):
+    code, out, err = add("hf:me/timm", workspace, tmp_path, hub)
+    assert code == 0, out + err
+    spec = json.loads(out)
+    assert (spec["backbone"], spec["architecture"], spec["source"]) == ("timm", {"model": "test_resnet"}, "hf:me/timm")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("hf:me/two", "holds 2 checkpoint files: a.pth, b.ckpt. Say which: hf:me/two/FILE"),
+        ("hf:me/nobody", "the Hugging Face hub has no me/nobody"),
+        ("hf:me/one/none.pth", "the Hugging Face hub has no me/one/none.pth"),
+        ("hf:a b", "expected OWNER/REPO"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(hub, workspace, tmp_path, source, words):
+    code, out, err = add(source, workspace, tmp_path, hub)
+    assert code == 2, out + err
+    assert words in out
+    assert "\n" not in out
+    assert workspace.encoders() == []
+
+
+def test_no_hub_is_one_line(workspace, tmp_path):
+    code, out, err = add("hf:me/one", workspace, tmp_path, "http://127.0.0.1:9")
+    assert code == 2, err
+    assert "hf:me/one cannot be had here" in out
+    assert "Is this machine online?" in out
