@@ -1,10 +1,11 @@
 """Encoders side by side on one data set, with two controls: the same network with random weights, and the bare pixels."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError
+from sslviz.errors import Busy, InputError
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -12,6 +13,7 @@ from sslviz.store.workspace import Workspace
 if TYPE_CHECKING:
     from sslviz.data.dataset import Dataset
 
+_PAUSE = 1.0  # seconds
 _PIXELS = 16  # side: 768 features, as wide as the encoders beside it
 
 
@@ -19,6 +21,7 @@ class CompareSettings(Settings):
     dataset: str = Field(description="data set in the workspace")
     encoders: list[str] = Field([], description="encoders to compare; give it again for each; default all that are scored")
     controls: bool = Field(True, description="add the network with random weights, and raw pixels")
+    project: bool = Field(False, description="also make the map of each encoder that is computed")
 
 
 @job("compare", CompareSettings, example="sslviz compare --dataset demo --encoders simclr-demo --encoders byol-demo")
@@ -39,8 +42,13 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
     if settings.controls and dataset.root is not None:
         names += [name for name in controls(workspace, names[0]) if name not in names]
     for name in names:
-        if result_state(workspace, dataset, name, "score")[0] != "fresh":
-            analyze(AnalyzeSettings(dataset=dataset.name, encoder=name), workspace, progress)
+        while result_state(workspace, dataset, name, "score")[0] != "fresh":
+            try:
+                analyze(AnalyzeSettings(dataset=dataset.name, encoder=name, project=settings.project), workspace, progress)
+            except Busy:  # another run is at it
+                progress.stage(f"waiting for another run on {name}")
+                time.sleep(_PAUSE)
+                progress.check()
     return {"dataset": dataset.name, "rows": [row(workspace, dataset, name) for name in names]}
 
 

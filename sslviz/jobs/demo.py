@@ -24,6 +24,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     from sslviz.errors import InputError, unknown_name
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.jobs.compare import CompareSettings
     from sslviz.jobs.project import ProjectSettings
     from sslviz.store.workspace import check_name
 
@@ -52,10 +53,10 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
             add_encoder(workspace, str(path), name)
     names = {"dataset": dataset.name, "encoder": settings.encoder}
     result = analyze(AnalyzeSettings(**names), workspace, progress)
+    others = [n for n in encoders if n != settings.encoder]
     follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names))]
-    follow += [
-        ("analyze", AnalyzeSettings(dataset=dataset.name, encoder=n, project=True)) for n in encoders if n != settings.encoder
-    ]
+    if others:  # one run, one after the other: the machine stays usable
+        follow.append(("compare", CompareSettings(dataset=dataset.name, encoders=others, controls=False, project=True)))
     runs = [runner.launch(name, wanted, workspace)[0] for name, wanted in follow]
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
 

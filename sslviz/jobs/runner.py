@@ -262,7 +262,7 @@ def _start(workspace: Workspace, run_id: str) -> None:
 
 def _target(config: dict[str, Any]) -> list[Any]:
     settings = config["settings"]
-    return [settings.get(k) for k in ("dataset", "encoder", "name", "method")]
+    return [settings.get(k) for k in ("dataset", "encoder", "encoders", "name", "method")]
 
 
 def _plain(value: Any) -> Any:

@@ -136,14 +136,17 @@ def job_button(workspace: Workspace, job: str, dataset: str, encoder: str, label
 
 def active_runs(workspace: Workspace, dataset: str, encoder: str) -> list[dict[str, Any]]:
     """Runs that work on this data set and encoder now."""
-    wanted = {"dataset": dataset, "encoder": encoder}
-    return [r for r in list_runs(workspace) if r["status"] in ACTIVE and {k: r["settings"].get(k) for k in wanted} == wanted]
+    return [r for r in list_runs(workspace) if r["status"] in ACTIVE and _works_on(r, dataset, encoder)]
 
 
 def last_run(workspace: Workspace, dataset: str, encoder: str) -> dict[str, Any] | None:
     """The newest run on this data set and encoder."""
-    wanted = {"dataset": dataset, "encoder": encoder}
-    return next((r for r in list_runs(workspace) if {k: r["settings"].get(k) for k in wanted} == wanted), None)
+    return next((r for r in list_runs(workspace) if _works_on(r, dataset, encoder)), None)
+
+
+def _works_on(run: dict[str, Any], dataset: str, encoder: str) -> bool:
+    settings = run["settings"]
+    return settings.get("dataset") == dataset and encoder in (settings.get("encoder"), *settings.get("encoders", ()))
 
 
 def run_box(workspace: Workspace, run_id: str) -> None:

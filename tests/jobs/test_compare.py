@@ -5,7 +5,7 @@ from sslviz.data import dataset as datasets
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights
-from sslviz.errors import InputError, NotFound, Stale
+from sslviz.errors import Busy, InputError, NotFound, Stale
 from sslviz.jobs.compare import CompareSettings, compare, row
 from sslviz.jobs.inputs import result_state
 from sslviz.progress import Progress
@@ -65,6 +65,26 @@ def test_without_names_all_scored_encoders_and_nothing_is_computed_again(place, 
     assert {r["encoder"] for r in again["rows"]} == {r["encoder"] for r in result["rows"]}
     alone = compare(CompareSettings(dataset="pets", encoders=["two"], controls=False), workspace, Progress())
     assert [r["encoder"] for r in alone["rows"]] == ["two"]
+
+
+def test_an_encoder_that_another_run_works_on_is_waited_for(place, monkeypatch):
+    workspace, _ = place
+    small_encoder(workspace, "shared", seed=9)
+    from sslviz.jobs import analyze as module
+
+    asked, real = [], module.analyze
+
+    def busy_once(settings, *rest):
+        asked.append(settings.encoder)
+        if len(asked) == 1:
+            raise Busy("the other one holds it")
+        return real(settings, *rest)
+
+    monkeypatch.setattr(module, "analyze", busy_once)
+    monkeypatch.setattr("sslviz.jobs.compare._PAUSE", 0)
+    result = compare(CompareSettings(dataset="pets", encoders=["shared"], controls=False), workspace, Progress())
+    assert asked == ["shared", "shared"]
+    assert result["rows"][0]["encoder"] == "shared"
 
 
 def test_stale_scores_are_no_line(place):

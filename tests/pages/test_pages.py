@@ -157,6 +157,16 @@ def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch):
     assert "is an HTML page" in " ".join(e.value.replace("\\", "") for e in test.error)
 
 
+def test_a_comparison_that_works_on_this_encoder_is_shown_with_its_cancel(app, photos, workspace, monkeypatch):
+    from sslviz.jobs.compare import CompareSettings
+
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    runner.launch("compare", CompareSettings(dataset="photos", encoders=["tiny"]), workspace)
+    test = app()
+    assert any(b.label == "Cancel" for b in test.button)
+    assert not any(b.key == "start-analyze" for b in test.button)
+
+
 def test_the_catalogue_offers_what_the_command_lists_and_takes_it_in(app, workspace, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     test = app("data")
