@@ -330,17 +330,18 @@ def _print_comparison(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     rows = result["rows"]
-    names = list(next((r["reports"] for r in rows if r["reports"]), {}))
-    out.print(
-        f"Encoders on {result['dataset']}, judged on {rows[0]['judged_on']}; AUROC of each score for the probe being right:"
-    )
-    table = Table("encoder", "top-1", "eps", "empty", "RankMe", *names)
+    out.print(f"Encoders on {result['dataset']}, judged on {rows[0]['judged_on']}; AUROC for the probe being right:")
+    table = Table("encoder", "top-1", "eps", "empty", "RankMe", "Q", "best rival", "probe")
+    table.columns[0].no_wrap = True
     for row in rows:
-        aurocs = [_percent(row["reports"][n]["auroc"]) if row["reports"] else "-" for n in names]
         facts = [_percent(row["top1"]), f"{row['eps']:g}", f"{_percent(row['empty_share'])} %", f"{row['rank_me']:.0f}"]
-        table.add_row(row["encoder"], *facts, *aurocs)
+        aurocs = {n: r["auroc"] for n, r in row["reports"].items() if r["auroc"] is not None}
+        rivals = {n: v for n, v in aurocs.items() if n not in ("q", "q_paper", "msp")}
+        best = max(rivals, key=lambda n: rivals[n]) if rivals else None
+        shown = f"{best} {_percent(rivals[best])}" if best else "-"
+        table.add_row(row["encoder"], *facts, _percent(aurocs.get("q")), shown, _percent(aurocs.get("msp")))
     out.print(table)
-    out.print("Intervals and AUPRC: --json.")
+    out.print("Best rival: of the label-free scores beside Q; probe: its confidence, with labels. All, with intervals: --json.")
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:

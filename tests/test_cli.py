@@ -185,3 +185,16 @@ def test_interrupted_commands_cancel_their_run(workspace, photos, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     assert [run["status"] for run in list_runs(workspace)] == ["cancelled"]
+
+
+def test_compare_prints_a_line_for_each_encoder(sslviz, photos, checkpoint):
+    sslviz("data", "add", "p", photos)
+    sslviz("encoders", "add", "e", checkpoint)
+    code, out, err = sslviz("compare", "--dataset", "p", "--encoders", "e")
+    assert code == 0, err
+    assert "judged on val" in out
+    for name in ("│ e ", "│ random-weights-", "│ raw-pixels"):
+        assert name in out
+    rows = json.loads(sslviz("compare", "--dataset", "p", "--json")[1])["rows"]
+    assert [r["method"] for r in rows if r["encoder"] == "raw-pixels"] == ["raw pixels"]
+    assert all(set(r["reports"]["q"]["intervals"]) >= {"auroc", "auprc"} for r in rows)
