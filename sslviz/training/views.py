@@ -4,7 +4,7 @@ Two steps, because pictures in files are cut while they are read (sources.py) an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -62,7 +62,7 @@ def crop(images: torch.Tensor, crops: Crops) -> torch.Tensor:
     zero = torch.zeros_like(x)
     theta = torch.stack([torch.stack([width * side, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
     grid = F.affine_grid(theta, [n, 3, crops.side, crops.side], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def recolour(shown: Sequence[torch.Tensor], views: Views, generator: torch.Generator) -> list[torch.Tensor]:
@@ -76,23 +76,22 @@ def recolour(shown: Sequence[torch.Tensor], views: Views, generator: torch.Gener
 
 
 def _recolour(out: torch.Tensor, views: Views, place: int, generator: torch.Generator) -> torch.Tensor:
-    n = len(out)
-    out = torch.where(_chance(n, views.jitter_share, generator, out), _jitter(out, views, generator), out)
-    out = torch.where(_chance(n, views.grey_share, generator, out), _grey(out).expand_as(out), out)
-    if views.blur[place]:
-        out = torch.where(_chance(n, views.blur[place], generator, out), _blur(out, generator), out)
-    if views.solarise[place]:
-        inverted = torch.where(out >= 0.5, 1 - out, out)
-        out = torch.where(_chance(n, views.solarise[place], generator, out), inverted, out)
+    steps: tuple[tuple[float, Callable[[torch.Tensor], torch.Tensor]], ...] = (
+        (views.jitter_share, lambda chosen: _jitter(chosen, views, generator)),
+        (views.grey_share, lambda chosen: _grey(chosen).expand_as(chosen)),
+        (views.blur[place], lambda chosen: _blur(chosen, generator)),
+        (views.solarise[place], lambda chosen: torch.where(chosen >= 0.5, 1 - chosen, chosen)),
+    )
+    out = out.clone()
+    for share, change in steps:
+        rows = (_uniform(len(out), 0, 1, generator) < share).nonzero()[:, 0].to(out.device)
+        if len(rows):
+            out[rows] = change(out[rows])
     return out
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(n, generator=generator) * (high - low) + low
-
-
-def _chance(n: int, share: float, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    return (_uniform(n, 0, 1, generator) < share).to(like.device)[:, None, None, None]
 
 
 def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
@@ -102,9 +101,10 @@ def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> t
     def factor(strength: float) -> torch.Tensor:
         return _uniform(n, 1 - strength, 1 + strength, generator).to(images.device)[:, None, None, None]
 
-    out = (images * factor(brightness)).clamp(0, 1)
+    out = images.mul(factor(brightness)).clamp_(0, 1)
     mean = _grey(out).mean((1, 2, 3), keepdim=True)
-    out = (mean + (out - mean) * factor(contrast)).clamp(0, 1)
+    strength = factor(contrast)
+    out = out.mul_(strength).add_(mean * (1 - strength)).clamp_(0, 1)
     # saturation and hue are linear maps of the three channels: one 3x3 matrix a sample
     to_yiq = _TO_YIQ.to(images)
     angle = _uniform(n, -hue, hue, generator).to(images.device) * 2 * math.pi
@@ -114,7 +114,7 @@ def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> t
     turn[:, 1, 1] = turn[:, 2, 2] = colour * angle.cos()
     turn[:, 1, 2], turn[:, 2, 1] = -colour * angle.sin(), colour * angle.sin()
     matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return torch.bmm(matrix, out.flatten(2)).view_as(out).clamp(0, 1)
+    return torch.bmm(matrix, out.flatten(2)).view_as(out).clamp_(0, 1)
 
 
 def _blur(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
