@@ -6,8 +6,11 @@ import types
 
 import pytest
 import torch
+from torchvision.models import resnet50
 
-from sslviz.encoders.doctor import inspect_file, report
+from sslviz.encoders.backbones import BACKBONES
+from sslviz.encoders.doctor import inspect_file, read_encoder, report
+from sslviz.encoders.run import Encoder
 from sslviz.errors import Untrusted
 from tests.encoders.test_doctor import assert_is, network, under
 
@@ -150,8 +153,6 @@ def test_simclr_from_tensorflow_wants_inputs_in_0_to_1(tmp_path):
     content = {"state_dict": {**A.state_dict(), "fc.weight": torch.ones(10, 512), "fc.bias": torch.ones(10)}}
     torch.save(content, tmp_path / "x.pth")
     assert any("SimCLR converted from TensorFlow" in note for note in inspect_file(tmp_path / "x.pth").notes)
-    from sslviz.encoders.doctor import read_encoder
-
     spec, _, _ = read_encoder(tmp_path / "x.pth", "x", input_spec={"mean": (0, 0, 0), "std": (1, 1, 1)})
     assert (spec.input.mean, spec.input.std) == ((0, 0, 0), (1, 1, 1))
     torch.save({"epoch": 90, "arch": "resnet18", **content}, tmp_path / "y.pth")
@@ -167,3 +168,20 @@ def test_a_vicreg_training_file_with_its_function_is_refused_and_the_backbone_na
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(Untrusted, match=r"function of VICReg's or Barlow Twins'.*sslviz encoders add NAME vicreg"):
         inspect_file(tmp_path / "x.pth")
+
+
+def test_a_published_resnet_50_embeds_as_torchvisions_own_bit_for_bit(tmp_path):
+    """Same memory format, same batch; SimSiam's wrapping."""
+    net = network(6, make=resnet50)
+    heads = mlp("module.encoder.fc.", (0, 2048, 16), (3, 16, 8)) | mlp("module.predictor.", (0, 8, 4), (3, 4, 8))
+    torch.save({"epoch": 100, "state_dict": {**under("module.encoder.", net), **heads}}, tmp_path / "x.pth.tar")
+    spec, weights, _ = read_encoder(tmp_path / "x.pth.tar", "x")
+    backbone = BACKBONES[spec.backbone].build(spec.architecture)
+    backbone.load_state_dict(weights)
+    images = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.input.mean, spec.input.std))
+    x = images.float().div_(255).sub_(mean).mul_(1 / std).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        theirs = net.to(memory_format=torch.channels_last)(x)
+    assert theirs.shape == (4, 2048)
+    assert torch.equal(Encoder(spec, backbone).embed(images), theirs)
