@@ -19,7 +19,7 @@ from sslviz.data import dataset as datasets
 from sslviz.data.demo import files
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, save_weights
-from sslviz.jobs.inputs import result_state
+from sslviz.jobs.compare import row
 from sslviz.jobs.runner import list_runs
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json, write_json
@@ -65,26 +65,18 @@ def cards(workspace: Workspace, name: str) -> None:
     """Add what the shipped encoder does on the demo set."""
     folder = SHIPPED / name
     dataset = datasets.load(workspace, "demo")
-    state, why, score = result_state(workspace, dataset, name, "score")
-    _, _, probe = result_state(workspace, dataset, name, "probe")
-    if score is None or probe is None or state != "fresh":
-        raise SystemExit(f"{name}: {state} ({why})")
-    summary = score.content["summary"]
+    found = row(workspace, dataset, name)
     store = EmbeddingStore(workspace.embeddings("demo", name))
     train = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"]
     H = store.read(np.sort(store.rows().set_index("sample_id").loc[train, "row"].to_numpy()))
-    report = {k: {m: r[m] for m in ("auroc", "auprc", "base_rate", "lift", "intervals")} for k, r in summary["reports"].items()}
+    report = {k: {m: r[m] for m in ("auroc", "auprc", "base_rate", "lift", "intervals")} for k, r in found["reports"].items()}
     old = read_json(folder / "card.json") if (folder / "card.json").exists() else {}
     facts = {
         "sha256": file_digest(folder / "weights.safetensors"),
-        "top1": round(100 * probe.content["summary"]["top1"], 1),
-        "judged_on": f"{summary['reports']['q']['n']:,} test images of the demo set",
-        "eps": summary["eps"],
-        "mean_share": summary["mean_share"],
+        "top1": round(100 * found["top1"], 1),
+        "judged_on": f"{found['reports']['q']['n']:,} test images of the demo set",
         "zeros": float((H == 0).mean()),
-        "rank_me": summary["rank_me"],
-        "empty_share": summary["empty_share"][summary["judged_on"]],
-        "verdict": summary["reports"]["q"]["verdict"],
+        **{k: found[k] for k in ("eps", "mean_share", "rank_me", "empty_share", "verdict")},
         "report": report,
     }
     write_json(folder / "card.json", {**old, **facts})

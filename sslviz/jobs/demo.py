@@ -11,13 +11,13 @@ from sslviz.store.workspace import Workspace
 
 class DemoSettings(Settings):
     dataset: str = Field("demo", description="name of the data set in the workspace")
-    encoder: str = Field("simclr-demo", description="demo encoder to analyse first; the others follow as runs of their own")
+    encoder: str = Field("simclr-demo", description="demo encoder to analyse first; the others follow in a run of their own")
     render: bool = Field(False, description="render the pictures here instead of unpacking the shipped ones, and compare the two")
 
 
 @job("demo", DemoSettings, example="sslviz demo")
 def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Bring in the demo set and its encoders and analyze them here; map and further encoders follow as runs of their own."""
+    """Bring in the demo set and its encoders and analyze them here; its map, then the further encoders, follow in runs of their own."""
     from sslviz.data import dataset as datasets
     from sslviz.data.demo import files
     from sslviz.encoders.add import add_encoder

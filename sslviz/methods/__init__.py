@@ -126,6 +126,19 @@ class Method(nn.Module, ABC):
         return {k: v for k, v in self.state_dict().items() if not k.startswith(f"{self.keeps}.")}
 
 
+class Compared(Method):
+    """A method whose loss compares the projected outputs of two views, each of which meets BatchNorm by itself."""
+
+    projector: nn.Module
+    criterion: nn.Module
+
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = (self.projector(self.backbone(view)) for view in views)
+        with full_precision(first):
+            loss = self.criterion(first.float(), second.float())
+        return loss, torch.cat([first, second])
+
+
 def rising_momentum(start: float, clock: Clock) -> float:
     """Of a moving average, from `start` to 1 along half a cosine (Grill et al., NeurIPS 2020, section 3.3)."""
     return 1 - (1 - start) * (math.cos(math.pi * clock.done) + 1) / 2

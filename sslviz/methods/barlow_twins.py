@@ -1,17 +1,14 @@
 """Barlow Twins: the cross-correlation of two views' outputs is pushed to the identity."""
 
-from collections.abc import Sequence
-
-import torch
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 
 from sslviz.encoders.catalogue import authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+from sslviz.methods import METHODS, Compared, Options, Recipe, Views
 
 
 @METHODS.register("barlow_twins")
-class BarlowTwins(Method):
+class BarlowTwins(Compared):
     """Published (ImageNet): projector three layers of 8192; lambda 0.0051 (lightly: 0.005)."""
 
     branch = "encoder"
@@ -33,9 +30,3 @@ class BarlowTwins(Method):
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
         self.criterion = BarlowTwinsLoss(gather_distributed=True)
-
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = (self.projector(self.backbone(view)) for view in views)
-        with full_precision(first):
-            loss = self.criterion(first.float(), second.float())
-        return loss, torch.cat([first, second])

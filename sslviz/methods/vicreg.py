@@ -1,17 +1,14 @@
 """VICReg: two views agree, every output varies over the batch, and no two outputs co-vary."""
 
-from collections.abc import Sequence
-
-import torch
 from lightly.loss import VICRegLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 
 from sslviz.encoders.catalogue import authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+from sslviz.methods import METHODS, Compared, Options, Recipe, Views
 
 
 @METHODS.register("vicreg")
-class VICReg(Method):
+class VICReg(Compared):
     """Published (ImageNet): expander three layers of 8192; weights 25, 25, 1 of the three terms, as here."""
 
     branch = "encoder"
@@ -33,9 +30,3 @@ class VICReg(Method):
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
         self.criterion = VICRegLoss(gather_distributed=True)
-
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = (self.projector(self.backbone(view)) for view in views)
-        with full_precision(first):
-            loss = self.criterion(first.float(), second.float())
-        return loss, torch.cat([first, second])
