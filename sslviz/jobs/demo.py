@@ -17,7 +17,7 @@ class DemoSettings(Settings):
 
 @job("demo", DemoSettings, example="sslviz demo")
 def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Bring in the demo set and its encoders and analyze them here; its map, then the further encoders, follow in runs of their own."""
+    """Bring in the demo set and its encoders and analyze the first here; its map and the other encoders follow as runs."""
     from sslviz.data import dataset as datasets
     from sslviz.data.demo import files
     from sslviz.encoders.add import add_encoder
