@@ -4,11 +4,19 @@ python -m benchmarks.ship weights --workspace training --encoders byol-demo vicr
 sslviz demo --workspace fresh
 python -m benchmarks.ship cards --workspace fresh
 
+A training run that must go on on another machine is parked, half as precise, in checkpoints/ID, and goes on from there:
+
+python -m benchmarks.ship park --workspace training --encoders byol-demo
+cp -r checkpoints/ID training/runs/ && sslviz runs resume ID --workspace training
+
 Weights and heads are shipped as float16. A card holds the command, the curve of the training run, and the report of the
 encoder on the demo's test images.
 """
 
 import argparse
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,6 +69,25 @@ def weights(workspace: Workspace, name: str) -> None:
     print(f"{name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB")
 
 
+def park(workspace: Workspace, name: str) -> None:
+    """Write checkpoints/ID: what the newest run that trains this encoder needs to go on elsewhere."""
+    run = next(r for r in list_runs(workspace) if r["job"] == "pretrain" and r["settings"]["name"] == name)
+    state = torch.load(workspace.run(run["id"]) / "checkpoint.pt", weights_only=True)
+    folder = Path("checkpoints") / run["id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(_halved(state), folder / "checkpoint.pt")
+    shutil.copy(workspace.run(run["id"]) / "config.json", folder)
+    print(f"{folder}: {len(state['rows'])} epochs, {(folder / 'checkpoint.pt').stat().st_size / 1e6:.2f} MB")
+
+
+def _halved(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.half() if state.is_floating_point() else state
+    if isinstance(state, dict):
+        return {k: _halved(v) for k, v in state.items()}
+    return [_halved(v) for v in state] if isinstance(state, list) else state
+
+
 def cards(workspace: Workspace, name: str) -> None:
     """Add what the shipped encoder does on the demo set."""
     folder = SHIPPED / name
@@ -84,12 +111,12 @@ def cards(workspace: Workspace, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["weights", "cards"])
+    parser.add_argument("what", choices=["weights", "cards", "park"])
     parser.add_argument("--workspace", default="workspace")
     parser.add_argument("--encoders", nargs="*", default=[path.parent.name for path in files.encoder_files()])
     options = parser.parse_args()
     for name in options.encoders:
-        {"weights": weights, "cards": cards}[options.what](Workspace(options.workspace), name)
+        {"weights": weights, "cards": cards, "park": park}[options.what](Workspace(options.workspace), name)
 
 
 if __name__ == "__main__":
