@@ -335,13 +335,29 @@ def _print_comparison(result: dict[str, Any]) -> None:
     table.columns[0].no_wrap = True
     for row in rows:
         facts = [_percent(row["top1"]), f"{row['eps']:g}", f"{_percent(row['empty_share'])} %", f"{row['rank_me']:.0f}"]
-        aurocs = {n: r["auroc"] for n, r in row["reports"].items() if r["auroc"] is not None}
-        rivals = {n: v for n, v in aurocs.items() if n not in ("q", "q_paper", "msp")}
-        best = max(rivals, key=lambda n: rivals[n]) if rivals else None
-        shown = f"{best} {_percent(rivals[best])}" if best else "-"
+        aurocs = {n: r["auroc"] for n, r in row["reports"].items()}
+        best = row["best_rival"]
+        shown = f"{best} {_percent(aurocs[best])}" if best else "-"
         table.add_row(row["encoder"], *facts, _percent(aurocs.get("q")), shown, _percent(aurocs.get("msp")))
     out.print(table)
     out.print("Best rival: of the label-free scores beside Q; probe: its confidence, with labels. All, with intervals: --json.")
+    first = rows[0]["encoder"]
+    against = [p for p in result["pairs"] if p["encoders"][0] == first]
+    if not against:
+        return
+    table = Table(f"beside {first}", f"only {first} right", "only this right", "same errors", "neighbours")
+    table.columns[0].no_wrap = True
+    for p in against:
+        probes = p["probes"] or {"only_first": "-", "only_second": "-", "consistency": None}
+        consistency = probes["consistency"]
+        near = "-" if p["shared_neighbours"] is None else f"{_percent(p['shared_neighbours'])} %"
+        same = "-" if consistency is None else f"{consistency:.2f}"
+        table.add_row(p["encoders"][1], str(probes["only_first"]), str(probes["only_second"]), same, near)
+    out.print(table)
+    out.print(
+        "Same errors: error consistency, 0 as by chance, 1 the same. Neighbours: share of the nearest train images that both see. "
+        "All pairs: --json."
+    )
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """Encoders side by side on one data set, with two controls: the same network with random weights, and the bare pixels."""
 
 import time
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -11,7 +12,10 @@ from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sslviz.data.dataset import Dataset
+    from sslviz.store.results import Result
 
 _PAUSE = 1.0  # seconds
 _PIXELS = 16  # side: 768 features, as wide as the encoders beside it
@@ -49,7 +53,12 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)
                 progress.check()
-    return {"dataset": dataset.name, "rows": [row(workspace, dataset, name) for name in names]}
+    tables = {name: judged(workspace, dataset, name) for name in names}
+    return {
+        "dataset": dataset.name,
+        "rows": [row(workspace, dataset, name) for name in names],
+        "pairs": [{"encoders": [a, b], **pair(tables[a], tables[b])} for a, b in combinations(names, 2)],
+    }
 
 
 def scored(workspace: Workspace, dataset: "Dataset") -> list[str]:
@@ -59,18 +68,27 @@ def scored(workspace: Workspace, dataset: "Dataset") -> list[str]:
     return [name for name in workspace.encoders() if result_state(workspace, dataset, name, "score")[0] == "fresh"]
 
 
-def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
-    """One encoder's line; figures of the probe are None without labels. Raises Stale where its scores are not fresh."""
-    from sslviz.encoders.spec import load_spec
+def fresh_results(workspace: Workspace, dataset: "Dataset", name: str) -> "tuple[Result, Result | None]":
+    """An encoder's scores on a data set, and its probe (None without labels). Raises Stale where the scores are not fresh."""
     from sslviz.errors import Stale
     from sslviz.jobs.inputs import result_state
 
     state, why, score = result_state(workspace, dataset, name, "score")
     if score is None or state != "fresh":
         raise Stale(f"the scores of {dataset.name} by {name} are {state}: {why}. Run sslviz compare --dataset {dataset.name}")
+    return score, result_state(workspace, dataset, name, "probe")[2]
+
+
+def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
+    """One encoder's line; figures of the probe are None without labels. Raises Stale where its scores are not fresh."""
+    from sslviz.analysis.rivals import RIVALS
+    from sslviz.encoders.spec import load_spec
+
+    score, probe = fresh_results(workspace, dataset, name)
     summary, spec = score.content["summary"], load_spec(workspace, name)
-    _, _, probe = result_state(workspace, dataset, name, "probe")
     reports = summary["reports"]
+    rivals = {n: r["auroc"] for n, r in reports.items() if n in RIVALS.names() and not RIVALS[n].uses_labels}
+    known = {n: v for n, v in rivals.items() if v is not None}
     return {
         "encoder": name,
         "method": spec.method,
@@ -82,7 +100,43 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
         "empty_share": summary["empty_share"].get(summary["judged_on"]),
         "rank_me": summary["rank_me"],
         "reports": reports,
+        "best_rival": max(known, key=lambda n: known[n]) if known else None,
         "verdict": reports["q"]["verdict"] if reports else None,
+    }
+
+
+def judged(workspace: Workspace, dataset: "Dataset", name: str) -> "pd.DataFrame":
+    """What an encoder makes of the images it is judged on, by sample_id: q, correct (missing without a probe) and neighbours
+    (ids; None where they were left out). Raises Stale where its scores are not fresh."""
+    score, probe = fresh_results(workspace, dataset, name)
+    split = score.content["summary"]["judged_on"]
+    table = score.table("scores", ["sample_id", "split", "q"])
+    table = table[table["split"] == split].drop(columns="split")
+    if probe is None:
+        table["correct"] = None
+    else:
+        table = table.merge(probe.table("predictions", ["sample_id", "correct"]), on="sample_id", how="left")
+    if (score.folder / "neighbours.parquet").exists():
+        table = table.merge(score.table("neighbours", ["sample_id", "neighbours"]), on="sample_id", how="left")
+    else:
+        table["neighbours"] = None
+    return table.set_index("sample_id")
+
+
+def pair(first: "pd.DataFrame", second: "pd.DataFrame") -> dict[str, Any]:
+    """Two encoders' `judged` tables against each other, on the images both have: do they fail on the same ones, order them
+    alike, see the same neighbours? What cannot be known is None."""
+    from sslviz.analysis.agreement import agreement, shared_neighbours
+
+    both = first.merge(second, left_index=True, right_index=True, suffixes=("", "_other"))
+    known = both.dropna(subset=["correct", "correct_other"])
+    near = both.dropna(subset=["neighbours", "neighbours_other"])
+    q = both[["q", "q_other"]]
+    return {
+        "n": len(both),
+        "probes": agreement(*(known[c].to_numpy(bool) for c in ("correct", "correct_other"))).as_dict() if len(known) else None,
+        "q_correlation": float(q.corr("spearman").iloc[0, 1]) if (q.nunique() > 1).all() else None,
+        "shared_neighbours": shared_neighbours(near["neighbours"], near["neighbours_other"]) if len(near) else None,
     }
 
 

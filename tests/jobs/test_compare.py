@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 
 from sslviz.data import dataset as datasets
 from sslviz.encoders.run import load_encoder
@@ -52,6 +53,41 @@ def test_controls_are_the_same_network_untrained_and_the_pixels_themselves(place
     embedded = load_encoder(workspace, raw).embed(picture_16[None])[0]
     np.testing.assert_allclose(embedded.numpy(), picture_16.numpy().reshape(-1) / 255, atol=1e-6)
     assert [r["features"] for r in result["rows"]][2:] == [32, 768]
+
+
+def test_each_pair_is_counted_image_by_image(place):
+    workspace, result = place
+    names = [r["encoder"] for r in result["rows"]]
+    assert [p["encoders"] for p in result["pairs"]] == [[a, b] for i, a in enumerate(names) for b in names[i + 1 :]]
+    dataset = datasets.load(workspace, "pets")
+    tables = {}
+    for name in names:
+        _, _, score = result_state(workspace, dataset, name, "score")
+        _, _, probe = result_state(workspace, dataset, name, "probe")
+        right = probe.table("predictions").set_index("sample_id")["correct"]
+        q = score.table("scores").set_index("sample_id")["q"]
+        near = score.table("neighbours").set_index("sample_id")["neighbours"]
+        tables[name] = {i: (bool(right[i]), q[i], set(near[i])) for i in right.index if i.startswith("test/")}
+    for found in result["pairs"]:
+        a, b = (tables[name] for name in found["encoders"])
+        assert found["n"] == len(a) == 16
+        assert found["probes"]["only_first"] == sum(a[i][0] and not b[i][0] for i in a)
+        assert found["probes"]["only_second"] == sum(b[i][0] and not a[i][0] for i in a)
+        shared = [len(a[i][2] & b[i][2]) / 10 for i in a]
+        assert found["shared_neighbours"] == pytest.approx(sum(shared) / len(shared))
+        ranks = [scipy.stats.rankdata([t[i][1] for i in a]) for t in (a, b)]
+        assert found["q_correlation"] == pytest.approx(np.corrcoef(ranks)[0, 1])
+
+
+def test_without_labels_pairs_say_what_can_be_said(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    datasets.add_folder(workspace, "loose", folder(tmp_path / "loose", {"train": 12, "test": 6}))
+    for k, name in enumerate(("one", "two")):
+        small_encoder(workspace, name, seed=k + 1)
+    (found,) = compare(CompareSettings(dataset="loose", encoders=["one", "two"], controls=False), workspace, Progress())["pairs"]
+    assert (found["n"], found["probes"]) == (6, None)
+    assert 0 <= found["shared_neighbours"] <= 1
+    assert -1 <= found["q_correlation"] <= 1
 
 
 def test_without_names_all_scored_encoders_and_nothing_is_computed_again(place, monkeypatch):
