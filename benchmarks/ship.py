@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load_file
 
@@ -46,7 +45,7 @@ def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def weights(workspace: Workspace, name: str) -> None:
-    """Write weights.safetensors and head.safetensors, and the card's command and curve."""
+    """Write weights.safetensors and head.safetensors, and the card of the training run."""
     spec = load_spec(workspace, name)
     folder = SHIPPED / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,16 +55,7 @@ def weights(workspace: Workspace, name: str) -> None:
         {"sslviz": spec.model_dump_json(exclude={"digest"})},
     )
     save_weights(folder / "head.safetensors", halved(load_file(workspace.encoder(name) / "head.safetensors")), {})
-    run = next(
-        r for r in list_runs(workspace) if r["job"] == "pretrain" and r["settings"].get("name") == name and r["status"] == "done"
-    )
-    curve = pd.read_parquet(workspace.run(run["id"]) / "metrics.parquet")
-    card = {
-        "command": spec.notes[0],
-        "epochs": int(curve["epoch"].iloc[-1]),
-        "curve": {c: [float(f"{v:.5g}") for v in curve[c]] for c in ("loss", "spread", "rank") if c in curve},
-    }
-    write_json(folder / "card.json", card)
+    shutil.copy(workspace.encoder(name) / "card.json", folder)
     print(f"{name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB")
 
 

@@ -22,6 +22,8 @@ st.subheader("The ten lowest Q-Scores")
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
 widgets.gallery(here.dataset, table[table["split"] == judged].head(10), "q", key="worst", side=140)
+report.about(here)
+st.page_link("pages/compare.py", label="Compare: which encoder should I take?", icon=":material/compare_arrows:")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
 st.page_link("pages/projection.py", label="Map: how are the images arranged?", icon=":material/scatter_plot:")
 st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

@@ -30,11 +30,11 @@ try:
 except SslvizError as error:
     frame.stop_with(error)
 picked = projection.show_map(table, drawn, marked, key=f"map-{colour}-{feature}-{marked}")
-clicked = projection.take_selection(table, picked, here)
+clicked = selection.take(here.workspace, here.dataset.name, table, picked, f"drawn on the map of {here.encoder}")
 st.caption(projection.facts(reads.summary(made)))
 if clicked:
     projection.show_clicked(table, clicked, here)
 chosen = selection.current(here.workspace, here.dataset.name)
 selection.show(chosen)
-projection.show_selected(table, chosen, here)
+selection.grid(here.dataset, table, chosen, key="map")
 st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

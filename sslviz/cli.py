@@ -355,8 +355,8 @@ def _print_comparison(result: dict[str, Any]) -> None:
         table.add_row(p["encoders"][1], str(probes["only_first"]), str(probes["only_second"]), same, near)
     out.print(table)
     out.print(
-        "Same errors: error consistency, 0 as by chance, 1 the same. Neighbours: share of the nearest train images that both see. "
-        "All pairs: --json."
+        "Same errors: error consistency, 0 as by chance, 1 the same. Neighbours: share of the nearest train images that both "
+        "see. All pairs: --json."
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sslviz import evaluate_score
-from sslviz.ui.figures import features, projection
+from sslviz.ui.figures import compare, features, projection
 from sslviz.ui.figures import scores as figures
 
 SCORE = pd.Series([4.0, 3.0, 3.0, 1.0])
@@ -158,3 +158,24 @@ def test_the_map_draws_each_group_and_the_density_has_all_points():
     assert np.argwhere(picture[..., 3] > 0).tolist() == [[0, 7], [3, 4], [7, 0]]  # y points up
     numbers = projection.scatter(table.assign(shown=[0.1, np.nan, 0.3]), "shown", table.head(0))
     assert list(numbers.data[0].x) == [0, 2]
+
+
+def test_cases_of_two_probes_by_hand():
+    first = pd.Series([True, True, False, False, None, True])
+    second = pd.Series([True, False, True, False, True, None])
+    expected = ["both right", "only a right", "only <b> right", "both wrong", "not judged", "not judged"]
+    said = compare.cases(first, second, ("a", "<b>"))
+    assert said.tolist() == expected
+    table = pd.DataFrame({"x": range(6), "y": range(6), "sample_id": list("uvwxyz"), "hover": list("uvwxyz"), "case": said})
+    figure = compare.matched(table, ("a", "<b>"))
+    drawn = {t.name: t.marker.color for t in figure.data}
+    assert set(drawn) == {"both right", "only a right", "only &lt;b&gt; right", "both wrong", "not judged"}
+    assert len({drawn["only a right"], drawn["only &lt;b&gt; right"], drawn["both wrong"], drawn["both right"]}) == 4
+    assert figure.layout.yaxis.title.text == "Q-Score by &lt;b&gt;"
+
+
+def test_the_square_of_pairs_shows_each_number_where_it_belongs():
+    table = pd.DataFrame([[np.nan, 0.2], [0.4, np.nan]], columns=["one", "two"], index=["one", "two"])
+    (square,) = compare.consistency(table).data
+    assert (list(square.x), list(square.y)) == (["one", "two"], ["one", "two"])
+    assert square.z[1][0] == 0.4

@@ -1,5 +1,6 @@
 """Taking an encoder into a workspace: from a checkpoint file, or by name from timm and the Hugging Face hub."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def add_encoder(
     """Store the encoder of a checkpoint file, of `timm:NAME`, `hf:REPO` or `hf:REPO/FILE`; returns its spec and remarks.
 
     `origin`, with licence and method: the address the file was downloaded from. `input_spec`: mean, std ("0.5 0.5 0.5"),
-    size, resize where they differ from what the doctor found; None keeps that. A head.safetensors beside weights of our own
-    is stored too.
+    size, resize where they differ from what the doctor found; None keeps that. A head.safetensors and a card.json beside
+    weights of our own are stored too.
     Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights, or a
     hub cannot be reached.
     """
@@ -55,9 +56,11 @@ def add_encoder(
                 f'encoder "{name}" is already there, from {old.source or "elsewhere"}. '
                 f"Choose another name or remove it: sslviz encoders remove {name}"
             )
-    beside = path.with_name("head.safetensors")
-    head = load_file(beside) if found.writer == "sslviz" and beside.exists() else None
-    spec = save_encoder(workspace, spec, weights, head)
+    head, card = (path.with_name(part) for part in ("head.safetensors", "card.json"))
+    ours = found.writer == "sslviz"
+    spec = save_encoder(workspace, spec, weights, load_file(head) if ours and head.exists() else None)
+    if ours and card.exists():
+        shutil.copyfile(card, workspace.encoder(name) / "card.json")
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())
     return spec, [*found.notes, *([f"left out: {left}"] if left else [])]
 

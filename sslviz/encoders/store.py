@@ -1,13 +1,15 @@
-"""Encoders in a workspace: encoder.json beside weights.safetensors (and head.safetensors where a head is known)."""
+"""Encoders in a workspace: encoder.json beside weights.safetensors, with head.safetensors and card.json where they are known."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.errors import InputError
-from sslviz.store.files import whole_file, write_json
+from sslviz.store.files import read_json, whole_file, write_json
 from sslviz.store.fingerprints import file_digest
 from sslviz.store.workspace import Workspace
 
@@ -19,8 +21,11 @@ def save_encoder(
     spec: EncoderSpec,
     weights: dict[str, torch.Tensor],
     head: dict[str, torch.Tensor] | None = None,
+    card: dict[str, Any] | None = None,
 ) -> EncoderSpec:
     """Store an encoder; returns its spec with the digest of the weights. The weights file alone also tells what it is.
+
+    `card`: how it was trained (command, epochs, curve), for people to read.
 
     Raises InputError for an encoder narrower than 8 features.
     """
@@ -30,9 +35,31 @@ def save_encoder(
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
     if head:
         save_weights(folder / "head.safetensors", head, {})
+    if card:
+        write_json(folder / "card.json", card)
     spec = spec.model_copy(update={"digest": file_digest(folder / "weights.safetensors")})
     write_json(folder / "encoder.json", spec.model_dump(mode="json"))
     return spec
+
+
+@dataclass(frozen=True)
+class Card:
+    """How an encoder was trained: the command, and the loss of each epoch."""
+
+    command: str
+    loss: list[float]
+
+
+def read_card(workspace: Workspace, name: str) -> Card | None:
+    """The card of an encoder; None where it has none, or none that can be read (cards come along with files of others)."""
+    path = workspace.encoder(name) / "card.json"
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path)
+        return Card(str(content["command"]), [float(v) for v in content["curve"]["loss"]])
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -108,6 +108,8 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
 def judged(workspace: Workspace, dataset: "Dataset", name: str) -> "pd.DataFrame":
     """What an encoder makes of the images it is judged on, by sample_id: q, correct (missing without a probe) and neighbours
     (ids; None where they were left out). Raises Stale where its scores are not fresh."""
+    import pandas as pd
+
     score, probe = fresh_results(workspace, dataset, name)
     split = score.content["summary"]["judged_on"]
     table = score.table("scores", ["sample_id", "split", "q"])
@@ -120,22 +122,24 @@ def judged(workspace: Workspace, dataset: "Dataset", name: str) -> "pd.DataFrame
         table = table.merge(score.table("neighbours", ["sample_id", "neighbours"]), on="sample_id", how="left")
     else:
         table["neighbours"] = None
-    return table.set_index("sample_id")
+    return pd.DataFrame(table.set_index("sample_id"))
 
 
 def pair(first: "pd.DataFrame", second: "pd.DataFrame") -> dict[str, Any]:
     """Two encoders' `judged` tables against each other, on the images both have: do they fail on the same ones, order them
     alike, see the same neighbours? What cannot be known is None."""
+    import numpy as np
+
     from sslviz.analysis.agreement import agreement, shared_neighbours
 
     both = first.merge(second, left_index=True, right_index=True, suffixes=("", "_other"))
-    known = both.dropna(subset=["correct", "correct_other"])
+    known = both[["correct", "correct_other"]].dropna().astype(bool).to_numpy()
     near = both.dropna(subset=["neighbours", "neighbours_other"])
-    q = both[["q", "q_other"]]
+    ranks = both[["q", "q_other"]].rank().to_numpy()
     return {
         "n": len(both),
-        "probes": agreement(*(known[c].to_numpy(bool) for c in ("correct", "correct_other"))).as_dict() if len(known) else None,
-        "q_correlation": float(q.corr("spearman").iloc[0, 1]) if (q.nunique() > 1).all() else None,
+        "probes": agreement(known[:, 0], known[:, 1]).as_dict() if len(known) else None,
+        "q_correlation": float(np.corrcoef(ranks.T)[0, 1]) if (ranks.std(0) > 0).all() else None,
         "shared_neighbours": shared_neighbours(near["neighbours"], near["neighbours_other"]) if len(near) else None,
     }
 

@@ -70,15 +70,16 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.store import save_encoder
     from sslviz.jobs.inputs import available_memory, sampled
     from sslviz.methods import METHODS
-    from sslviz.store.files import read_json, write_json
+    from sslviz.store.files import read_json, read_table, write_json
     from sslviz.store.workspace import check_name
     from sslviz.training.loop import Schedule, choose_precision, collapse, train
     from sslviz.training.sources import Files, InMemory, Source
 
-    if progress.folder is None:
+    folder = progress.folder
+    if folder is None:
         raise ValueError("pretrain needs a run folder for its checkpoint")
     name = check_name("encoder", settings.name or f"{settings.method}-{settings.dataset}")
-    if name in workspace.encoders() and not (progress.folder / "checkpoint.pt").exists():
+    if name in workspace.encoders() and not (folder / "checkpoint.pt").exists():
         raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
@@ -114,7 +115,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     backbone = BACKBONES["small_resnet"].build(architecture)
     method = method_class(backbone, settings.feature_dim, options, views.n_views)
     device = pick_device(settings.device)
-    chosen = progress.folder / "precision.json"
+    chosen = folder / "precision.json"
     precision: Any = settings.precision
     if precision == "auto":
         if not chosen.exists():
@@ -133,7 +134,13 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
     input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
 
-    def export(as_name: str, epoch: int) -> str:
+    def export(as_name: str, epoch: int) -> None:
+        curve = read_table(folder / "metrics.parquet")
+        card = {
+            "command": _command(settings),
+            "epochs": epoch,
+            "curve": {c: [float(f"{v:.5g}") for v in curve[c]] for c in ("loss", "spread", "rank")},
+        }
         spec = EncoderSpec(
             name=as_name,
             backbone="small_resnet",
@@ -145,14 +152,14 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             source=f"sslviz pretrain on {dataset.name} ({len(source):,} images), epoch {epoch} of {settings.epochs}",
             notes=(_command(settings),),
         )
-        return save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head()).name
+        save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head(), card)
 
     def every_epoch(epoch: int, _: Any) -> None:
         if settings.snapshot_every and epoch % settings.snapshot_every == 0 and epoch < settings.epochs:
             export(f"{name}-e{epoch:03d}", epoch)
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(method, views, source, settings.size, normalise, schedule, progress.folder, fabric, progress, every_epoch)
+    metrics = train(method, views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
     export(name, settings.epochs)
     last = metrics.iloc[-1]
     return {

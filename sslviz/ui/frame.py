@@ -17,6 +17,7 @@ _ICON = Path(__file__).parent / "icon.png"
 """Of our own: Streamlit fetches a page's named icon from another host."""
 PAGES = {
     "overview": ("Overview", ":material/dashboard:"),
+    "compare": ("Compare", ":material/compare_arrows:"),
     "features": ("Features", ":material/category:"),
     "scores": ("Scores", ":material/bar_chart:"),
     "sample": ("Sample", ":material/image:"),

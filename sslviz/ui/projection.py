@@ -7,12 +7,10 @@ import streamlit as st
 
 from sslviz.jobs.project import ProjectSettings
 from sslviz.store.results import Result
-from sslviz.ui import reads, selection, widgets
+from sslviz.ui import reads, widgets
 from sslviz.ui.figures import projection as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
-
-_GRID = 60
 
 
 def start_button(here: Frame, label: str, busy: bool) -> None:
@@ -137,46 +135,10 @@ def show_map(table: pd.DataFrame, drawn: pd.DataFrame, marked: str | None, key: 
     return event.selection
 
 
-def take_selection(table: pd.DataFrame, picked: Any, here: Frame) -> str | None:
-    """A lasso or box becomes the selection, of all points inside it, drawn or not; a click gives the one image."""
-    outline = figures.polygon_of(picked)
-    if outline is not None:
-        if outline.tolist() == st.session_state.get("_outline"):
-            return None
-        st.session_state["_outline"] = outline.tolist()
-        ids = table.loc[figures.inside(outline, table[["x", "y"]].to_numpy()), "sample_id"].tolist()
-        if ids:
-            selection.select(here.workspace, here.dataset.name, ids, f"drawn on the map of {here.encoder}")
-        return None
-    st.session_state.pop("_outline", None)
-    chosen = [p for p in picked.get("points", []) if p.get("customdata")]
-    return str(chosen[0]["customdata"][0]) if len(chosen) == 1 else None
-
-
 def show_clicked(table: pd.DataFrame, sample_id: str, here: Frame) -> None:
     """The image of the point that was clicked, with the way to its page."""
     st.markdown("**The image you clicked**")
     widgets.gallery(here.dataset, table[table["sample_id"] == sample_id], _score(table), key="map-clicked", side=160)
-
-
-def show_selected(table: pd.DataFrame, chosen: selection.Selection | None, here: Frame) -> None:
-    """The grid of the selected images, lowest Q-Scores first."""
-    if chosen is None:
-        return
-    part = selection.of(table, chosen)
-    by = _score(table)
-    part = part.sort_values([by, "sample_id"]) if by else part
-    wrong = part["correct"].dropna() if "correct" in part else pd.Series(dtype=bool)
-    words = f"**{len(part):,} images**"
-    if len(wrong):
-        words += f", {int((~wrong.astype(bool)).sum()):,} of {len(wrong):,} judged ones misclassified"
-    common = part["title"].value_counts().head(3)
-    if len(common):
-        words += "; mostly " + ", ".join(f"{plain(str(t))} ({n:,})" for t, n in common.items())
-    st.markdown(words + (". Lowest Q-Score first." if by else "."))
-    shown = widgets.paged(part, _GRID, "map-page")
-    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
-    widgets.gallery(here.dataset, shown, by, key="map-grid")
 
 
 def _score(table: pd.DataFrame) -> str:

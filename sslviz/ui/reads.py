@@ -10,6 +10,7 @@ import streamlit as st
 
 from sslviz.analysis import expression
 from sslviz.data import dataset as datasets
+from sslviz.encoders.spec import load_spec
 from sslviz.errors import NotFound, SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
@@ -165,6 +166,11 @@ def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) ->
         if there:
             return there[0]
     return encoders[0]
+
+
+def is_arrays(workspace: Workspace, encoder: str) -> bool:
+    """Whether an encoder is a name only, for embeddings that came in as arrays."""
+    return load_spec(workspace, encoder).backbone == "arrays"
 
 
 def bad_files(workspace: Workspace, name: str, encoder: str) -> pd.DataFrame:

@@ -6,6 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import read_card
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.jobs.runner import ACTIVE
 from sslviz.ui import reads, widgets
@@ -121,6 +123,29 @@ def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
                     verbs[stage.job] + again,
                     disabled=busy or not ready,
                 )
+
+
+def about(here: Frame) -> None:
+    """What this encoder is and where it came from; how it was trained, where its card says so."""
+    spec = load_spec(here.workspace, here.encoder)
+    with st.expander(f"About {plain(here.encoder)}"):
+        facts = {
+            "Method": spec.method,
+            "Network": spec.network,
+            "Features": f"{spec.feature_dim:,}",
+            "Input": f"{spec.input.size} px, mean {spec.input.mean}, std {spec.input.std}",
+            "From": spec.source,
+            "Licence": spec.licence,
+            "Remarks": "; ".join(spec.notes),
+        }
+        for name, value in facts.items():
+            if value:
+                st.markdown(f"**{name}**: {plain(value)}")
+        card = read_card(here.workspace, here.encoder)
+        if card is not None:
+            st.code(card.command, language="bash", wrap_lines=True)
+            title = f"Training loss of {len(card.loss)} epochs"
+            st.plotly_chart(figures.training(card.loss), key="training", alt=title, config=widgets.CHART)
 
 
 def first_step(here: Frame) -> None:

@@ -1,15 +1,21 @@
 """The images a user has picked out, the same on every page: kept on disk under a short id that stands in the URL."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
 from sslviz.store.files import read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
+from sslviz.ui import widgets
+from sslviz.ui.figures import projection as figures
 from sslviz.ui.widgets import plain, set_param
+
+_GRID = 60
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,40 @@ def show(chosen: Selection | None) -> None:
             icon=":material/download:",
         )
         st.button("Clear the selection", on_click=clear, key="selection-clear", icon=":material/close:")
+
+
+def take(workspace: Workspace, dataset: str, points: pd.DataFrame, picked: Any, origin: str) -> str | None:
+    """What was picked in a chart of points (sample_id, x, y): a lasso or box becomes the selection, of all points inside it,
+    drawn or not; a click gives the one image."""
+    outline = figures.polygon_of(picked)
+    if outline is not None:
+        if outline.tolist() == st.session_state.get("_outline"):
+            return None
+        st.session_state["_outline"] = outline.tolist()
+        ids = points.loc[figures.inside(outline, points[["x", "y"]].to_numpy()), "sample_id"].tolist()
+        if ids:
+            select(workspace, dataset, ids, origin)
+        return None
+    st.session_state.pop("_outline", None)
+    chosen = [p for p in picked.get("points", []) if p.get("customdata")]
+    return str(chosen[0]["customdata"][0]) if len(chosen) == 1 else None
+
+
+def grid(dataset: Dataset, table: pd.DataFrame, chosen: Selection | None, key: str) -> None:
+    """The selected images of `table` (rows of `reads.scores`), lowest Q-Scores first; nothing where nothing is selected."""
+    if chosen is None:
+        return
+    part = of(table, chosen)
+    by = "q" if "q" in part else ""
+    part = part.sort_values([by, "sample_id"]) if by else part
+    wrong = part["correct"].dropna() if "correct" in part else pd.Series(dtype=bool)
+    words = f"**{len(part):,} images**"
+    if len(wrong):
+        words += f", {int((~wrong.astype(bool)).sum()):,} of {len(wrong):,} judged ones misclassified"
+    common = part["title"].value_counts().head(3)
+    if len(common):
+        words += "; mostly " + ", ".join(f"{plain(str(t))} ({n:,})" for t, n in common.items())
+    st.markdown(words + (". Lowest Q-Score first." if by else "."))
+    shown = widgets.paged(part, _GRID, f"{key}-page")
+    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
+    widgets.gallery(dataset, shown, by, key=f"{key}-grid")

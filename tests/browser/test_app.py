@@ -14,6 +14,7 @@ import pytest
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
+from sslviz.jobs.compare import judged
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.project import ProjectSettings, project
 from sslviz.jobs.score import ScoreSettings, score
@@ -318,3 +319,35 @@ def test_a_click_on_the_map_shows_the_image(serve, page, workspace, scored):
     page.get_by_role("heading", name="Sample", exact=True).wait_for()
     page.get_by_role("link", name="Its place on the map").click()
     page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.some(t => t.name === 'this image')")
+
+
+def test_two_encoders_side_by_side_to_an_image_only_one_gets_right(serve, page, workspace, scored):
+    small_encoder(workspace, "other", seed=4)
+    analyze(AnalyzeSettings(dataset="photos", encoder="other"), workspace, Progress())
+    tables = [judged(workspace, datasets.load(workspace, "photos"), name) for name in ("tiny", "other")]
+    mine, theirs = (table["correct"].astype(bool) for table in tables)
+    only = sorted(mine[~mine & theirs].index)
+    assert only
+    app = serve()
+    page.goto(app.url("overview?dataset=photos&encoder=tiny"))
+    page.get_by_role("link", name="Compare: which encoder should I take?").click()
+    page.get_by_role("heading", name="tiny beside other").wait_for()
+    page.get_by_text(f"{len(only)} only other", exact=False).wait_for()
+    page.get_by_role("radio", name="only other right").click()
+    page.locator(f"button[data-id='{only[0]}']").wait_for()
+    shown = page.evaluate(
+        "[...document.querySelectorAll('*')].flatMap(e => [...(e.shadowRoot?.querySelectorAll('button[data-id]') ?? [])])"
+        ".map(b => b.dataset.id)"
+    )
+    assert sorted(shown) == only
+    page.get_by_role("radio", name="Q against Q").click()
+    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullLayout?.dragmode === 'lasso'")
+    drawn = page.evaluate(
+        "document.querySelector('.js-plotly-plot')._fullData.flatMap(t => t.customdata.map((c, i) => [c[0], t.x[i]]))"
+    )
+    q = tables[0]["q"]
+    assert {i: pytest.approx(x, abs=1e-6) for i, x in drawn} == q.to_dict()
+    page.get_by_role("radio", name="only other right").click()
+    page.locator(f"button[data-id='{only[0]}']").click()
+    page.get_by_role("heading", name="Sample", exact=True).wait_for()
+    page.get_by_text(only[0]).wait_for()

@@ -80,9 +80,11 @@ def density_image(xy: np.ndarray, side: int = 256) -> tuple[str, tuple[float, fl
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", (*low, *high)
 
 
-def scatter(table: pd.DataFrame, colour: str, marked: pd.DataFrame, under: Any = None) -> go.Figure:
-    """The map of x, y. `colour`: the column shown, numbers on a scale, words by group; `marked`: points with a ring; `under`:
-    what `density_image` gave for all points."""
+def scatter(
+    table: pd.DataFrame, colour: str, marked: pd.DataFrame, under: Any = None, colours: dict[str, str] | None = None
+) -> go.Figure:
+    """The map of x, y. `colour`: the column shown, numbers on a scale, words by group (in `colours` where they are named);
+    `marked`: points with a ring; `under`: what `density_image` gave for all points."""
     figure = go.Figure()
     if under is not None:
         source, (x0, y0, x1, y1) = under
@@ -95,7 +97,14 @@ def scatter(table: pd.DataFrame, colour: str, marked: pd.DataFrame, under: Any =
         figure.update_traces(showlegend=False)
     else:
         groups = table[colour].astype(object).where(table[colour].notna(), "no label")
-        fixed = {"correct": CORRECT, "misclassified": WRONG, "not judged": NEUTRAL, "no label": NEUTRAL, OTHER: NEUTRAL}
+        fixed = {
+            "correct": CORRECT,
+            "misclassified": WRONG,
+            "not judged": NEUTRAL,
+            "no label": NEUTRAL,
+            OTHER: NEUTRAL,
+            **(colours or {}),
+        }
         names = sorted(groups.unique(), key=lambda n: (fixed.get(n) != NEUTRAL, n))  # grey lies underneath
         for k, name in enumerate(names):
             marker = {"color": fixed.get(name) or PALETTE[k % len(PALETTE)]}

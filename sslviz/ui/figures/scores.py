@@ -113,3 +113,11 @@ def _line(x: pd.Series, y: pd.Series, name: str) -> go.Figure:
 
 def _add_reference(figure: go.Figure, x: list[float], y: list[float], name: str) -> None:
     figure.add_scatter(x=x, y=y, mode="lines", name=name, line={"color": NEUTRAL, "dash": "dash"}, hoverinfo="name")
+
+
+def training(loss: list[float]) -> go.Figure:
+    """The loss of each epoch of a training run."""
+    figure = go.Figure(go.Scatter(x=np.arange(1, len(loss) + 1), y=loss, mode="lines", line={"color": CORRECT}))
+    figure.update_xaxes(title="epoch")
+    figure.update_yaxes(title="loss")
+    return figure.update_layout(**{**LAYOUT, "height": 240})

@@ -1,0 +1,111 @@
+"""The pretrain job from end to end on small pictures: what it leaves in the workspace."""
+
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sslviz.data import dataset as datasets
+from sslviz.encoders.add import add_encoder
+from sslviz.encoders.run import load_encoder
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import load_weights, read_card
+from sslviz.errors import InputError
+from sslviz.jobs import parse
+from sslviz.jobs.pretrain import PretrainSettings, pretrain
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
+from tests.inputs import folder, picture, pixels
+
+SETTINGS = {"dataset": "pets", "method": "byol", "epochs": 3, "batch_size": 8, "size": 16, "width": 8, "feature_dim": 16}
+SETTINGS |= {"hidden_dim": 16, "output_dim": 8, "snapshot_every": 2, "precision": "32-true", "crop_min": 0.5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pretrain")
+    workspace, progress = Workspace(root / "w").create(), Progress()
+    datasets.add_folder(workspace, "pets", folder(root / "pets", {"train/cat": 9, "train/dog": 9, "test/cat": 4}))
+    progress.folder = root / "run"
+    progress.folder.mkdir()
+    result = pretrain(PretrainSettings(**SETTINGS), workspace, progress)
+    return workspace, progress.folder, result
+
+
+def test_the_encoder_and_a_snapshot_are_stored_and_embed(trained):
+    workspace, _, result = trained
+    assert workspace.encoders() == ["byol-pets", "byol-pets-e002"]
+    assert result["encoder"] == "byol-pets"
+    spec = load_spec(workspace, "byol-pets")
+    assert (spec.method, spec.feature_dim, spec.input.size) == ("byol", 16, 16)
+    assert "18 images" in spec.source  # the train images only
+    encoder = load_encoder(workspace, "byol-pets")
+    out = encoder.embed(pixels(picture(1, 16, 16))[None])
+    assert out.shape == (1, 16)
+    assert torch.isfinite(out).all()
+    earlier = load_weights(workspace, load_spec(workspace, "byol-pets-e002"))
+    later = load_weights(workspace, spec)
+    assert any(not torch.equal(earlier[k], later[k]) for k in later)
+
+
+def test_its_input_is_the_train_pixels_mean_and_deviation(trained):
+    workspace, _, _ = trained
+    root = datasets.load(workspace, "pets").root
+    shades = np.stack([np.asarray(picture_16(path)) for path in sorted(root.glob("train/*/*.png"))]) / 255
+    spec = load_spec(workspace, "byol-pets").input
+    np.testing.assert_allclose(spec.mean, shades.mean((0, 1, 2)), atol=0.003)
+    np.testing.assert_allclose(spec.std, shades.std((0, 1, 2)), atol=0.02)
+
+
+def picture_16(path):
+    from PIL import Image
+
+    return Image.open(path).convert("RGB").resize((16, 16), Image.Resampling.BILINEAR)
+
+
+def test_the_card_holds_the_command_and_the_curve(trained):
+    workspace, run, _ = trained
+    card = read_card(workspace, "byol-pets")
+    words = shlex.split(card.command)
+    assert words[:2] == ["sslviz", "pretrain"]
+    given = {flag[2:].replace("-", "_"): value for flag, value in zip(words[2::2], words[3::2], strict=True)}
+    assert parse(PretrainSettings, given) == PretrainSettings(**SETTINGS)
+    metrics = pd.read_parquet(run / "metrics.parquet")
+    assert card.loss == pytest.approx(metrics["loss"].tolist(), rel=1e-4)
+    assert len(card.loss) == 3
+    assert len(read_card(workspace, "byol-pets-e002").loss) == 2
+
+
+def test_head_and_card_go_along_into_another_workspace(trained, tmp_path):
+    workspace, _, _ = trained
+    there = Workspace(tmp_path / "w").create()
+    own = workspace.encoder("byol-pets")
+    add_encoder(there, str(own / "weights.safetensors"), "copy")
+    ours, theirs = (load_file(w.encoder(n) / "head.safetensors") for w, n in ((workspace, "byol-pets"), (there, "copy")))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert read_card(there, "copy") == read_card(workspace, "byol-pets")
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", '{"command": "x"}', '{"command": "x", "curve": {"loss": ["y"]}}'])
+def test_a_card_that_cannot_be_read_is_no_card(trained, tmp_path, content):
+    workspace, _, _ = trained
+    there = Workspace(tmp_path / "w").create()
+    beside = tmp_path / "files"
+    beside.mkdir()
+    (beside / "weights.safetensors").write_bytes((workspace.encoder("byol-pets") / "weights.safetensors").read_bytes())
+    (beside / "card.json").write_text(content)
+    add_encoder(there, str(beside / "weights.safetensors"), "copy")
+    assert read_card(there, "copy") is None
+    assert load_encoder(there, "copy").spec.feature_dim == 16
+
+
+def test_a_name_that_is_taken_is_refused_before_the_work(trained, tmp_path):
+    workspace, _, _ = trained
+    progress = Progress()
+    progress.folder = tmp_path
+    with pytest.raises(InputError, match='encoder "byol-pets" is already there'):
+        pretrain(PretrainSettings(**SETTINGS), workspace, progress)

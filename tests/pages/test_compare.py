@@ -1,0 +1,96 @@
+"""The compare page: what a person reads there with none, one and three scored encoders."""
+
+import numpy as np
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.jobs import runner
+from sslviz.jobs.analyze import AnalyzeSettings, analyze
+from sslviz.jobs.compare import judged, row
+from sslviz.progress import Progress
+from tests.inputs import folder, small_encoder
+from tests.pages.conftest import text
+
+
+def shown_table(test):
+    return test.dataframe[0].value.set_index("encoder")
+
+
+def button(test, label):
+    return next(b for b in test.button if b.label == label)
+
+
+def test_empty_workspace(app):
+    assert "There is no data set in this workspace yet" in text(app("compare"))
+
+
+def test_none_scored_then_a_button_compares_all(app, photos, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    small_encoder(workspace, "other", seed=4)
+    test = app("compare")
+    assert "No encoder is scored on photos yet" in text(test)
+    assert "other is missing" in text(test)
+    button(test, "Compare these too").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert (run["job"], run["settings"]["encoders"], run["settings"]["controls"]) == ("compare", ["other", "tiny"], True)
+    assert button(app("compare"), "Compare these too").disabled
+
+
+def test_one_scored_encoder_has_a_line_and_nothing_beside_it(app, scored, workspace):
+    test = app("compare")
+    found = shown_table(test)
+    assert list(found.index) == ["tiny"]
+    assert found.loc["tiny", "AUROC of Q"] == pytest.approx(100 * scored["reports"]["q"]["auroc"])
+    assert "Two scored encoders" in text(test)
+    assert len(test.get("plotly_chart")) == 0
+    assert button(test, "Add the controls")
+
+
+@pytest.fixture
+def three(scored, workspace):
+    for k, name in enumerate(("other", "third")):
+        small_encoder(workspace, name, seed=k + 4)
+        analyze(AnalyzeSettings(dataset="photos", encoder=name), workspace, Progress())
+
+
+def test_three_encoders_side_by_side(app, three, workspace):
+    test = app("compare", encoder="tiny", beside="third")
+    dataset = datasets.load(workspace, "photos")
+    found = shown_table(test)
+    lines = {name: row(workspace, dataset, name) for name in ("tiny", "other", "third")}
+    assert set(found.index) == set(lines)
+    assert found["top-1"].is_monotonic_decreasing
+    for name, line in lines.items():
+        assert found.loc[name, "top-1"] == pytest.approx(100 * line["top1"])
+        best = max(("norm", "std", "nn1", "nn10"), key=lambda n: line["reports"][n]["auroc"])
+        assert found.loc[name, "AUROC of best rival"] == pytest.approx(100 * line["reports"][best]["auroc"])
+    a, b = (judged(workspace, dataset, name)["correct"].astype(bool) for name in ("tiny", "third"))
+    assert f"{(a & ~b).sum()} only tiny gets right, {(~a & b).sum()} only third" in text(test)
+    assert "tiny beside third" in [s.value for s in test.subheader]
+    assert "Do they fail on the same images?" in [s.value for s in test.subheader]
+    for view in test.get("button_group")[0].options:
+        test.session_state["compare-view"] = getattr(view, "content", view)
+        test.run()
+        assert not test.exception
+    assert len(test.get("plotly_chart")) == 2  # consistency, and Q against Q, the last view
+
+
+def test_an_encoder_in_the_sidebar_without_scores_is_said(app, three, workspace):
+    small_encoder(workspace, "fourth", seed=9)
+    test = app("compare", encoder="fourth")
+    assert "fourth one of them" in text(test)
+    assert list(test.multiselect[0].options) == ["fourth"]
+
+
+def test_without_labels(app, workspace, tmp_path):
+    datasets.add_folder(workspace, "loose", folder(tmp_path / "loose", {"train": 14, "test": 6}))
+    for k, name in enumerate(("one", "two")):
+        small_encoder(workspace, name, seed=k)
+        analyze(AnalyzeSettings(dataset="loose", encoder=name), workspace, Progress())
+    test = app("compare")
+    found = shown_table(test)
+    assert set(found["the Q-Score"]) == {"no labels"}
+    assert np.isnan(found["AUROC of Q"].astype(float)).all()
+    assert "Of an image's nearest train images they share" in text(test)
+    assert "Error consistency" not in text(test)
+    assert len(test.get("plotly_chart")) == 1
