@@ -83,15 +83,16 @@ def loops() -> None:
     faster("the loop against a plain one", lambda: our_loop(images, 2), lambda: plain_loop(images, 2), 2 * 2 * N)
 
 
-def against_lightly() -> None:
-    pixels = torch.nn.functional.interpolate(torch.rand(BATCH, 3, 12, 12), (96, 96), mode="bicubic").clamp(0, 1)
+def against_lightly(size: int, stored: int) -> None:
+    """Views of `size` pixels out of pictures of `stored` pixels, alone and with the network's step."""
+    pixels = torch.nn.functional.interpolate(torch.rand(BATCH, 3, 12, 12), (stored, stored), mode="bicubic").clamp(0, 1)
     photos = [Image.fromarray((p * 255).byte().permute(1, 2, 0).numpy()) for p in pixels]
-    transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.5, min_scale=0.08)
+    transform = SimCLRTransform(input_size=size, cj_strength=0.5, gaussian_blur=0.5, min_scale=0.08)
     generator = torch.Generator().manual_seed(0)
     net, head, criterion = backbone().to(memory_format=torch.channels_last), SimCLRProjectionHead(512, 512, 128), NTXentLoss(0.5)
 
     def our_views() -> list[torch.Tensor]:
-        return recolour([crop(pixels, c) for c in draw_crops(BATCH, VIEWS, SIZE, generator)], VIEWS, generator)
+        return recolour([crop(pixels, c) for c in draw_crops(BATCH, VIEWS, size, generator)], VIEWS, generator)
 
     def lightly_views() -> list[torch.Tensor]:
         return [torch.stack(list(view)) for view in zip(*(transform(photo) for photo in photos), strict=True)]
@@ -100,8 +101,8 @@ def against_lightly() -> None:
         x = torch.cat(views()).to(memory_format=torch.channels_last)
         criterion(*head(net(x)).chunk(2)).backward()
 
-    faster("views alone against lightly's", our_views, lightly_views, 2 * BATCH)
-    faster("a step with them", lambda: step(our_views), lambda: step(lightly_views), 2 * BATCH)
+    faster(f"{size} px, views alone against lightly's", our_views, lightly_views, 2 * BATCH)
+    faster(f"{size} px, a step with them", lambda: step(our_views), lambda: step(lightly_views), 2 * BATCH)
 
 
 def files(n: int = 2000) -> None:
@@ -138,5 +139,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     print("one thread")
     loops()
-    against_lightly()
+    against_lightly(64, 96)
+    against_lightly(32, 32)
     files()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
 
 from sslviz.data.images import BadImage, decode
 from sslviz.errors import RunFailed
@@ -119,23 +120,28 @@ def _collate(items: list[tuple[int, list[torch.Tensor] | str]]) -> tuple[list[to
 def cut_file(content: bytes, crops: list[tuple[float, ...]]) -> list[torch.Tensor]:
     """Parts of one picture file, each uint8[3, side, side]; a crop is (area, ratio, x, y, flip, side), as in `Crops`.
 
-    A JPEG is decoded once, at the smallest of its scales at which no part has to be enlarged. Raises BadImage.
+    A JPEG is decoded once, at the smallest of its scales (1, 1/2, 1/4, 1/8) at which no part has to be enlarged. At full scale
+    parts begin and end on whole pixels, as torchvision's do. Raises BadImage.
     """
+    smaller = _decoded_smaller(content, crops)
+    if smaller is not None:
+        return [_cut_between_pixels(smaller, *each) for each in crops]
+    pixels = decode(content).pixels
+    return [_cut(pixels, *each) for each in crops]
+
+
+def _decoded_smaller(content: bytes, crops: list[tuple[float, ...]]) -> Image.Image | None:
+    """The upright picture at half its resolution or less; None where it is no JPEG, is damaged, or must be larger."""
     try:
         image = Image.open(io.BytesIO(content))
-        if image.format == "JPEG" and image.mode in {"RGB", "L"}:
-            width, height = image.size
-            scale = _scale_needed(width, height, crops)
-            image.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-        else:
-            picture = Image.fromarray(decode(content).pixels.permute(1, 2, 0).numpy())
-    except BadImage:
-        raise
+        width, height = image.size
+        scale = _scale_needed(width, height, crops)
+        if image.format != "JPEG" or image.mode not in {"RGB", "L"} or scale > 0.5:
+            return None
+        image.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
+        return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        decode(content)  # says what is wrong with it
-        raise BadImage("damaged picture") from None
-    return [_cut(picture, *each) for each in crops]
+        return None  # decode says what is wrong with it
 
 
 def _scale_needed(width: int, height: int, crops: list[tuple[float, ...]]) -> float:
@@ -148,11 +154,22 @@ def _scale_needed(width: int, height: int, crops: list[tuple[float, ...]]) -> fl
     return min(1.0, needed)
 
 
-def _cut(picture: Image.Image, area: float, ratio: float, x: float, y: float, flip: float, side: float) -> torch.Tensor:
+def _cut(pixels: torch.Tensor, area: float, ratio: float, x: float, y: float, flip: float, side: float) -> torch.Tensor:
+    _, high, wide = pixels.shape
+    across, down = part(area, ratio, high, wide)
+    width, height = min(wide, max(1, round(across * wide))), min(high, max(1, round(down * high)))
+    left, top = round((wide - width) * (x + 1) / 2), round((high - height) * (y + 1) / 2)
+    small: torch.Tensor = F.resized_crop(pixels, top, left, height, width, [int(side), int(side)], antialias=True)
+    return small.flip(2) if flip else small
+
+
+def _cut_between_pixels(
+    picture: Image.Image, area: float, ratio: float, x: float, y: float, flip: float, side: float
+) -> torch.Tensor:
     width, height = (min(v, 1.0) for v in part(area, ratio, picture.height, picture.width))
     left, top = (1 - width) * (x + 1) / 2, (1 - height) * (y + 1) / 2
     box = (left * picture.width, top * picture.height, (left + width) * picture.width, (top + height) * picture.height)
-    small = picture.resize((int(side), int(side)), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    small = picture.resize((int(side), int(side)), Image.Resampling.BILINEAR, box=box)
     if flip:
         small = ImageOps.mirror(small)
     return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(int(side), int(side), 3).permute(2, 0, 1)
