@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sslviz.analysis.compression import compression_curve
     from sslviz.analysis.evaluation import ScoreReport, evaluate_score
     from sslviz.analysis.features import (
         ActivationCounts,
@@ -29,6 +30,7 @@ _HOME = {
     "ScoreReport": "evaluation",
     "activation_share": "features",
     "alpha_req": "rank",
+    "compression_curve": "compression",
     "discriminative_features": "features",
     "evaluate_score": "evaluation",
     "highly_activating": "features",
@@ -45,6 +47,7 @@ __all__ = [
     "ScoreReport",
     "activation_share",
     "alpha_req",
+    "compression_curve",
     "discriminative_features",
     "evaluate_score",
     "highly_activating",

@@ -1,15 +1,16 @@
-"""The linear probe: softmax regression on standardised features, fitted by L-BFGS."""
+"""The linear probe: softmax regression on frozen, standardised features."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sslviz.arrays import Array, check_embeddings, check_labels, is_torch
+from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
+from sslviz.arrays import Array, check_embeddings, check_labels
 from sslviz.errors import InputError
 
 L2_PATH = (1e-1, 1e-2, 1e-3, 1e-4)
-_CONSTANT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +60,32 @@ def linear_probe(
     truth = check_labels(y_test, len(test), "y_test")
     if l2 is not None and not (np.isfinite(l2) and l2 >= 0):
         raise InputError(f"l2 is {l2}; expected a finite number of at least 0.")
-    problem = _Problem(train, y)
-    strength = _choose_l2(problem, seed, max_iterations) if l2 is None else float(l2)
-    fit = problem.fit(np.arange(len(problem.targets)), strength, max_iterations)
-    probabilities = problem.probabilities(test, fit)
-    predictions = problem.classes[probabilities.argmax(1)]
-    judged = np.isin(truth, problem.classes)
-    weights, bias = problem.on_raw_features(fit)
+    design = Design(train, y)
+    strength = choose_l2(design, seed, max_iterations) if l2 is None else float(l2)
+    return judge(design, fit_lbfgs(design, strength, max_iterations), strength, [test], truth)
+
+
+def judge(design: Design, fit: Fit, l2: float, test: "Iterable[Array]", y_test: np.ndarray) -> ProbeResult:
+    """What a fitted probe says of test samples, given as blocks of raw rows."""
+    probabilities = design.probabilities(fit, test)
+    predictions = design.classes[probabilities.argmax(1)]
+    judged = np.isin(y_test, design.classes)
+    scaled = fit.weights.double().cpu().numpy() / design.std.cpu().numpy()
+    weights = np.zeros((len(design.classes), design.n_features))
+    weights[:, design.columns] = scaled
     return ProbeResult(
-        top1=float((predictions == truth)[judged].mean()) if judged.any() else None,
+        top1=float((predictions == y_test)[judged].mean()) if judged.any() else None,
         n_judged=int(judged.sum()),
         n_unknown=int((~judged).sum()),
         predictions=predictions,
         probabilities=probabilities,
-        classes=problem.classes,
+        classes=design.classes,
         weights=weights,
-        bias=bias,
-        l2=strength,
+        bias=fit.bias.double().cpu().numpy() - scaled @ design.mean.cpu().numpy(),
+        l2=l2,
         converged=fit.converged,
         iterations=fit.iterations,
-        n_constant=problem.n_constant,
+        n_constant=design.n_features - len(design.columns),
     )
 
 
@@ -118,98 +125,33 @@ def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
     return shares
 
 
-@dataclass
-class _Fit:
-    theta: np.ndarray
-    converged: bool
-    iterations: int
-
-
-class _Problem:
-    """Standardised train features and their classes, as tensors: the matrix products are torch's."""
-
-    def __init__(self, H: Array, y: np.ndarray) -> None:
-        import torch
-
-        self.torch: Any = torch
-        known = y >= 0
-        self.classes = np.unique(y[known])
-        if len(self.classes) < 2:
-            raise InputError(f"a probe needs two classes; the train samples have {len(self.classes)}.")
-        rows = (H if is_torch(H) else torch.from_numpy(np.ascontiguousarray(H))).detach()[torch.from_numpy(known)]
-        wide = rows.double()
-        mean, std = wide.mean(0), wide.std(0, unbiased=False)
-        self.used = std > _CONSTANT * mean.abs().clamp_min(1e-30)
-        self.n_constant = int((~self.used).sum())
-        self.mean, self.std = mean[self.used], std[self.used]
-        self.x = self._standardised(rows)
-        self.targets = np.searchsorted(self.classes, y[known])
-
-    def _standardised(self, rows: Any) -> Any:
-        return ((rows[:, self.used].double() - self.mean) / self.std).float()
-
-    def fit(self, rows: np.ndarray, l2: float, max_iterations: int, start: np.ndarray | None = None) -> _Fit:
-        from scipy.optimize import minimize
-
-        torch = self.torch
-        x = self.x if len(rows) == len(self.targets) else self.x[torch.from_numpy(rows)]
-        target = torch.from_numpy(self.targets[rows])
-        n, width = x.shape
-        c = len(self.classes)
-
-        def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            W = torch.from_numpy(theta[: c * width].reshape(c, width)).float()
-            b = torch.from_numpy(theta[c * width :]).float()
-            log_p = torch.log_softmax(torch.addmm(b, x, W.T), 1)
-            loss = torch.nn.functional.nll_loss(log_p, target).double()
-            residual = log_p.exp_()
-            residual[torch.arange(n), target] -= 1
-            gradient_W = (residual.T @ x).double() / n + l2 * W.double()
-            gradient = torch.cat([gradient_W.flatten(), residual.double().mean(0)])
-            return float(loss + 0.5 * l2 * W.double().square().sum()), gradient.numpy()
-
-        theta = np.zeros(c * width + c) if start is None else start
-        options = {"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-5, "maxfun": 2 * max_iterations}
-        found = minimize(objective, theta, jac=True, method="L-BFGS-B", options=options)
-        return _Fit(found.x, found.status == 0, int(found.nit))
-
-    def logits(self, x: Any, fit: _Fit) -> Any:
-        c, width = len(self.classes), x.shape[1]
-        W = self.torch.from_numpy(fit.theta[: c * width].reshape(c, width)).float()
-        return self.torch.addmm(self.torch.from_numpy(fit.theta[c * width :]).float(), x, W.T)
-
-    def probabilities(self, H: Array, fit: _Fit) -> np.ndarray:
-        torch = self.torch
-        rows = H.detach() if is_torch(H) else torch.from_numpy(np.ascontiguousarray(H))
-        blocks = [torch.softmax(self.logits(self._standardised(b), fit), 1) for b in rows.split(65_536)]
-        result: np.ndarray = torch.cat(blocks).cpu().numpy()
-        return result
-
-    def on_raw_features(self, fit: _Fit) -> tuple[np.ndarray, np.ndarray]:
-        c, width = len(self.classes), self.x.shape[1]
-        scaled = fit.theta[: c * width].reshape(c, width) / self.std.cpu().numpy()
-        weights = np.zeros((c, len(self.used)))
-        weights[:, self.used.cpu().numpy()] = scaled
-        return weights, fit.theta[c * width :] - scaled @ self.mean.cpu().numpy()
-
-
-def _choose_l2(problem: _Problem, seed: int, max_iterations: int) -> float:
+def choose_l2(design: Design, seed: int = 0, max_iterations: int = 1000) -> float:
     """The strength of a falling path with the lowest loss on a held-out fifth; warm starts, ties to the stronger."""
-    fold = _folds(problem.targets, 5, seed)
-    held, kept = np.flatnonzero(fold == 0), np.flatnonzero(fold != 0)
-    if len(held) == 0:
+    torch = design.torch
+    fold = torch.from_numpy(_folds(design.targets.numpy(), 5, seed))
+    held = fold == 0
+    if not held.any():
         return L2_PATH[1]
     best, start = (np.inf, L2_PATH[0]), None
-    x = problem.x[problem.torch.from_numpy(held)]
     for l2 in L2_PATH:
-        fit = problem.fit(kept, l2, max_iterations, start)
-        start = fit.theta
-        target = problem.torch.from_numpy(problem.targets[held])
-        loss = float(problem.torch.nn.functional.cross_entropy(problem.logits(x, fit), target))
+        start = fit_lbfgs(design, l2, max_iterations, start, (~held).float())
+        loss = _held_out_loss(design, start, held)
         if loss >= best[0]:
             break
         best = (loss, l2)
     return best[1]
+
+
+def _held_out_loss(design: Design, fit: Fit, held: Any) -> float:
+    torch = design.torch
+    total, at = 0.0, 0
+    for x in design.blocks():
+        rows = held[at : at + len(x)]
+        logits = torch.addmm(fit.bias, x[rows], fit.weights.T)
+        targets = design.targets[at : at + len(x)][rows]
+        total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        at += len(x)
+    return total / int(held.sum())
 
 
 def _folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -1,0 +1,187 @@
+"""How many features are enough: linear probes on subsets of the features, of many sizes (docs/method.md 3)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+
+from sslviz.analysis.features import select_features
+from sslviz.analysis.probe import choose_l2
+from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
+from sslviz.arrays import Array, check_embeddings, check_labels
+from sslviz.errors import InputError
+
+REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
+KINDS = ("discriminative", "random", "lower tail", "upper tail", "pca")
+RANDOM_SEEDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """A probe on a part of the features: which (int64[K] sorted; None for principal components), and which of the judged test
+    samples it gets right, bool[M]."""
+
+    kind: str
+    reduction: float
+    seed: int | None
+    n_features: int
+    features: np.ndarray | None
+    correct: np.ndarray
+    converged: bool
+    iterations: int
+
+
+def subset(shares: np.ndarray, kind: str, reduction: float, seed: int = 0) -> np.ndarray:
+    """The features int64[K] sorted that are left of D after a reduction: K = round((1 - reduction) D).
+
+    discriminative: by rank of the activation shares float[D] (ties by index) 50 parts of what goes are taken from the bottom and
+    5 from the top, the straight line through the default percentiles 50 and 95 (ours) · random: seeded, smaller ones are parts
+    of larger ones · lower tail, upper tail: the lowest or highest shares.
+    """
+    d = len(shares)
+    kept = round((1 - reduction) * d)
+    order = np.argsort(shares, kind="stable")
+    low = {"discriminative": round((d - kept) * 50 / 55), "lower tail": 0, "upper tail": d - kept}
+    if kind == "random":
+        return np.sort(np.random.default_rng(seed).permutation(d)[:kept])
+    return np.sort(order[low[kind] : low[kind] + kept])
+
+
+def curve(
+    H_train: Array,
+    y_train: Array,
+    H_test: Array,
+    y_test: Array,
+    eps: float | Literal["auto"] = "auto",
+    l2: float | None = None,
+    reductions: Sequence[float] = REDUCTIONS,
+    kinds: Sequence[str] = KINDS,
+    seed: int = 0,
+) -> Iterator[Subset]:
+    """The probes of a compression curve, full width first, one after the other; see `compression_curve`.
+
+    All are fitted with one L2, that of the full width, share standardisation and correlations, and begin where the next larger
+    one ended.
+    """
+    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
+    if train.shape[1] != test.shape[1]:
+        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
+    y, truth = check_labels(y_train, len(train), "y_train"), check_labels(y_test, len(test), "y_test")
+    if unknown := [k for k in kinds if k not in KINDS]:
+        raise InputError(f'unknown kind of subset "{unknown[0]}"; there are: {", ".join(KINDS)}.')
+    if wrong := [r for r in reductions if not 0 < r < 1]:
+        raise InputError(f"reduction {wrong[0]:g} is out of range; expected shares above 0 and below 1.")
+    shares = select_features(train, eps).shares
+    whole = Design(train, y)
+    judged = np.isin(truth, whole.classes)
+    if not judged.any():
+        raise InputError("no test sample has a class that occurs in train: nothing to judge a probe on.")
+    strength = choose_l2(whole, seed) if l2 is None else l2
+
+    def probe(
+        design: Design, start: Fit | None, kind: str, reduction: float, draw: int | None, kept: np.ndarray | None
+    ) -> tuple[Subset, Fit]:
+        fit = fit_lbfgs(design, strength, start=start)
+        said = whole.classes[design.probabilities(fit, [test]).argmax(1)]
+        n = design.width if kept is None else len(kept)
+        correct = (said == truth)[judged]
+        return Subset(kind, reduction, draw, n, kept, correct, fit.converged, fit.iterations), fit
+
+    everything = np.arange(train.shape[1])
+    first, full = probe(whole, None, "full", 0.0, None, everything)
+    yield first
+    for kind in kinds:
+        for draw in range(RANDOM_SEEDS) if kind == "random" else [None]:
+            larger, fit = whole, full
+            for reduction in sorted(reductions):
+                kept = None if kind == "pca" else subset(shares, kind, reduction, draw or 0)
+                if kept is None:
+                    larger, fit = whole, full
+                    design = whole.principal(round((1 - reduction) * train.shape[1]))
+                else:
+                    design = whole.subset(kept)
+                found, fit = probe(design, design.begin(larger, fit), kind, reduction, draw, kept)
+                larger = design
+                yield found
+
+
+def compression_curve(
+    H_train: Array,
+    y_train: Array,
+    H_test: Array,
+    y_test: Array,
+    eps: float | Literal["auto"] = "auto",
+    l2: float | None = None,
+    reductions: Sequence[float] = REDUCTIONS,
+    kinds: Sequence[str] = KINDS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy of linear probes on fewer and fewer features (Kalibhat et al., AAAI 2024, Fig. 4).
+
+    H_train float[N, D], y_train int[N] · H_test float[M, D], y_test int[M] · eps: of the activation shares the subsets are ranked
+    by · l2: None chooses it on a held-out fifth of train at full width · reductions: shares of the features that go · kinds:
+    of "discriminative", "random" (4 seeds, nested), "lower tail", "upper tail", "pca" (fitted on train).
+    Returns one row a probe: kind, reduction, n_features, top1 (fraction), seed (of random ones), low, high (95 %, percentile
+    bootstrap over test samples), converged. The labels judge the subsets; none but `top1` depends on them.
+    Raises InputError: see `linear_probe`; an unknown kind, a reduction outside 0 to 1, no test sample of a known class.
+    """
+    return table(list(curve(H_train, y_train, H_test, y_test, eps, l2, reductions, kinds, seed)))
+
+
+def table(probes: Sequence[Subset]) -> pd.DataFrame:
+    """The rows of `compression_curve`. Bootstrap intervals of a share are quantiles of its binomial: no draws are needed."""
+    top1 = np.array([p.correct.mean() for p in probes])
+    n = len(probes[0].correct)
+    low, high = (binom.ppf(q, n, top1) / n for q in (0.025, 0.975))
+    return pd.DataFrame(
+        {
+            "kind": [p.kind for p in probes],
+            "reduction": [p.reduction for p in probes],
+            "n_features": [p.n_features for p in probes],
+            "top1": top1,
+            "seed": pd.array([p.seed for p in probes], dtype="Int64"),
+            "low": low,
+            "high": high,
+            "converged": [p.converged for p in probes],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What a kind of subset loses against the full width at one reduction, in shares of the test samples.
+
+    interval: 95 %, percentile bootstrap over samples, each drawn with all its answers; random subsets count by their mean ·
+    by_seed: the loss of each random subset, one value for other kinds.
+    """
+
+    kind: str
+    reduction: float
+    drop: float
+    interval: tuple[float, float]
+    by_seed: tuple[float, ...]
+
+
+def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> list[Drop]:
+    """The loss of every kind at every reduction. `probes`: of one curve, the full width among them."""
+    full = next(p.correct for p in probes if p.kind == "full").astype(float)
+    groups: dict[tuple[str, float], list[np.ndarray]] = {}
+    for p in probes:
+        if p.kind != "full":
+            groups.setdefault((p.kind, p.reduction), []).append(p.correct)
+    weights = np.random.default_rng(seed).multinomial(len(full), np.full(len(full), 1 / len(full)), size=n_bootstrap)
+    found = []
+    for (kind, reduction), answers in groups.items():
+        lost = full - np.mean(answers, 0)
+        low, high = np.percentile(weights @ lost / len(full), [2.5, 97.5])
+        by_seed = tuple(float(full.mean() - a.mean()) for a in answers)
+        found.append(Drop(kind, reduction, float(lost.mean()), (float(low), float(high)), by_seed))
+    return found
+
+
+def enough(found: Sequence[Drop], kind: str, points: float) -> float | None:
+    """The smallest reduction of those tried at which a kind loses more than so many points (percent); None where none does."""
+    return min((d.reduction for d in found if d.kind == kind and 100 * d.drop > points), default=None)

@@ -1,0 +1,187 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sslviz import compression_curve, linear_probe
+from sslviz.analysis.compression import KINDS, Drop, curve, drops, enough, subset, table
+from sslviz.analysis.softmax import Design, fit_lbfgs
+from sslviz.errors import InputError
+from tests.inputs import planted
+
+
+def test_subsets_of_eleven_features_by_hand():
+    shares = np.array([5, 1, 1, 9, 0, 7, 3, 3, 8, 2, 6.0])  # by rank: 4 1 2 9 6 7 0 10 5 8 3
+    # 55 % of 11 features: 6 go, 5 from the bottom (6 x 50/55 = 5.45), 1 from the top
+    assert subset(shares, "discriminative", 0.55).tolist() == [0, 5, 7, 8, 10]
+    assert subset(shares, "lower tail", 0.55).tolist() == [1, 2, 4, 6, 9]
+    assert subset(shares, "upper tail", 0.55).tolist() == [0, 3, 5, 8, 10]
+
+
+@given(st.integers(8, 300), st.integers(0, 1000))
+def test_smaller_subsets_are_parts_of_larger_ones(d, seed):
+    shares = np.random.default_rng(seed).integers(0, 5, d).astype(float)
+    for kind in ("discriminative", "random", "lower tail", "upper tail"):
+        larger = np.arange(d)
+        for reduction in (0.1, 0.25, 0.4, 0.55, 0.9):
+            part = subset(shares, kind, reduction, seed)
+            assert len(part) == round((1 - reduction) * d)
+            assert len(set(part)) == len(part)
+            assert np.isin(part, larger).all()
+            larger = part
+    assert not np.array_equal(subset(shares, "random", 0.5, 0), subset(shares, "random", 0.5, 1))
+
+
+def test_the_default_reduction_is_the_default_band():
+    shares = np.arange(1000.0)
+    band = np.flatnonzero((shares >= np.percentile(shares, 50)) & (shares <= np.percentile(shares, 95)))
+    assert_array_equal(subset(shares, "discriminative", 0.55), band)
+
+
+def two_halves(n=600, seed=0):
+    """20 features that fire or not: ten seldom, whatever the class, and ten often, each for one of two classes."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    chance = np.full((n, 20), 0.05)
+    chance[:, 10:] = np.where(y[:, None] == np.arange(10) % 2, 0.6, 0.1)
+    H = 5.0 * (rng.random((n, 20)) < chance) + 0.1 * rng.normal(size=(n, 20))
+    return H.astype(np.float32), y
+
+
+def test_where_the_signal_sits_shows_in_the_curve():
+    (H, y), (T, t) = two_halves(), two_halves(seed=1)
+    found = compression_curve(H, y, T, t, eps=1.0, reductions=[0.5], kinds=["lower tail", "upper tail", "random"])
+    top1 = found.groupby("kind")["top1"].mean()
+    assert top1["full"] > 0.9
+    assert top1["upper tail"] == pytest.approx(top1["full"], abs=0.02)  # all ten that know
+    assert top1["lower tail"] == pytest.approx(0.5, abs=0.06)  # none of them
+    assert top1["lower tail"] < top1["random"] < top1["upper tail"] + 0.01
+    assert found["converged"].all()
+    assert (found["low"] <= found["top1"]).all()
+    assert (found["top1"] <= found["high"]).all()
+
+
+def test_each_probe_is_scikit_learns_on_that_subset():
+    H, y = planted(500)
+    for p in curve(H[:400], y[:400], H[400:], y[400:], eps=1.0, l2=1e-2, reductions=[0.25, 0.75]):
+        scaler = StandardScaler().fit(H[:400].astype(float))
+        X, T = scaler.transform(H[:400].astype(float)), scaler.transform(H[400:].astype(float))
+        if p.kind == "pca":
+            axes = PCA(p.n_features).fit(X)
+            X, T = axes.transform(X), axes.transform(T)
+        else:
+            X, T = X[:, p.features], T[:, p.features]
+        peer = LogisticRegression(C=1 / (1e-2 * 400), max_iter=5000, tol=1e-8).fit(X, y[:400])
+        assert (p.correct == (peer.predict(T) == y[400:])).mean() >= 0.98, (p.kind, p.reduction)
+        assert p.n_features == X.shape[1]
+
+
+def test_a_warm_start_ends_where_a_cold_one_does():
+    H, y = planted(400)
+    whole = Design(H, y)
+    fit = fit_lbfgs(whole, 1e-3)
+    for part in (whole.subset(np.arange(0, 64, 2)), whole.principal(20)):
+        start = part.begin(whole, fit)
+        warm, cold = fit_lbfgs(part, 1e-3, start=start), fit_lbfgs(part, 1e-3)
+        assert warm.objective == pytest.approx(cold.objective, rel=1e-4)
+        assert warm.iterations < cold.iterations
+
+
+def test_blocks_that_are_read_again_give_the_same_fit():
+    H, y = planted(500)
+    y[::50] = -1
+    held, read = Design(H, y), Design(lambda: iter(np.array_split(H, 7)), y)
+    a, b = fit_lbfgs(held, 1e-2), fit_lbfgs(read, 1e-2)
+    assert_allclose(a.weights, b.weights, atol=1e-3)
+    assert b.objective == pytest.approx(a.objective, rel=1e-5)
+    assert_allclose(held.gram(), np.corrcoef(H[y >= 0].T), atol=1e-4)
+    half = read.subset(np.arange(10, 40))
+    assert_allclose(torch.cat(list(half.blocks())), torch.cat(list(held.subset(np.arange(10, 40)).blocks())), atol=1e-5)
+    turned = [torch.cat(list(d.principal(5).blocks())) for d in (held, read)]
+    assert_allclose(turned[0].abs(), turned[1].abs(), atol=1e-3)
+
+
+def test_all_directions_of_pca_are_the_full_width():
+    H, y = planted(400)
+    probe = linear_probe(H[:300], y[:300], H[300:], y[300:], l2=1e-2)
+    whole = Design(H[:300], y[:300])
+    turned = whole.principal(64)
+    shares = turned.probabilities(fit_lbfgs(turned, 1e-2), [H[300:]])
+    assert_allclose(shares, probe.probabilities, atol=5e-3)
+
+
+def test_a_subset_of_dead_features_knows_nothing():
+    H, y = planted(300, classes=3)
+    H[:, 32:] = 0  # half never fire
+    found = compression_curve(H[:200], y[:200], H[200:], y[200:], eps=1.0, reductions=[0.6], kinds=["lower tail"])
+    assert found["top1"].iloc[1] == pytest.approx((y[200:] == np.bincount(y[:200]).argmax()).mean())
+
+
+def test_shuffled_labels_give_chance_at_every_size():
+    H, y = planted(1200)
+    y = np.random.default_rng(2).permutation(y)
+    found = compression_curve(H[:700], y[:700], H[700:], y[700:], reductions=[0.4, 0.8])
+    assert found["top1"].between(0.25 - 4 * 0.0194, 0.25 + 4 * 0.0194).all()  # four standard deviations of 500 guesses
+
+
+def test_drops_by_hand_and_their_interval():
+    full = np.array([True] * 90 + [False] * 10)
+    made = list(curve(*two_classes(), reductions=[0.5], kinds=["random", "pca"], eps=1.0))
+    probes = [type(p)(**{**vars(p), "correct": full.copy()}) for p in made]
+    for k, p in enumerate(p for p in probes if p.kind == "random"):
+        p.correct[: 5 * k] = False  # 0, 5, 10, 15 images lost
+    random, pca = drops(probes)
+    assert (random.kind, random.reduction, pca.kind) == ("random", 0.5, "pca")
+    assert random.drop == pytest.approx(0.075)
+    assert random.by_seed == pytest.approx((0, 0.05, 0.1, 0.15))
+    lost = np.zeros(100)
+    for k in range(4):
+        lost[: 5 * k] += 0.25
+    deviation = lost.std() / 10
+    assert random.interval[1] - random.interval[0] == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+    assert (pca.drop, pca.interval) == (0, (0, 0))
+
+
+def two_classes():
+    H, y = planted(120, classes=2)
+    return H[:80], y[:80], H[80:], y[80:]
+
+
+def test_the_size_that_is_enough():
+    found = [Drop("a", r, d, (0, 0), ()) for r, d in ((0.5, 0.021), (0.2, 0.009), (0.3, 0.011))]
+    assert enough(found, "a", 1) == 0.3
+    assert enough(found, "a", 2) == 0.5
+    assert enough(found, "a", 3) is None
+    assert enough(found, "b", 1) is None
+
+
+def test_the_table_has_one_row_a_probe():
+    found = table(list(curve(*two_classes(), eps=1.0)))
+    assert len(found) == 1 + 10 * (len(KINDS) - 1 + 4)
+    assert found["kind"].value_counts()["random"] == 40
+    assert sorted(found["seed"].dropna().unique()) == [0, 1, 2, 3]
+    assert found.iloc[0][["kind", "reduction", "n_features"]].tolist() == ["full", 0.0, 64]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kinds": ["middle"]}, 'unknown kind of subset "middle"'),
+        ({"reductions": [0.5, 1.0]}, "reduction 1 is out of range"),
+        ({"reductions": [0.0]}, "reduction 0 is out of range"),
+    ],
+)
+def test_wrong_settings_are_refused(options, says):
+    with pytest.raises(InputError, match=says):
+        compression_curve(*two_classes(), **options)
+
+
+def test_nothing_to_judge_is_refused():
+    H, y, T, _ = two_classes()
+    with pytest.raises(InputError, match="no test sample has a class"):
+        compression_curve(H, y, T, np.full(len(T), 7))
