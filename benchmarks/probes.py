@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.machine import describe
 from sslviz.analysis.compression import curve
+from sslviz.analysis.features import select_features
 from sslviz.analysis.softmax import Design, fit_lbfgs
 from sslviz.data import dataset as datasets
 from sslviz.store.embeddings import EmbeddingStore
@@ -95,7 +96,12 @@ def one_fit(name: str, H: np.ndarray, y: np.ndarray) -> None:
 def a_curve(n: int, d: int, c: int) -> None:
     H, y = features(n + n // 5, d, c)
     train, test = slice(0, n), slice(n, None)
-    probes, ours = timed(lambda: list(curve(H[train], y[train], H[test], y[test], l2=L2)))
+
+    def whole_curve() -> list:
+        design = Design(H[train], y[train])
+        return list(curve(design, select_features(H[train], "auto").shares, lambda: [H[test]], y[test], L2))
+
+    probes, ours = timed(whole_curve)
     X = torch.cat(list(Design(H[train], y[train]).blocks())).numpy()
     picked = [probes[k] for k in np.linspace(0, len(probes) - 1, 6).astype(int)]
     theirs = 0.0

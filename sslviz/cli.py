@@ -313,6 +313,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
             f"{result['n_classes']} classes; L2 {result['l2']:g}, "
             f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations."
         )
+    elif job == "compress":
+        _print_curve(result, workspace)
     elif job == "compare":
         _print_comparison(result)
     elif job == "embed":
@@ -358,6 +360,33 @@ def _print_comparison(result: dict[str, Any]) -> None:
         "Same errors: error consistency, 0 as by chance, 1 the same. Neighbours: share of the nearest train images that both "
         "see. All pairs: --json."
     )
+
+
+def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
+    from rich.table import Table
+
+    from sslviz.store.results import latest_result
+
+    found = latest_result(workspace.results(result["dataset"], result["encoder"], "compress"))
+    assert found is not None
+    top1 = found.table("curve").groupby(["reduction", "n_features", "kind"])["top1"].mean().unstack("kind").reset_index()
+    kinds = [kind for kind in result["at_40"] if kind in top1]
+    out.print(
+        f"top-1 of linear probes on fewer features, {result['n_judged']:,} {result['judged_on']} images; full width "
+        f"({result['n_features']}) {_percent(result['top1'])}; eps {result['eps']:g}, L2 {result['l2']:g}:"
+    )
+    table = Table("less by", "features", *kinds)
+    for line in top1[top1["reduction"] > 0].to_dict("records"):
+        table.add_row(f"{100 * line['reduction']:.0f} %", str(line["n_features"]), *(_percent(line[kind]) for kind in kinds))
+    out.print(table)
+    for kind, at in result["at_40"].items():
+        low, high = at["interval"]
+        said = f"{kind}: {_percent(at['drop'])} points lost at 40 % (95 % {_percent(low)} to {_percent(high)})"
+        if at["above_random"]:
+            more, low, high = at["above_random"]
+            said += f", {100 * more:+.1f} beside random ({100 * low:+.1f} to {100 * high:+.1f})"
+        first = [f"{points} at {100 * r:.0f} %" for points, r in result["enough"][kind].items() if r is not None]
+        out.print(said + (f"; first more than {' and '.join(first)}." if first else "."))
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:

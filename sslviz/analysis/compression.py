@@ -1,6 +1,6 @@
 """How many features are enough: linear probes on subsets of the features, of many sizes (docs/method.md 3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,61 +51,58 @@ def subset(shares: np.ndarray, kind: str, reduction: float, seed: int = 0) -> np
 
 
 def curve(
-    H_train: Array,
-    y_train: Array,
-    H_test: Array,
-    y_test: Array,
-    eps: float | Literal["auto"] = "auto",
-    l2: float | None = None,
+    design: Design,
+    shares: np.ndarray,
+    test: Callable[[], Iterable[Array]],
+    y_test: np.ndarray,
+    l2: float,
     reductions: Sequence[float] = REDUCTIONS,
     kinds: Sequence[str] = KINDS,
-    seed: int = 0,
+    done: Sequence[Subset] = (),
 ) -> Iterator[Subset]:
-    """The probes of a compression curve, full width first, one after the other; see `compression_curve`.
+    """The probes of a compression curve one after the other, full width first; see `compression_curve`.
 
-    All are fitted with one L2, that of the full width, share standardisation and correlations, and begin where the next larger
-    one ended.
+    design: all train features · shares float[D] · test() gives blocks of raw test rows anew each time · done: probes that were
+    fitted before are given again as they are. All have one L2, share standardisation and correlations, and begin where the next
+    larger one ended.
     """
-    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
-    if train.shape[1] != test.shape[1]:
-        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
-    y, truth = check_labels(y_train, len(train), "y_train"), check_labels(y_test, len(test), "y_test")
+    judged = np.isin(y_test, design.classes)
+    known = {(p.kind, p.reduction, p.seed): p for p in done}
+
+    def probe(
+        part: Design, start: Fit | None, where: tuple[str, float, int | None], kept: np.ndarray | None
+    ) -> tuple[Subset, Fit]:
+        fit = fit_lbfgs(part, l2, start=start)
+        said = design.classes[part.probabilities(fit, test()).argmax(1)]
+        n = part.width if kept is None else len(kept)
+        return Subset(*where, n, kept, (said == y_test)[judged], fit.converged, fit.iterations), fit
+
+    first, full = probe(design, None, ("full", 0.0, None), np.arange(design.n_features))
+    yield first
+    for kind in kinds:
+        for draw in range(RANDOM_SEEDS) if kind == "random" else [None]:
+            larger, fit = design, full
+            for reduction in sorted(reductions):
+                where = (kind, reduction, draw)
+                if where in known:
+                    yield known[where]
+                elif kind == "pca":
+                    part = design.principal(round((1 - reduction) * design.n_features))
+                    yield probe(part, part.begin(design, full), where, None)[0]
+                else:
+                    kept = subset(shares, kind, reduction, draw or 0)
+                    part = design.subset(kept)
+                    found, fit = probe(part, part.begin(larger, fit), where, kept)
+                    larger = part
+                    yield found
+
+
+def check(kinds: Sequence[str], reductions: Sequence[float]) -> None:
+    """Raises InputError for an unknown kind and for a reduction outside 0 to 1."""
     if unknown := [k for k in kinds if k not in KINDS]:
         raise InputError(f'unknown kind of subset "{unknown[0]}"; there are: {", ".join(KINDS)}.')
     if wrong := [r for r in reductions if not 0 < r < 1]:
         raise InputError(f"reduction {wrong[0]:g} is out of range; expected shares above 0 and below 1.")
-    shares = select_features(train, eps).shares
-    whole = Design(train, y)
-    judged = np.isin(truth, whole.classes)
-    if not judged.any():
-        raise InputError("no test sample has a class that occurs in train: nothing to judge a probe on.")
-    strength = choose_l2(whole, seed) if l2 is None else l2
-
-    def probe(
-        design: Design, start: Fit | None, kind: str, reduction: float, draw: int | None, kept: np.ndarray | None
-    ) -> tuple[Subset, Fit]:
-        fit = fit_lbfgs(design, strength, start=start)
-        said = whole.classes[design.probabilities(fit, [test]).argmax(1)]
-        n = design.width if kept is None else len(kept)
-        correct = (said == truth)[judged]
-        return Subset(kind, reduction, draw, n, kept, correct, fit.converged, fit.iterations), fit
-
-    everything = np.arange(train.shape[1])
-    first, full = probe(whole, None, "full", 0.0, None, everything)
-    yield first
-    for kind in kinds:
-        for draw in range(RANDOM_SEEDS) if kind == "random" else [None]:
-            larger, fit = whole, full
-            for reduction in sorted(reductions):
-                kept = None if kind == "pca" else subset(shares, kind, reduction, draw or 0)
-                if kept is None:
-                    larger, fit = whole, full
-                    design = whole.principal(round((1 - reduction) * train.shape[1]))
-                else:
-                    design = whole.subset(kept)
-                found, fit = probe(design, design.begin(larger, fit), kind, reduction, draw, kept)
-                larger = design
-                yield found
 
 
 def compression_curve(
@@ -128,7 +125,17 @@ def compression_curve(
     bootstrap over test samples), converged. The labels judge the subsets; none but `top1` depends on them.
     Raises InputError: see `linear_probe`; an unknown kind, a reduction outside 0 to 1, no test sample of a known class.
     """
-    return table(list(curve(H_train, y_train, H_test, y_test, eps, l2, reductions, kinds, seed)))
+    check(kinds, reductions)
+    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
+    if train.shape[1] != test.shape[1]:
+        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
+    truth = check_labels(y_test, len(test), "y_test")
+    design = Design(train, check_labels(y_train, len(train), "y_train"))
+    if not np.isin(truth, design.classes).any():
+        raise InputError("no test sample has a class that occurs in train: nothing to judge a probe on.")
+    shares = select_features(train, eps).shares
+    strength = choose_l2(design, seed) if l2 is None else l2
+    return table(list(curve(design, shares, lambda: [test], truth, strength, reductions, kinds)))
 
 
 def table(probes: Sequence[Subset]) -> pd.DataFrame:
@@ -155,7 +162,8 @@ class Drop:
     """What a kind of subset loses against the full width at one reduction, in shares of the test samples.
 
     interval: 95 %, percentile bootstrap over samples, each drawn with all its answers; random subsets count by their mean ·
-    by_seed: the loss of each random subset, one value for other kinds.
+    by_seed: the loss of each random subset, one value for other kinds · above_random: top-1 minus that of random subsets of the
+    same size, and its interval; None where there are none.
     """
 
     kind: str
@@ -163,6 +171,7 @@ class Drop:
     drop: float
     interval: tuple[float, float]
     by_seed: tuple[float, ...]
+    above_random: tuple[float, float, float] | None = None
 
 
 def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> list[Drop]:
@@ -174,11 +183,18 @@ def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> l
             groups.setdefault((p.kind, p.reduction), []).append(p.correct)
     weights = np.random.default_rng(seed).multinomial(len(full), np.full(len(full), 1 / len(full)), size=n_bootstrap)
     found = []
+
+    def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
+        low, high = np.percentile(weights @ values / len(full), [2.5, 97.5])
+        return float(values.mean()), float(low), float(high)
+
     for (kind, reduction), answers in groups.items():
-        lost = full - np.mean(answers, 0)
-        low, high = np.percentile(weights @ lost / len(full), [2.5, 97.5])
+        right = np.mean(answers, 0)
+        lost, *interval = mean_and_interval(full - right)
         by_seed = tuple(float(full.mean() - a.mean()) for a in answers)
-        found.append(Drop(kind, reduction, float(lost.mean()), (float(low), float(high)), by_seed))
+        random = groups.get(("random", reduction)) if kind != "random" else None
+        above = None if random is None else mean_and_interval(right - np.mean(random, 0))
+        found.append(Drop(kind, reduction, lost, (interval[0], interval[1]), by_seed, above))
     return found
 
 

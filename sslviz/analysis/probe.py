@@ -128,8 +128,7 @@ def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
 def choose_l2(design: Design, seed: int = 0, max_iterations: int = 1000) -> float:
     """The strength of a falling path with the lowest loss on a held-out fifth; warm starts, ties to the stronger."""
     torch = design.torch
-    fold = torch.from_numpy(_folds(design.targets.numpy(), 5, seed))
-    held = fold == 0
+    held = torch.from_numpy(held_out(design.targets.numpy(), seed))
     if not held.any():
         return L2_PATH[1]
     best, start = (np.inf, L2_PATH[0]), None
@@ -152,6 +151,12 @@ def _held_out_loss(design: Design, fit: Fit, held: Any) -> float:
         total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
         at += len(x)
     return total / int(held.sum())
+
+
+def held_out(y: np.ndarray, seed: int = 0) -> np.ndarray:
+    """bool[N]: a seeded fifth of the samples, spread evenly within each class."""
+    held: np.ndarray = _folds(y, 5, seed) == 0
+    return held
 
 
 def _folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:

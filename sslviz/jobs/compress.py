@@ -1,0 +1,174 @@
+"""How many features are enough? Linear probes on subsets of the features, of many sizes."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from sslviz.errors import InputError
+from sslviz.jobs import Eps, Settings, job
+from sslviz.progress import Progress, while_checking
+from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sslviz.analysis.compression import Subset
+
+_SAVE_EVERY = 5.0  # seconds
+
+
+class CompressSettings(Settings):
+    dataset: str = Field(description="data set in the workspace, or a folder of images")
+    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    l2: float | None = Field(None, ge=0, description="L2 strength of all probes; default chosen at full width")
+    seed: int = Field(0, ge=0, description="of folds and intervals")
+
+
+@job("compress", CompressSettings, example="sslviz compress --dataset photos --encoder simclr")
+def compress(settings: CompressSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Judge probes on fewer and fewer features: discriminative ones, random ones, tails, principal components (needs labels)."""
+    import numpy as np
+    import pandas as pd
+
+    from sslviz.analysis import compression
+    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
+    from sslviz.analysis.probe import choose_l2, held_out
+    from sslviz.analysis.softmax import Design
+    from sslviz.arrays import check_eps
+    from sslviz.jobs.inputs import available_memory, open_embedded
+    from sslviz.store.files import only_writer
+    from sslviz.store.fingerprints import fingerprint
+    from sslviz.store.results import save_result
+
+    embedded = open_embedded(workspace, settings.dataset, settings.encoder)
+    store, samples = embedded.store, embedded.samples
+    train, judged_on = samples[samples["split"] == "train"], embedded.judged_on
+    if train.loc[train["label"] >= 0, "label"].nunique() < 2:
+        raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" has fewer.')
+    notes = []
+    if judged_on is None:
+        out = held_out(train["label"].to_numpy(), settings.seed)
+        train, test = train[~out], train[out]
+        notes.append("there is no test split: a fifth of the train images is held out and judged")
+    else:
+        test = samples[samples["split"] == judged_on]
+        test = test[test["label"].isin(train["label"].unique()) & (test["label"] >= 0)]
+    if test.empty:
+        raise InputError(f'no {judged_on} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
+
+    progress.stage("counting activations", len(train))
+    eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
+    counts = ActivationCounts(store.meta["width"], EPS_GRID if eps == "auto" else [eps])
+    for rows, block in store.blocks(train["row"].to_numpy()):
+        counts.update(block)
+        progress.advance(len(rows))
+    chosen = counts.select(eps, LOWER, UPPER)
+
+    progress.stage("reading embeddings")
+    need = len(train) * int(store.meta["width"]) * 12  # float32: rows, standardised rows, those of a subset
+    y = train["label"].to_numpy()
+    if need < available_memory():
+        design = Design(store.read(train["row"].to_numpy()), y)
+    else:
+        design = Design(lambda: (block for _, block in store.blocks(train["row"].to_numpy())), y)
+        notes.append(f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass")
+    strength = while_checking(lambda: choose_l2(design, settings.seed), progress) if settings.l2 is None else settings.l2
+
+    todo = 1 + len(compression.REDUCTIONS) * (len(compression.KINDS) - 1 + compression.RANDOM_SEEDS)
+    progress.stage("fitting probes", todo)
+    kept = None if progress.folder is None else progress.folder / f"probes-{fingerprint([embedded.inputs, strength])[:12]}.npz"
+    probes, saved = list[compression.Subset](), time.monotonic()
+    coming = compression.curve(
+        design,
+        chosen.shares,
+        lambda: (block for _, block in store.blocks(test["row"].to_numpy())),
+        test["label"].to_numpy(),
+        strength,
+        done=[] if kept is None else _read(kept, chosen.shares),
+    )
+    while len(probes) < todo:
+        probes.append(while_checking(lambda: next(coming), progress))
+        if kept is not None and time.monotonic() - saved > _SAVE_EVERY:
+            _write(kept, probes)
+            saved = time.monotonic()
+        progress.advance()
+
+    found = compression.drops(probes, seed=settings.seed)
+    full = probes[0].correct.mean()
+    slow = [p for p in probes if not p.converged]
+    if slow:
+        notes.append(f"{len(slow)} of {len(probes)} probes stopped without converging")
+    for note in notes:
+        progress.warn(note)
+    summary = {
+        "judged_on": judged_on or "held-out train",
+        "n_judged": len(test),
+        "n_classes": len(design.classes),
+        "n_features": design.n_features,
+        "top1": float(full),
+        "eps": chosen.eps,
+        "l2": strength,
+        "at_40": {d.kind: asdict(d) for d in found if d.reduction == 0.4},
+        "enough": {
+            kind: {f"{points:g}": compression.enough(found, kind, points) for points in (1, 2)} for kind in compression.KINDS
+        },
+        "notes": notes,
+    }
+    tables = {
+        "curve": compression.table(probes),
+        "drops": pd.DataFrame([{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(d).items()} for d in found]),
+        "shares": pd.DataFrame({"feature": np.arange(design.n_features), "share": chosen.shares}),
+    }
+    folder = workspace.results(settings.dataset, settings.encoder, "compress")
+    with only_writer(folder, f"the compression curve of {settings.dataset} by {settings.encoder}"):
+        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
+        save_result(folder, plain, embedded.inputs, tables, summary)
+    return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+def _write(path: Path, probes: "list[Subset]") -> None:
+    """What a resumed run needs not fit again."""
+    import numpy as np
+
+    from sslviz.store.files import whole_file
+
+    with whole_file(path) as beside, beside.open("wb") as handle:
+        np.savez(
+            handle,
+            kind=[p.kind for p in probes],
+            reduction=[p.reduction for p in probes],
+            seed=[-1 if p.seed is None else p.seed for p in probes],
+            n_features=[p.n_features for p in probes],
+            converged=[p.converged for p in probes],
+            iterations=[p.iterations for p in probes],
+            correct=np.stack([p.correct for p in probes]),
+        )
+
+
+def _read(path: Path, shares: Any) -> "list[Subset]":
+    import numpy as np
+
+    from sslviz.analysis.compression import Subset, subset
+
+    if not path.exists():
+        return []
+    with np.load(path, allow_pickle=False) as found:
+        rows = zip(
+            *(found[c] for c in ("kind", "reduction", "seed", "n_features", "converged", "iterations", "correct")), strict=True
+        )
+        return [
+            Subset(
+                kind=str(kind),
+                reduction=float(reduction),
+                seed=None if seed < 0 else int(seed),
+                n_features=int(n),
+                features=None if kind == "pca" else subset(shares, str(kind), float(reduction), max(int(seed), 0)),
+                correct=correct,
+                converged=bool(converged),
+                iterations=int(iterations),
+            )
+            for kind, reduction, seed, n, converged, iterations, correct in rows
+            if kind != "full"
+        ]
