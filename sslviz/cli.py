@@ -313,6 +313,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
             f"{result['n_classes']} classes; L2 {result['l2']:g}, "
             f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations."
         )
+        knn = "" if result["knn_top1"] is None else f"kNN top-1 {_percent(result['knn_top1'])} %; "
+        out.print(f"{knn}expected calibration error {_percent(result['ece'])} %.")
     elif job == "compress":
         _print_curve(result, workspace)
     elif job == "compare":

@@ -1,11 +1,11 @@
 """The linear probe: softmax regression on frozen, standardised features."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sslviz.analysis.rivals import nearest_neighbours
 from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
 from sslviz.arrays import Array, check_embeddings, check_labels
 from sslviz.errors import InputError
@@ -62,27 +62,21 @@ def linear_probe(
         raise InputError(f"l2 is {l2}; expected a finite number of at least 0.")
     design = Design(train, y)
     strength = choose_l2(design, seed, max_iterations) if l2 is None else float(l2)
-    return judge(design, fit_lbfgs(design, strength, max_iterations), strength, [test], truth)
-
-
-def judge(design: Design, fit: Fit, l2: float, test: "Iterable[Array]", y_test: np.ndarray) -> ProbeResult:
-    """What a fitted probe says of test samples, given as blocks of raw rows."""
-    probabilities = design.probabilities(fit, test)
+    fit = fit_lbfgs(design, strength, max_iterations)
+    probabilities = design.probabilities(fit, [test])
     predictions = design.classes[probabilities.argmax(1)]
-    judged = np.isin(y_test, design.classes)
-    scaled = fit.weights.double().cpu().numpy() / design.std.cpu().numpy()
-    weights = np.zeros((len(design.classes), design.n_features))
-    weights[:, design.columns] = scaled
+    judged = np.isin(truth, design.classes)
+    weights, bias = design.on_raw_features(fit)
     return ProbeResult(
-        top1=float((predictions == y_test)[judged].mean()) if judged.any() else None,
+        top1=float((predictions == truth)[judged].mean()) if judged.any() else None,
         n_judged=int(judged.sum()),
         n_unknown=int((~judged).sum()),
         predictions=predictions,
         probabilities=probabilities,
         classes=design.classes,
         weights=weights,
-        bias=fit.bias.double().cpu().numpy() - scaled @ design.mean.cpu().numpy(),
-        l2=l2,
+        bias=bias,
+        l2=strength,
         converged=fit.converged,
         iterations=fit.iterations,
         n_constant=design.n_features - len(design.columns),
@@ -115,6 +109,28 @@ def out_of_fold(H: Array, y: Array, l2: float, folds: int = 5, seed: int = 0) ->
         predictions[out] = result.predictions
         probabilities[out[:, None], np.searchsorted(classes, result.classes)] = result.probabilities
     return predictions, probabilities
+
+
+def knn_probe(H_train: Array, y_train: Array, H_test: Array, k: int = 20, temperature: float = 0.07) -> np.ndarray:
+    """Class labels int64[M] by a vote of the k nearest train samples, each weighted by exp(cosine / temperature).
+
+    H_train float[N, D], y_train int[N] (-1: no known class, left out) · H_test float[M, D] (Wu et al., CVPR 2018, section 3.4).
+    Raises InputError: wrong rank, empty, NaN or infinity, shapes that differ, no known class, k < 1.
+    """
+    train = check_embeddings(H_train, "H_train")
+    y = check_labels(y_train, len(train), "y_train")
+    if k < 1:
+        raise InputError(f"k is {k}; expected at least 1.")
+    if not (y >= 0).any():
+        raise InputError("no train sample has a known class.")
+    known = np.flatnonzero(y >= 0)
+    classes, targets = np.unique(y[known], return_inverse=True)
+    near = nearest_neighbours(H_test, train[known], k=min(k, len(known)))
+    votes = np.zeros((len(near.rows), len(classes)))
+    weight = np.exp((near.similarities - near.similarities[:, :1]) / temperature)
+    np.add.at(votes, (np.arange(len(votes))[:, None], targets[near.rows]), weight)
+    said: np.ndarray = classes[votes.argmax(1)]
+    return said
 
 
 def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:

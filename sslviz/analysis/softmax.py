@@ -124,6 +124,13 @@ class Design:
         shares: np.ndarray = self.torch.cat(out).cpu().numpy()
         return shares
 
+    def on_raw_features(self, fit: "Fit") -> tuple[np.ndarray, np.ndarray]:
+        """Weights float64[C, D] and bias float64[C] of a fit for raw rows; columns that stay out have weight 0."""
+        scaled = fit.weights.double().cpu().numpy() / self.std.cpu().numpy()
+        weights = np.zeros((len(self.classes), self.n_features))
+        weights[:, self.columns] = scaled
+        return weights, fit.bias.double().cpu().numpy() - scaled @ self.mean.cpu().numpy()
+
     def _known_blocks(self) -> "Iterator[Any]":
         start = 0
         for block in self._read():
@@ -194,3 +201,28 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
     found = minimize(objective, theta.double().numpy(), jac=True, method="L-BFGS-B", callback=check, options=options)
     value, _ = objective(found.x)
     return Fit(now["W"], now["b"], value, bool(now["near"]) or found.status == 0, int(found.nit))
+
+
+def fit_sgd(design: Design, epochs: int = 100, lr: float = 0.1, batch: int = 256, seed: int = 0) -> Fit:
+    """The protocol of the paper: so many epochs of SGD on frozen features; momentum 0.9, no L2, the rate falls to 0 by a cosine
+    (ours: the paper names the epochs only). Needs a design that is held in memory."""
+    torch = design.torch
+    x, targets = torch.cat(list(design.blocks())), design.targets
+    W = torch.zeros(len(design.classes), design.width, requires_grad=True)
+    b = torch.zeros(len(design.classes), requires_grad=True)
+    optimizer = torch.optim.SGD([W, b], lr=lr, momentum=0.9)
+    batch = min(batch, len(targets))
+    total = epochs * (len(targets) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.randperm(len(targets), generator=generator)
+        for rows in order[: len(order) // batch * batch].split(batch):
+            loss = torch.nn.functional.cross_entropy(torch.addmm(b, x[rows], W.T), targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        value = float(torch.nn.functional.cross_entropy(torch.addmm(b, x, W.T), targets))
+    return Fit(W.detach(), b.detach(), value, bool(np.isfinite(value)), epochs)

@@ -1,6 +1,6 @@
 """Train a linear probe on the embeddings: which images does the encoder let a linear classifier get right?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -9,11 +9,19 @@ from sslviz.jobs import Settings, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
+if TYPE_CHECKING:
+    from sslviz.analysis.softmax import Design, Fit
+    from sslviz.jobs.inputs import Embedded
+
+_MOST_PROBABILITIES = 20_000_000
+
 
 class ProbeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    protocol: Literal["lbfgs", "sgd100"] = Field("lbfgs", description="lbfgs: to the optimum; sgd100: 100 epochs, as the paper")
     l2: float | None = Field(None, ge=0, description="L2 strength on standardised features; default chosen on a fifth of train")
+    knn: int = Field(20, ge=0, le=1000, description="neighbours that vote in the kNN probe beside it; 0 leaves it out")
     train_predictions: bool = Field(False, description="also judge train images, by 5-fold out-of-fold predictions")
     seed: int = Field(0, ge=0, description="of folds")
 
@@ -24,7 +32,8 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     import numpy as np
     import pandas as pd
 
-    from sslviz.analysis.probe import linear_probe, out_of_fold
+    from sslviz.analysis.probe import out_of_fold
+    from sslviz.analysis.softmax import Design
     from sslviz.jobs.inputs import available_memory, open_embedded
     from sslviz.store.files import only_writer, whole_file
     from sslviz.store.results import save_result
@@ -36,40 +45,50 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     if len(counts) < 2:
         there = f"has {len(counts)}" if embedded.dataset.has_labels else "has no labels"
         raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" {there}.')
-    need = len(train) * int(embedded.store.meta["width"]) * 16  # float32 rows, their float64 moments, standardised rows
-    if need > available_memory():
-        raise InputError(
-            f"a probe on {len(train):,} train rows needs about {need / 1e9:.1f} GB of memory, more than is free. "
-            f"Take fewer classes (--classes) or a larger machine."
-        )
     notes = []
     lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
     if lonely:
         notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     others = samples[samples["split"] != "train"]
-    progress.stage("reading embeddings")
-    H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
-    H_other = embedded.store.read(others["row"].to_numpy()) if len(others) else H[:1]
-    y_other = others["label"].to_numpy() if len(others) else y[:1]
-    progress.stage("fitting the probe")
-    fit = while_checking(lambda: linear_probe(H, y, H_other, y_other, settings.l2, seed=settings.seed), progress)
-    tables = []
-    if len(others):
-        tables.append(_predictions(others, fit.predictions, fit.probabilities, fit.classes))
     folds = settings.train_predictions or embedded.judged_on is None
+    need = len(train) * int(embedded.store.meta["width"]) * 8  # float32: rows, standardised rows
+    held = need < available_memory()
+    if not held and (folds or settings.protocol == "sgd100"):
+        raise InputError(
+            f"out-of-fold predictions and sgd100 need {need / 1e9:.1f} GB of memory, more than is free. "
+            "Leave --train-predictions and --protocol out, take fewer classes (--classes) or a larger machine."
+        )
+    rows, y = train["row"].to_numpy(), train["label"].to_numpy()
+    progress.stage("reading embeddings")
+    if not held:
+        notes.append(f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass")
+    H = embedded.store.read(rows) if held else None
+    design = Design(H if H is not None else lambda: (block for _, block in embedded.store.blocks(rows)), y)
+    progress.stage("fitting the probe")
+    fit, l2 = while_checking(lambda: _fit(design, settings), progress)
+    parts = []
+    if len(others):
+        progress.stage("judging")
+        shares = design.probabilities(fit, (block for _, block in embedded.store.blocks(others["row"].to_numpy())))
+        parts.append(_predictions(others, design.classes[shares.argmax(1)], shares, design.classes))
     if folds:
         progress.stage("predicting train images out of fold")
         if counts.min() < 5:
             few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
             notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {shown(few)}")
-        predictions, probabilities = while_checking(lambda: out_of_fold(H, y, fit.l2, seed=settings.seed), progress)
-        tables.append(_predictions(train, predictions, probabilities, np.unique(y[y >= 0])))
-    table = pd.concat(tables, ignore_index=True)
+        predictions, shares = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
+        parts.append(_predictions(train, predictions, shares, design.classes))
+    table = pd.concat(parts, ignore_index=True)
     split = embedded.judged_on or "train"
     judged = table[(table["split"] == split) & table["correct"].notna()]
     n_unknown = int(((table["split"] == split) & table["correct"].isna()).sum())
     if n_unknown:
         notes.append(f"{n_unknown} {split} images have no label that the probe knows and are left out of its accuracy")
+    known = judged[judged["label"] >= 0]
+    knn = None
+    if settings.knn and split != "train" and len(known):
+        progress.stage("voting among neighbours")
+        knn = _knn(embedded, settings, known, progress)
     if not fit.converged:
         notes.append(f"the solver stopped after {fit.iterations} iterations without converging")
     for note in notes:
@@ -80,24 +99,84 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         "out_of_fold": split == "train",
         "n_judged": len(judged),
         "n_unknown": n_unknown,
-        "n_classes": len(fit.classes),
-        "l2": fit.l2,
+        "n_classes": len(design.classes),
+        "knn_top1": knn,
+        "ece": _calibration_error(known),
+        "protocol": settings.protocol,
+        "l2": l2,
         "converged": fit.converged,
         "iterations": fit.iterations,
-        "n_constant": fit.n_constant,
+        "n_constant": design.n_features - len(design.columns),
         "notes": notes,
     }
     folder = workspace.results(settings.dataset, settings.encoder, "probe")
     with only_writer(folder, f"the probe of {settings.dataset} on {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
-        result = save_result(folder, plain, embedded.inputs, {"predictions": table}, summary)
+        tables = {"predictions": table, "classes": _by_class(known), "confusion": _confusion(known)}
+        result = save_result(folder, plain, embedded.inputs, tables, summary)
+        weights, bias = design.on_raw_features(fit)
         with whole_file(result.folder / "weights.npz") as beside, beside.open("wb") as handle:
-            np.savez(handle, weights=fit.weights, bias=fit.bias, classes=fit.classes)
+            np.savez(handle, weights=weights, bias=bias, classes=design.classes)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
 
 
+def _fit(design: "Design", settings: ProbeSettings) -> "tuple[Fit, float]":
+    from sslviz.analysis.probe import choose_l2
+    from sslviz.analysis.softmax import fit_lbfgs, fit_sgd
+
+    if settings.protocol == "sgd100":
+        return fit_sgd(design, seed=settings.seed), 0.0
+    l2 = choose_l2(design, settings.seed) if settings.l2 is None else settings.l2
+    return fit_lbfgs(design, l2), l2
+
+
+def _knn(embedded: "Embedded", settings: ProbeSettings, judged: Any, progress: Progress) -> float:
+    """Share of the judged samples that their nearest train samples (at most 50,000, seeded) vote right."""
+    import numpy as np
+
+    from sslviz.analysis.probe import knn_probe
+    from sslviz.analysis.rivals import MAX_TRAIN_ROWS
+    from sslviz.jobs.inputs import sampled
+
+    samples = embedded.samples
+    known = samples[(samples["split"] == "train") & (samples["label"] >= 0)].set_index("row")["label"]
+    rows = sampled(known.index.to_numpy(), MAX_TRAIN_ROWS, settings.seed)
+    H, y = embedded.store.read(rows), known.loc[rows].to_numpy()
+    wanted = samples[samples["sample_id"].isin(judged["sample_id"])]
+    right = 0
+    for at, block in embedded.store.blocks(wanted["row"].to_numpy()):
+        truth = wanted.set_index("row").loc[at, "label"].to_numpy()
+        right += int((knn_probe(H, y, block, settings.knn) == truth).sum())
+        progress.check()
+    return float(right / np.float64(len(wanted)))
+
+
+def _calibration_error(judged: Any) -> float | None:
+    """Expected calibration error over 15 bins of confidence (Guo et al., ICML 2017)."""
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    if judged.empty:
+        return None
+    confidence = torch.tensor(judged["confidence"].to_numpy(dtype="float32"))
+    correct = torch.tensor(judged["correct"].to_numpy(dtype="int64"))
+    return float(binary_calibration_error(confidence, correct, n_bins=15))
+
+
+def _by_class(judged: Any) -> Any:
+    """label, n, top1 of the classes that were judged."""
+    right = judged.assign(correct=judged["correct"].astype(bool)).groupby("label")["correct"]
+    return right.agg(n="size", top1="mean").reset_index()
+
+
+def _confusion(judged: Any) -> Any:
+    """label, prediction, n: the pairs that occur."""
+    return judged.groupby(["label", "prediction"]).size().rename("n").reset_index()
+
+
 def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: Any) -> Any:
-    """sample_id, split, label, prediction, correct (missing where the class is unknown), confidence, top-5 classes and shares."""
+    """sample_id, split, label, prediction, correct (missing where the class is unknown), confidence, top-5 classes and shares,
+    and the shares of all classes, in their order, where that is at most 20 million numbers."""
     import numpy as np
 
     k = min(5, len(classes))
@@ -109,4 +188,6 @@ def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: An
     table["confidence"] = probabilities.max(1)
     table["top5"] = list(classes[top])
     table["top5_probability"] = list(np.take_along_axis(probabilities, top, 1))
+    if probabilities.size <= _MOST_PROBABILITIES:
+        table["probabilities"] = list(probabilities.astype(np.float32))
     return table

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import linear_probe
-from sslviz.analysis.probe import out_of_fold
+from sslviz.analysis.probe import held_out, knn_probe, out_of_fold
+from sslviz.analysis.softmax import Design, fit_lbfgs, fit_sgd
+from sslviz.errors import InputError
 from tests.inputs import planted
 
 
@@ -98,3 +101,41 @@ def test_a_fold_that_takes_all_of_a_rare_class():
     predictions, probabilities = out_of_fold(H, y, l2=1e-2)
     assert set(predictions) <= {0, 1}
     assert_allclose(probabilities.sum(1), np.ones(11), atol=1e-5)
+
+
+def test_the_knn_probe_is_scikit_learns_with_the_same_weights():
+    H, y = planted(400)
+    H += 0.01
+    unit = H / np.linalg.norm(H, axis=1, keepdims=True)
+    peer = KNeighborsClassifier(20, metric="euclidean", weights=lambda d: np.exp((1 - d**2 / 2) / 0.07)).fit(unit[:300], y[:300])
+    assert_array_equal(knn_probe(7 * H[:300], y[:300], 3 * H[300:], k=20), peer.predict(unit[300:]))
+    assert_array_equal(knn_probe(H[:300], y[:300] + 5, H[:300], k=1), y[:300] + 5)
+    unknown = np.where(np.arange(300) < 250, -1, y[:300])
+    assert_array_equal(knn_probe(H[:300], unknown, H[300:], k=60), knn_probe(H[250:300], y[250:300], H[300:], k=50))
+
+
+@pytest.mark.parametrize(("k", "labels", "says"), [(0, 1, "k is 0"), (3, -1, "no train sample has a known class")])
+def test_wrong_input_of_the_knn_probe(k, labels, says):
+    H, _ = planted(20)
+    with pytest.raises(InputError, match=says):
+        knn_probe(H, np.full(20, labels), H, k=k)
+
+
+def test_sgd_of_100_epochs_comes_near_the_optimum_without_l2():
+    H, y = planted(2000)
+    design = Design(H, y)
+    sgd, best = fit_sgd(design), fit_lbfgs(design, 1e-5)
+    X = np.concatenate([b.numpy() for b in design.blocks()])
+    assert sgd.objective == pytest.approx(objective(X, y, sgd.weights.numpy(), sgd.bias.numpy(), 0), rel=1e-4)
+    assert sgd.iterations == 100
+    zero = np.log(4)
+    assert sgd.objective - best.objective < 0.1 * (zero - best.objective)
+    agree = design.probabilities(sgd, [H]).argmax(1) == design.probabilities(best, [H]).argmax(1)
+    assert agree.mean() > 0.93
+
+
+def test_the_held_out_fifth_is_even_over_classes():
+    y = np.repeat([0, 1, 2], [50, 20, 5])
+    held = held_out(y, seed=3)
+    assert [held[y == k].sum() for k in range(3)] == [10, 4, 1]
+    assert not np.array_equal(held, held_out(y, seed=4))

@@ -527,7 +527,7 @@ def test_a_cancelled_probe_ends_at_once(workspace, photos, monkeypatch):
 
     run_embed(workspace)
     never = threading.Event()
-    monkeypatch.setattr("sslviz.analysis.probe.linear_probe", lambda *_, **__: never.wait(60))
+    monkeypatch.setattr("sslviz.analysis.probe.choose_l2", lambda *_, **__: never.wait(60))
 
     class Stopped(Progress):
         def check(self):
