@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sslviz import evaluate_score
-from sslviz.ui.figures import compare, features, projection
+from sslviz.ui.figures import compare, compression, features, projection
 from sslviz.ui.figures import scores as figures
 
 SCORE = pd.Series([4.0, 3.0, 3.0, 1.0])
@@ -179,3 +179,27 @@ def test_the_square_of_pairs_shows_each_number_where_it_belongs():
     (square,) = compare.consistency(table).data
     assert (list(square.x), list(square.y)) == (["one", "two"], ["one", "two"])
     assert square.z[1][0] == 0.4
+
+
+def test_lines_of_a_compression_curve_by_hand():
+    table = pd.DataFrame(
+        {
+            "kind": ["full", "random", "random", "pca"],
+            "reduction": [0, 0.5, 0.5, 0.5],
+            "n_features": [8, 4, 4, 4],
+            "top1": [0.9, 0.7, 0.8, 0.85],
+            "low": [0.88, 0.6, 0.7, 0.8],
+            "high": [0.92, 0.75, 0.86, 0.9],
+        }
+    )
+    found = compression.lines(table).set_index(["kind", "reduction"])
+    assert found.loc[("random", 0.5), ["n_features", "top1", "low", "high"]].tolist() == pytest.approx([4, 0.75, 0.7, 0.8])
+    assert found.loc[("pca", 0.5), ["n_features", "top1", "low", "high"]].tolist() == pytest.approx([4, 0.85, 0.8, 0.9])
+    assert found.loc[("pca", 0.0), ["n_features", "top1", "low", "high"]].tolist() == pytest.approx([8, 0.9, 0.88, 0.92])
+    assert found.loc[("random", 0.0), ["low", "high"]].tolist() == [0.9, 0.9]
+    figure = compression.curves(found.reset_index(), ["random", "pca"])
+    random, pca = (next(t for t in figure.data if t.name == name) for name in ("random", "principal components"))
+    assert (list(random.x), list(pca.y)) == ([0, 50], pytest.approx([90, 85]))
+    assert random.customdata[1].tolist() == pytest.approx([4, 70, 80])
+    both = compression.encoders({"<b>": found.reset_index(), "two": found.reset_index()}, "pca")
+    assert [t.name for t in both.data] == ["&lt;b&gt;", "two"]

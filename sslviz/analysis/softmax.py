@@ -49,6 +49,7 @@ class Design:
         self._x: Any = None
         self._gram: Any = None
         self._axes: Any = None
+        self._directions: Any = None
         mean, std = self._moments()
         used = std > _CONSTANT * mean.abs().clamp_min(1e-30)
         self.n_features = len(used)
@@ -69,12 +70,14 @@ class Design:
         part.columns = self.columns[places.numpy()]
         part.mean, part.std = self.mean[places], self.std[places]
         part._x = None if self._x is None else self._x[:, places]
-        part._gram = self.gram()[places][:, places]
+        part._gram, part._directions = self.gram()[places][:, places], None
         return part
 
     def principal(self, n: int) -> "Design":
         """The same samples along the n main directions of x (PCA), unscaled: with all of them a probe is that of x itself."""
-        variance, directions = self.torch.linalg.eigh(self.gram().double())
+        if self._directions is None:
+            self._directions = self.torch.linalg.eigh(self.gram().double())
+        variance, directions = self._directions
         part = copy(self)
         part._axes = directions[:, -n:].float()
         part._x = None if self._x is None else self._x @ part._axes

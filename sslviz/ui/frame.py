@@ -21,6 +21,7 @@ PAGES = {
     "features": ("Features", ":material/category:"),
     "scores": ("Scores", ":material/bar_chart:"),
     "sample": ("Sample", ":material/image:"),
+    "compression": ("Compression", ":material/compress:"),
     "projection": ("Map", ":material/scatter_plot:"),
     "data": ("Data", ":material/folder_open:"),
     "runs": ("Runs", ":material/play_circle:"),

@@ -1,0 +1,126 @@
+"""How many features are enough: the curve in words and as a chart, other encoders beside it, and the subset to take away."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.analysis.compression import KINDS, subset
+from sslviz.jobs.compress import CompressSettings
+from sslviz.ui import reads, widgets
+from sslviz.ui.figures import compression as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import interval, percent, plain
+
+AT = 0.4
+
+
+def start_button(here: Frame, label: str, disabled: bool) -> None:
+    def start() -> None:
+        widgets.start_job(here.workspace, "compress", CompressSettings(dataset=here.dataset.name, encoder=here.encoder))
+
+    st.button(label, on_click=start, disabled=disabled, type="primary", icon=":material/play_arrow:")
+
+
+def headline(summary: dict[str, Any]) -> None:
+    """What discriminative subsets lose at 40 %, beside random ones, and how far one may go."""
+    at, random = summary["at_40"]["discriminative"], summary["at_40"]["random"]
+    above, low, high = at["above_random"]
+    beside = "**no different from random features**" if low <= 0 <= high else "**better than random features**"
+    if high < 0:
+        beside = "**worse than random features**"
+    st.markdown(
+        f"With 40 % fewer features, chosen as discriminative, the probe loses {100 * at['drop']:.1f} points "
+        f"(95 % {interval(at['interval'])}) of {percent(summary['top1'])}: {beside} of the same number "
+        f"({100 * above:+.1f} points, 95 % {100 * low:+.1f} to {100 * high:+.1f})."
+    )
+    facts = [
+        ("Full width", percent(summary["top1"]), f"{summary['n_features']} features"),
+        ("Lost at 40 %", f"{100 * at['drop']:.1f}", f"95 %: {interval(at['interval'])}"),
+        ("Random, 40 %", f"{100 * random['drop']:.1f}", f"seeds {_span(random['by_seed'])}"),
+        ("1 point lost at", _first(summary, "1"), "discriminative"),
+        ("2 points lost at", _first(summary, "2"), "discriminative"),
+    ]
+    with st.container(horizontal=True):
+        for label, value, below in facts:
+            with st.container(width=132, gap="xsmall"):
+                st.metric(label, value)
+                st.caption(below)
+    for note in summary["notes"]:
+        st.caption(plain(note))
+
+
+def _span(values: Any) -> str:
+    return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
+
+
+def _first(summary: dict[str, Any], points: str) -> str:
+    reduction = summary["enough"]["discriminative"][points]
+    return "beyond 90 %" if reduction is None else f"{100 * reduction:.0f} %"
+
+
+def chart(table: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """The curves of this encoder."""
+    chosen = st.pills("Curves", KINDS, selection_mode="multi", default=list(KINDS), key="compression-kinds", format_func=_name)
+    found = figures.lines(table)
+    kinds = [kind for kind in KINDS if kind in chosen] or ["discriminative"]
+    numbers = found[found["kind"].isin(kinds)]
+    title = f"Top-1 of linear probes on fewer features, {summary['n_judged']:,} {summary['judged_on']} images"
+    widgets.chart(figures.curves(found, kinds), numbers, key="compression", alt=title)
+    st.caption(
+        f"{title}. Band of the discriminative curve: 95 % over images; of the random one: lowest and highest of four seeds. All "
+        f"probes have one L2 ({summary['l2']:g}), chosen at full width; shares are counted at eps {summary['eps']:g}. Tails: the "
+        "features that fire least and most often. Principal components are no selection: all features must still be computed."
+    )
+
+
+def _name(kind: str) -> str:
+    return figures.NAMES.get(kind, kind)
+
+
+def warnings() -> None:
+    """What the curve does not say."""
+    st.info(
+        "Features are ranked without labels, but whoever picks a size by looking at this curve uses the labels of these images. "
+        "The default discriminative set (percentiles 50 to 95) is itself a cut of 55 %. In the paper, too, discriminative and "
+        "random features do equally well for some encoders up to cuts of 10 to 20 %."
+    )
+
+
+def beside(here: Frame) -> None:
+    """The curve of one kind for all encoders that have one on this data set."""
+    found = {}
+    for name in here.workspace.encoders():
+        stage = reads.stage(here.workspace, here.dataset, name, "compression", "compress")
+        if stage.result is not None and stage.state == "fresh":
+            found[name] = figures.lines(reads.table(stage.result, "curve"))
+    if len(found) < 2:
+        return
+    st.subheader("Other encoders")
+    left, right = st.columns(2)
+    names = left.multiselect("Encoders", list(found), default=list(found), key="compression-encoders")
+    kind = right.selectbox("Curve", KINDS, format_func=_name, key="compression-kind")
+    shown = {name: found[name] for name in names}
+    if not shown:
+        return
+    numbers = pd.concat([t[t["kind"] == kind].assign(encoder=name) for name, t in shown.items()])
+    title = f"Top-1 on fewer features ({_name(kind)}) of {len(shown)} encoders"
+    widgets.chart(figures.encoders(shown, kind), numbers, key="compression-others", alt=title)
+
+
+def take_away(here: Frame, shares: pd.DataFrame) -> None:
+    """The features of a subset, as a file."""
+    st.subheader("Take a subset")
+    left, right = st.columns(2)
+    kind = left.selectbox("Subset", [k for k in KINDS if k != "pca"], key="compression-take")
+    less = right.slider("Features left out, %", 5, 95, 40, 5, key="compression-less")
+    kept = subset(shares["share"].to_numpy(), kind, less / 100)
+    table = pd.DataFrame({"feature": kept, "share": shares["share"].to_numpy()[kept]})
+    least, most = table["share"].min(), table["share"].max()
+    st.caption(f"{len(kept)} of {len(shares)} features; they fire in {least:.2f} to {most:.2f} % of the train images.")
+    st.download_button(
+        "Download the features (CSV)",
+        lambda: table.to_csv(index=False),
+        file_name=f"{here.dataset.name}-{here.encoder}-{kind.replace(' ', '-')}-{less}.csv",
+        icon=":material/download:",
+    )

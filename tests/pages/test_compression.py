@@ -1,0 +1,73 @@
+"""The compression page: what a person reads there before and after, and the subset that is taken away."""
+
+import pytest
+
+from sslviz.analysis.compression import subset
+from sslviz.data import dataset as datasets
+from sslviz.jobs import runner
+from sslviz.jobs.compress import CompressSettings, compress
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.progress import Progress
+from sslviz.store.results import latest_result
+from tests.inputs import folder, small_encoder
+from tests.pages.conftest import text
+
+
+def test_empty_workspace(app):
+    assert "There is no data set in this workspace yet" in text(app("compression"))
+
+
+def test_a_button_makes_the_curve(app, scored, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("compression")
+    assert "No compression curve yet" in text(test)
+    next(b for b in test.button if b.label == "Make the curve").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert (run["job"], run["settings"]["encoder"]) == ("compress", "tiny")
+
+
+def test_without_labels_there_is_none(app, workspace, tmp_path):
+    datasets.add_folder(workspace, "loose", folder(tmp_path / "loose", {"train": 6, "test": 3}))
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="loose", encoder="tiny"), workspace, Progress())
+    test = app("compression")
+    assert "this data set has none" in text(test)
+    assert not any(b.label == "Make the curve" for b in test.button)
+
+
+def test_the_curve_in_words_and_a_subset_to_take_away(app, scored, workspace):
+    result = compress(CompressSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app("compression")
+    lost = 100 * result["at_40"]["discriminative"]["drop"]
+    assert f"the probe loses {lost:.1f} points" in text(test)
+    figures = {m.label: m.value for m in test.metric}
+    assert figures["Full width"] == f"{100 * result['top1']:.1f} %"
+    assert figures["Random, 40 %"] == f"{100 * result['at_40']['random']['drop']:.1f}"
+    assert len(test.get("plotly_chart")) == 1
+    assert "uses the labels of these images" in text(test)
+    shares = latest_result(workspace.results("photos", "tiny", "compress")).table("shares")["share"].to_numpy()
+    kept = subset(shares, "upper tail", 0.75)
+    test.selectbox(key="compression-take").set_value("upper tail")
+    test.slider(key="compression-less").set_value(75).run()
+    assert f"{len(kept)} of 32 features; they fire in {shares[kept].min():.2f} to {shares[kept].max():.2f} %" in text(test)
+
+
+@pytest.fixture
+def two(scored, workspace):
+    small_encoder(workspace, "other", seed=4)
+    embed(EmbedSettings(dataset="photos", encoder="other"), workspace, Progress())
+    for name in ("tiny", "other"):
+        compress(CompressSettings(dataset="photos", encoder=name), workspace, Progress())
+
+
+def test_two_encoders_side_by_side_and_a_stale_curve(app, two, workspace, photos):
+    test = app("compression", encoder="tiny")
+    assert "Other encoders" in [s.value for s in test.subheader]
+    assert len(test.get("plotly_chart")) == 2
+    test.selectbox(key="compression-kind").set_value("pca").run()
+    assert not test.exception
+    next((photos / "train" / "disc").glob("*.png")).unlink()
+    datasets.refresh(workspace, "photos")
+    test = app("compression", encoder="tiny")
+    assert "This curve is **stale**" in text(test)
+    assert len(test.get("plotly_chart")) == 1
