@@ -1,4 +1,8 @@
-"""Softmax regression on standardised features by L-BFGS, for many fits that share their passes, moments and correlations."""
+"""Softmax regression on standardised features by L-BFGS, for many fits that share their moments and correlations.
+
+Products with all rows are NumPy's: its OpenBLAS took 240 ms for the two of a pass over 20,000 x 2,048, torch's MKL 360 (on an
+AMD processor), and nearly all of a fit is spent there.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
@@ -100,7 +104,8 @@ class Design:
     def gram(self) -> Any:
         """x^T x / N float32[D, D]: the correlations of the columns. Computed once, shared by subsets."""
         if self._gram is None:
-            total = sum((block.T @ block).double() for block in self.blocks())
+            products = (self.torch.from_numpy(block.numpy().T @ block.numpy()) for block in self.blocks())
+            total = sum(product.double() for product in products)
             self._gram = (total / len(self.targets)).float()
         return self._gram
 
@@ -177,14 +182,14 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
         loss, gradient_W, gradient_b, at = 0.0, torch.zeros(c, width), torch.zeros(c), 0
         for x in design.blocks():
             targets = design.targets[at : at + len(x)]
-            log_p = torch.log_softmax(torch.addmm(b, x, W.T), 1)
+            log_p = torch.log_softmax(torch.from_numpy(x.numpy() @ W.numpy().T) + b, 1)
             losses = log_p.gather(1, targets[:, None])[:, 0]
             residual = log_p.exp_()
             residual[torch.arange(len(x)), targets] -= 1
             if kept is not None:
                 losses, residual = losses * kept[at : at + len(x)], residual * kept[at : at + len(x), None]
             loss -= float(losses.double().sum())
-            gradient_W += residual.T @ x
+            gradient_W += torch.from_numpy(residual.numpy().T @ x.numpy())
             gradient_b += residual.sum(0)
             at += len(x)
         gradient_W, gradient_b = gradient_W / n + l2 * W, gradient_b / n
