@@ -19,7 +19,7 @@ _GAP = 5e-5
 """Share of the objective by which a fit may lie above the minimum."""
 _LEAST_L2 = 1e-6
 """Below it, the curvature that the end of a fit is judged by."""
-BLOCK = 65_536
+BLOCK = 16_384
 """Rows a pass takes at a time."""
 
 
@@ -60,12 +60,23 @@ class Design:
         self.columns = np.flatnonzero(used.cpu().numpy())
         self.mean, self.std = mean[used], std[used]
         if not callable(H):
-            self._x = torch.cat(list(self._standardised_blocks()))
+            x, at = torch.empty(len(self.targets), len(self.columns)), 0
+            for block in self._standardised_blocks():
+                x[at : at + len(block)] = block
+                at += len(block)
+            self._x = x
 
     @property
     def width(self) -> int:
         """Columns of x."""
         return len(self.columns) if self._axes is None else int(self._axes.shape[1])
+
+    @property
+    def held(self) -> Any:
+        """x float32[N, D]. Raises ValueError where it is not held in memory."""
+        if self._x is None:
+            raise ValueError("this design reads its rows anew at each pass")
+        return self._x
 
     def subset(self, columns: np.ndarray) -> "Design":
         """The same samples with these columns of H only; constant ones among them stay out."""
@@ -215,7 +226,7 @@ def fit_sgd(design: Design, epochs: int = 100, lr: float = 0.1, batch: int = 256
     """The protocol of the paper: so many epochs of SGD on frozen features; momentum 0.9, no L2, the rate falls to 0 by a cosine
     (ours: the paper names the epochs only). Needs a design that is held in memory."""
     torch = design.torch
-    x, targets = torch.cat(list(design.blocks())), design.targets
+    x, targets = design.held, design.targets
     W = torch.zeros(len(design.classes), design.width, requires_grad=True)
     b = torch.zeros(len(design.classes), requires_grad=True)
     optimizer = torch.optim.SGD([W, b], lr=lr, momentum=0.9)
