@@ -94,3 +94,10 @@ def test_without_labels(app, workspace, tmp_path):
     assert "Of an image's nearest train images they share" in text(test)
     assert "Error consistency" not in text(test)
     assert len(test.get("plotly_chart")) == 1
+
+
+def test_choosing_the_other_one_in_the_sidebar_leaves_a_pair(app, three):
+    test = app("compare", encoder="tiny", beside="third")
+    test.selectbox(key="encoder").set_value("third").run()
+    assert not test.exception
+    assert test.selectbox(key="beside").value in ("tiny", "other")
