@@ -5,24 +5,16 @@ import shlex
 import streamlit as st
 
 from sslviz.ui import compression, frame, reads, report
-from sslviz.ui.widgets import plain
 
 frame.open_page("Compression", "How many features are enough?")
 here = frame.chosen()
 embeddings, probe, _ = reads.stages(here.workspace, here.dataset, here.encoder)
 made = reads.stage(here.workspace, here.dataset, here.encoder, "compression", "compress")
-busy = report.runs_of(here)
-if made.result is None:
-    report.needs_embeddings(embeddings)
-    if not here.dataset.has_labels:
-        st.info("A compression curve compares linear probes, which need labels; this data set has none.")
-        st.stop()
-    st.info("No compression curve yet: 81 linear probes on fewer and fewer features. Half a minute for 5,000 train images.")
-    compression.start_button(here, "Make the curve", busy)
+if made.result is None and not here.dataset.has_labels:
+    st.info("A compression curve compares linear probes, which need labels; this data set has none.")
     st.stop()
-if made.state == "stale":
-    st.warning(f"This curve is **stale**: {plain(made.why)}.", icon=":material/history:")
-    compression.start_button(here, "Make it again", busy or embeddings.state != "fresh")
+offer = "No compression curve yet: 81 linear probes on fewer and fewer features. Half a minute for 5,000 train images."
+report.offer(here, embeddings, made, "curve", offer)
 
 summary = reads.summary(made)
 compression.headline(summary)

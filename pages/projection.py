@@ -4,21 +4,13 @@ import streamlit as st
 
 from sslviz.errors import SslvizError
 from sslviz.ui import frame, projection, reads, report, selection
-from sslviz.ui.widgets import plain
 
 frame.open_page("Map", "How are the images arranged?")
 here = frame.chosen()
 embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 made = reads.stage(here.workspace, here.dataset, here.encoder, "map", "project")
-busy = report.runs_of(here)
-if made.result is None:
-    report.needs_embeddings(embeddings)
-    st.info(f"No map of these {len(here.dataset.samples):,} images yet. It takes about a minute for 10,000.")
-    projection.start_button(here, "Make the map", busy)
-    st.stop()
-if made.state == "stale":
-    st.warning(f"This map is **stale**: {plain(made.why)}.", icon=":material/history:")
-    projection.start_button(here, "Make it again", busy or embeddings.state != "fresh")
+offer = f"No map of these {len(here.dataset.samples):,} images yet. It takes about a minute for 10,000."
+report.offer(here, embeddings, made, "map", offer)
 
 scored = None if scores.result is None else reads.scores(scores.result, probe.result, here.dataset)
 table = projection.points(made.result, scored, here)

@@ -21,7 +21,6 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import interval, percent, plain
 
 SCATTER = "Q against Q"
-_GRID = 60
 _FORMATS = {
     **dict.fromkeys(("top-1", "AUROC of Q", "AUROC of best rival", "AUROC of probe", "mean share", "empty"), "%.1f"),
     **dict.fromkeys(("RankMe",), "%.0f"),
@@ -210,9 +209,7 @@ def gallery(here: Frame, part: pd.DataFrame, key: str) -> None:
         predicted=part["predicted"].where(~own, part["predicted_other"]), correct=part["case"] == figures.BOTH_RIGHT
     )
     part = part.assign(correct=part["correct"].where(part["case"] != figures.UNKNOWN)).sort_values(["q", "sample_id"])
-    shown = widgets.paged(part, _GRID, f"{key}-page", "images")
-    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
-    widgets.gallery(here.dataset, shown, "", key=f"{key}-grid")
+    widgets.paged_gallery(here.dataset, part, "", key, what="images")
 
 
 def _judged(here: Frame, name: str) -> pd.DataFrame:

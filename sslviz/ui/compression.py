@@ -6,20 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.compression import KINDS, subset
-from sslviz.jobs.compress import CompressSettings
 from sslviz.ui import reads, widgets
 from sslviz.ui.figures import compression as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import interval, percent, plain
-
-AT = 0.4
-
-
-def start_button(here: Frame, label: str, disabled: bool) -> None:
-    def start() -> None:
-        widgets.start_job(here.workspace, "compress", CompressSettings(dataset=here.dataset.name, encoder=here.encoder))
-
-    st.button(label, on_click=start, disabled=disabled, type="primary", icon=":material/play_arrow:")
 
 
 def headline(summary: dict[str, Any]) -> None:
@@ -41,11 +31,7 @@ def headline(summary: dict[str, Any]) -> None:
         ("1 point lost at", _first(summary, "1"), "discriminative"),
         ("2 points lost at", _first(summary, "2"), "discriminative"),
     ]
-    with st.container(horizontal=True):
-        for label, value, below in facts:
-            with st.container(width=132, gap="xsmall"):
-                st.metric(label, value)
-                st.caption(below)
+    widgets.facts(facts)
     for note in summary["notes"]:
         st.caption(plain(note))
 

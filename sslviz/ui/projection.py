@@ -5,19 +5,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from sslviz.jobs.project import ProjectSettings
 from sslviz.store.results import Result
 from sslviz.ui import reads, widgets
 from sslviz.ui.figures import projection as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
-
-
-def start_button(here: Frame, label: str, busy: bool) -> None:
-    def start() -> None:
-        widgets.start_job(here.workspace, "project", ProjectSettings(dataset=here.dataset.name, encoder=here.encoder))
-
-    st.button(label, on_click=start, disabled=busy, type="primary", icon=":material/play_arrow:")
 
 
 def points(result: Result, scored: pd.DataFrame | None, here: Frame) -> pd.DataFrame:

@@ -55,11 +55,7 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
         ("RankMe", f"{summary['rank_me']:.0f}", f"of {summary['n_features']} features"),
     ]
-    with st.container(horizontal=True):
-        for label, value, below in facts:
-            with st.container(width=122, gap="xsmall"):
-                st.metric(label, value)
-                st.caption(below)
+    widgets.facts(facts)
     for note in summary["notes"]:
         st.caption(plain(note))
 
@@ -176,6 +172,25 @@ def needs_embeddings(stage: reads.Stage) -> None:
         st.stop()
 
 
+def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, words: str) -> None:
+    """Where a page's result is missing: `words` and the button that makes it; the page ends there. Where it is stale: why, and
+    the button."""
+    busy = runs_of(here)
+
+    def button(label: str, disabled: bool) -> None:
+        target = (here.workspace, made.job, here.dataset.name, here.encoder)
+        widgets.job_button(*target, label, disabled=disabled, type="primary", icon=":material/play_arrow:")
+
+    if made.result is None:
+        needs_embeddings(embeddings)
+        st.info(words)
+        button(f"Make the {what}", busy)
+        st.stop()
+    if made.state == "stale":
+        st.warning(f"This {what} is **stale**: {plain(made.why)}.", icon=":material/history:")
+        button("Make it again", busy or embeddings.state != "fresh")
+
+
 def say_stale(stage: reads.Stage) -> None:
     """One sentence where a result no longer belongs to today's images, encoder or probe."""
     if stage.state == "stale":
@@ -232,7 +247,6 @@ _COLUMNS = {
     **{name: st.column_config.NumberColumn(format="%.1f") for name in ("AUROC", "AUPRC", "base rate", "AUPRC of errors")},
     **{name: st.column_config.NumberColumn(format="%.3f") for name in ("lift", "AURC", "AUGRC")},
 }
-_PAGE = 60
 
 
 def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
@@ -255,11 +269,9 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     if part.empty:
         st.info("No image fits these filters.")
         return
-    shown_now = widgets.paged(part, _PAGE, "scores-page", "images")
-    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
     if "correct" in part and part["correct"].notna().any():
         st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
-    widgets.gallery(here.dataset, shown_now, by, key="grid")
+    widgets.paged_gallery(here.dataset, part, by, key="scores", what="images")
 
 
 def _outcomes(table: pd.DataFrame) -> list[str]:

@@ -15,8 +15,6 @@ from sslviz.ui import widgets
 from sslviz.ui.figures import projection as figures
 from sslviz.ui.widgets import plain, set_param
 
-_GRID = 60
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -124,6 +122,4 @@ def grid(dataset: Dataset, table: pd.DataFrame, chosen: Selection | None, key: s
     if len(common):
         words += "; mostly " + ", ".join(f"{plain(str(t))} ({n:,})" for t, n in common.items())
     st.markdown(words + (". Lowest Q-Score first." if by else "."))
-    shown = widgets.paged(part, _GRID, f"{key}-page")
-    st.session_state["sequence"] = part["sample_id"].head(10_000).tolist()
-    widgets.gallery(dataset, shown, by, key=f"{key}-grid")
+    widgets.paged_gallery(dataset, part, by, key)

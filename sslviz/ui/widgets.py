@@ -103,6 +103,22 @@ def paged(table: pd.DataFrame, most: int, key: str, what: str = "") -> pd.DataFr
     return table.iloc[(page - 1) * most : page * most]
 
 
+def paged_gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, what: str = "") -> None:
+    """`gallery`, 60 images a page; the sample page steps through all of them in this order."""
+    shown = paged(table, 60, f"{key}-page", what)
+    st.session_state["sequence"] = table["sample_id"].head(10_000).tolist()
+    gallery(dataset, shown, score, key=f"{key}-grid")
+
+
+def facts(rows: list[tuple[str, str, str]]) -> None:
+    """Figures in a row: label, value, and what stands below it."""
+    with st.container(horizontal=True):
+        for label, value, below in rows:
+            with st.container(width=132, gap="xsmall"):
+                st.metric(label, value)
+                st.caption(below)
+
+
 def set_param(name: str, value: str) -> None:
     """Write to the URL only what it does not say already: every write is an entry in the browser's history."""
     if st.query_params.get(name) != value:
