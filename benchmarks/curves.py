@@ -3,12 +3,8 @@
 python -m benchmarks.curves --workspace workspace --dataset demo --encoders simclr-demo vicreg-demo
 """
 
-import argparse
-
-from benchmarks.record import percent
-from sslviz.data import dataset as datasets
-from sslviz.jobs.inputs import result_state
-from sslviz.store.workspace import Workspace
+from benchmarks.record import asked_for, percent
+from sslviz.analysis.compression import by_size
 
 
 def signed(values: list[float]) -> str:
@@ -17,19 +13,7 @@ def signed(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--workspace", default="workspace")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--encoders", nargs="+", required=True)
-    options = parser.parse_args()
-    workspace = Workspace(options.workspace)
-    dataset = datasets.load(workspace, options.dataset)
-    found = {}
-    for encoder in options.encoders:
-        state, why, result = result_state(workspace, dataset, encoder, "compress")
-        if result is None or state != "fresh":
-            raise SystemExit(f"{encoder}: {state} ({why})")
-        found[encoder] = result
+    found = {encoder: results[0] for encoder, results in asked_for("compress").items()}
     lost = "lost at 40 %: discriminative | random (seeds) | discriminative beside random | lower tail | upper tail | pca"
     print(f"| encoder | top-1 | {lost} |")
     print("|---|---|---|---|---|---|---|---|")
@@ -47,10 +31,10 @@ def main() -> None:
         ]
         print("| " + " | ".join(cells) + " |")
     for encoder, result in found.items():
-        top1 = result.table("curve").groupby(["reduction", "kind"], sort=False)["top1"].mean().unstack("kind").drop(0.0)
-        kinds = [kind for kind in top1 if kind != "full"]
+        top1 = by_size(result.table("curve"))
+        kinds = list(top1)
         print(f"\n| {encoder}, features left out | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
-        for reduction, line in top1.sort_index().iterrows():
+        for (reduction, _), line in top1.iterrows():
             print(f"| {100 * reduction:.0f} % | " + " | ".join(percent(line[kind]) for kind in kinds) + " |")
 
 

@@ -3,7 +3,7 @@
 scikit-learn's tolerance, 3e-5, is the largest of 1e-4, 3e-5, 1e-5 at which it lay within 1e-4 of the minimum in trials;
 gaps are relative to its own fit at 1e-8.
 
-python -m benchmarks.probes [--workspace W --dataset D --encoder E ...]     # adds stored embeddings to the data sets made here
+python -m benchmarks.probes [--workspace W --dataset D --encoders E ...]     # adds stored embeddings to the data sets made here
 """
 
 import argparse

@@ -7,6 +7,7 @@ import argparse
 
 from sslviz.data import dataset as datasets
 from sslviz.jobs.inputs import result_state
+from sslviz.store.results import Result
 from sslviz.store.workspace import Workspace
 
 
@@ -19,7 +20,8 @@ def cell(report: dict) -> str:
     return percent(report["auroc"]) + (f" ({percent(span[0])} to {percent(span[1])})" if span else "")
 
 
-def main() -> None:
+def asked_for(*jobs: str) -> dict[str, list[Result]]:
+    """The fresh results of these jobs, of each encoder named on the command line; ends with a line where one is not fresh."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--workspace", default="workspace")
     parser.add_argument("--dataset", required=True)
@@ -27,16 +29,24 @@ def main() -> None:
     options = parser.parse_args()
     workspace = Workspace(options.workspace)
     dataset = datasets.load(workspace, options.dataset)
+    found: dict[str, list[Result]] = {}
+    for encoder in options.encoders:
+        for job in jobs:
+            state, why, result = result_state(workspace, dataset, encoder, job)
+            if result is None or state != "fresh":
+                raise SystemExit(f"{encoder}: {state} ({why})")
+            found.setdefault(encoder, []).append(result)
+    return found
+
+
+def main() -> None:
+    results = asked_for("score", "probe")
     print(
         "| encoder | top-1 | eps | mean share | empty sets | empty at eps 4 | RankMe | AUPRC of Q | base rate | lift | verdict |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     found = {}
-    for encoder in options.encoders:
-        state, why, score = result_state(workspace, dataset, encoder, "score")
-        _, _, probe = result_state(workspace, dataset, encoder, "probe")
-        if score is None or probe is None or state != "fresh":
-            raise SystemExit(f"{encoder}: {state} ({why})")
+    for encoder, (score, probe) in results.items():
         s = found[encoder] = score.content["summary"]
         q = s["reports"]["q"]
         low, high = q["intervals"]["auprc"]

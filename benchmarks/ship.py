@@ -36,12 +36,16 @@ from sslviz.store.workspace import Workspace
 SHIPPED = files.shipped() / "encoders"
 
 
-def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    small = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    broken = [k for k, v in small.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise SystemExit(f"{broken[0]} does not fit into float16")
-    return small
+def halved(state: Any, name: str = "") -> Any:
+    """Tensors of floats as float16, in whatever dicts and lists they lie; all else as it is."""
+    if isinstance(state, torch.Tensor) and state.is_floating_point():
+        small = state.half()
+        if not torch.isfinite(small).all():
+            raise SystemExit(f"{name} does not fit into float16")
+        return small
+    if isinstance(state, dict):
+        return {k: halved(v, str(k)) for k, v in state.items()}
+    return [halved(v, name) for v in state] if isinstance(state, list) else state
 
 
 def weights(workspace: Workspace, name: str) -> None:
@@ -65,17 +69,9 @@ def park(workspace: Workspace, name: str) -> None:
     state = torch.load(workspace.run(run["id"]) / "checkpoint.pt", weights_only=True)
     folder = Path("checkpoints") / run["id"]
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(_halved(state), folder / "checkpoint.pt")
+    torch.save(halved(state), folder / "checkpoint.pt")
     shutil.copy(workspace.run(run["id"]) / "config.json", folder)
     print(f"{folder}: {len(state['rows'])} epochs, {(folder / 'checkpoint.pt').stat().st_size / 1e6:.2f} MB")
-
-
-def _halved(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        return state.half() if state.is_floating_point() else state
-    if isinstance(state, dict):
-        return {k: _halved(v) for k, v in state.items()}
-    return [_halved(v) for v in state] if isinstance(state, list) else state
 
 
 def cards(workspace: Workspace, name: str) -> None:

@@ -78,6 +78,23 @@ def check_labels(labels: Array, n: int, name: str = "labels") -> np.ndarray:
     return y.astype(np.int64)
 
 
+def check_train_and_test(
+    H_train: Array, y_train: Array, H_test: Array, y_test: Array
+) -> tuple[Array, np.ndarray, Array, np.ndarray]:
+    """Embeddings float[N, D] and float[M, D] of one width, each with its class labels."""
+    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
+    if train.shape[1] != test.shape[1]:
+        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
+    return train, check_labels(y_train, len(train), "y_train"), test, check_labels(y_test, len(test), "y_test")
+
+
+def check_l2(l2: float) -> float:
+    """Strength of an L2 penalty: finite, at least 0."""
+    if not (np.isfinite(l2) and l2 >= 0):
+        raise InputError(f"l2 is {l2}; expected a finite number of at least 0.")
+    return float(l2)
+
+
 def check_eps(eps: float) -> float:
     """eps, the number of standard deviations above its sample's mean at which a feature fires: finite, at least 0."""
     if not isinstance(eps, int | float | np.floating | np.integer) or isinstance(eps, bool):

@@ -367,18 +367,19 @@ def _print_comparison(result: dict[str, Any]) -> None:
 def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
     from rich.table import Table
 
+    from sslviz.analysis.compression import by_size
     from sslviz.store.results import latest_result
 
     found = latest_result(workspace.results(result["dataset"], result["encoder"], "compress"))
     assert found is not None
-    top1 = found.table("curve").groupby(["reduction", "n_features", "kind"])["top1"].mean().unstack("kind").reset_index()
-    kinds = [kind for kind in result["at_40"] if kind in top1]
+    top1 = by_size(found.table("curve"))
+    kinds = [str(kind) for kind in top1]
     out.print(
         f"top-1 of linear probes on fewer features, {result['n_judged']:,} {result['judged_on']} images; full width "
         f"({result['n_features']}) {_percent(result['top1'])}; eps {result['eps']:g}, L2 {result['l2']:g}:"
     )
     table = Table("less by", "features", *kinds)
-    for line in top1[top1["reduction"] > 0].to_dict("records"):
+    for line in top1.reset_index().to_dict("records"):
         table.add_row(f"{100 * line['reduction']:.0f} %", str(line["n_features"]), *(_percent(line[kind]) for kind in kinds))
     out.print(table)
     for kind, at in result["at_40"].items():

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from sslviz.analysis.features import select_features
 from sslviz.analysis.probe import choose_l2
 from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
-from sslviz.arrays import Array, check_embeddings, check_labels
+from sslviz.arrays import Array, check_l2, check_train_and_test
 from sslviz.errors import InputError
 
 REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
@@ -126,15 +126,13 @@ def compression_curve(
     Raises InputError: see `linear_probe`; an unknown kind, a reduction outside 0 to 1, no test sample of a known class.
     """
     check(kinds, reductions)
-    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
-    if train.shape[1] != test.shape[1]:
-        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
-    truth = check_labels(y_test, len(test), "y_test")
-    design = Design(train, check_labels(y_train, len(train), "y_train"))
+    train, y, test, truth = check_train_and_test(H_train, y_train, H_test, y_test)
+    given = None if l2 is None else check_l2(l2)
+    design = Design(train, y)
     if not np.isin(truth, design.classes).any():
         raise InputError("no test sample has a class that occurs in train: nothing to judge a probe on.")
     shares = select_features(train, eps).shares
-    strength = choose_l2(design, seed) if l2 is None else l2
+    strength = choose_l2(design, seed) if given is None else given
     return table(list(curve(design, shares, lambda: [test], truth, strength, reductions, kinds)))
 
 
@@ -155,6 +153,14 @@ def table(probes: Sequence[Subset]) -> pd.DataFrame:
             "converged": [p.converged for p in probes],
         }
     )
+
+
+def by_size(found: pd.DataFrame) -> pd.DataFrame:
+    """top1 of a curve's table by reduction and n_features, a column a kind, random subsets by their mean; the full width is
+    left out."""
+    subsets = found[found["kind"] != "full"]
+    wide = subsets.groupby(["reduction", "n_features", "kind"])["top1"].mean().unstack("kind")
+    return wide[[kind for kind in KINDS if kind in wide]]
 
 
 @dataclass(frozen=True)

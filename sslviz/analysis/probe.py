@@ -7,7 +7,7 @@ import numpy as np
 
 from sslviz.analysis.rivals import nearest_neighbours
 from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
-from sslviz.arrays import Array, check_embeddings, check_labels
+from sslviz.arrays import Array, check_embeddings, check_l2, check_labels, check_train_and_test
 from sslviz.errors import InputError
 
 L2_PATH = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -53,15 +53,10 @@ def linear_probe(
     up to rounding are left out.
     Raises InputError: wrong rank, empty, NaN or infinity, shapes that differ, fewer than two classes in train, l2 < 0.
     """
-    train, test = check_embeddings(H_train, "H_train"), check_embeddings(H_test, "H_test")
-    if train.shape[1] != test.shape[1]:
-        raise InputError(f"H_train has {train.shape[1]} features, H_test {test.shape[1]}; they must be equal.")
-    y = check_labels(y_train, len(train), "y_train")
-    truth = check_labels(y_test, len(test), "y_test")
-    if l2 is not None and not (np.isfinite(l2) and l2 >= 0):
-        raise InputError(f"l2 is {l2}; expected a finite number of at least 0.")
+    train, y, test, truth = check_train_and_test(H_train, y_train, H_test, y_test)
+    given = None if l2 is None else check_l2(l2)
     design = Design(train, y)
-    strength = choose_l2(design, seed, max_iterations) if l2 is None else float(l2)
+    strength = choose_l2(design, seed, max_iterations) if given is None else given
     fit = fit_lbfgs(design, strength, max_iterations)
     probabilities = design.probabilities(fit, [test])
     predictions = design.classes[probabilities.argmax(1)]

@@ -1,6 +1,6 @@
 """Other scores that a Q-Score has to be seen next to (ours; docs/method.md 2). A new rival is one function here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +58,12 @@ RIVALS.register("msp")(
         lambda x: x.confidence,
     )
 )
+
+
+def best_label_free(aurocs: Mapping[str, float | None]) -> str | None:
+    """The rival with the highest AUROC of those that use no labels; None where none has one. Other names are passed over."""
+    known = {n: v for n, v in aurocs.items() if n in RIVALS.names() and not RIVALS[n].uses_labels and v is not None}
+    return max(known, key=lambda n: known[n]) if known else None
 
 
 class Neighbours(NamedTuple):

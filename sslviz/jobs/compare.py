@@ -81,14 +81,12 @@ def fresh_results(workspace: Workspace, dataset: "Dataset", name: str) -> "tuple
 
 def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
     """One encoder's line; figures of the probe are None without labels. Raises Stale where its scores are not fresh."""
-    from sslviz.analysis.rivals import RIVALS
+    from sslviz.analysis.rivals import best_label_free
     from sslviz.encoders.spec import load_spec
 
     score, probe = fresh_results(workspace, dataset, name)
     summary, spec = score.content["summary"], load_spec(workspace, name)
     reports = summary["reports"]
-    rivals = {n: r["auroc"] for n, r in reports.items() if n in RIVALS.names() and not RIVALS[n].uses_labels}
-    known = {n: v for n, v in rivals.items() if v is not None}
     return {
         "encoder": name,
         "method": spec.method,
@@ -100,7 +98,7 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
         "empty_share": summary["empty_share"].get(summary["judged_on"]),
         "rank_me": summary["rank_me"],
         "reports": reports,
-        "best_rival": max(known, key=lambda n: known[n]) if known else None,
+        "best_rival": best_label_free({n: r["auroc"] for n, r in reports.items()}),
         "verdict": reports["q"]["verdict"] if reports else None,
     }
 

@@ -84,11 +84,10 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     n_unknown = int(((table["split"] == split) & table["correct"].isna()).sum())
     if n_unknown:
         notes.append(f"{n_unknown} {split} images have no label that the probe knows and are left out of its accuracy")
-    known = judged[judged["label"] >= 0]
     knn = None
-    if settings.knn and split != "train" and len(known):
+    if settings.knn and split != "train" and len(judged):
         progress.stage("voting among neighbours")
-        knn = _knn(embedded, settings, known, progress)
+        knn = _knn(embedded, settings, judged, progress)
     if not fit.converged:
         notes.append(f"the solver stopped after {fit.iterations} iterations without converging")
     for note in notes:
@@ -101,7 +100,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         "n_unknown": n_unknown,
         "n_classes": len(design.classes),
         "knn_top1": knn,
-        "ece": _calibration_error(known),
+        "ece": _calibration_error(judged),
         "protocol": settings.protocol,
         "l2": l2,
         "converged": fit.converged,
@@ -112,7 +111,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     folder = workspace.results(settings.dataset, settings.encoder, "probe")
     with only_writer(folder, f"the probe of {settings.dataset} on {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
-        tables = {"predictions": table, "classes": _by_class(known), "confusion": _confusion(known)}
+        tables = {"predictions": table, "classes": _by_class(judged), "confusion": _confusion(judged)}
         result = save_result(folder, plain, embedded.inputs, tables, summary)
         weights, bias = design.on_raw_features(fit)
         with whole_file(result.folder / "weights.npz") as beside, beside.open("wb") as handle:
@@ -132,8 +131,6 @@ def _fit(design: "Design", settings: ProbeSettings) -> "tuple[Fit, float]":
 
 def _knn(embedded: "Embedded", settings: ProbeSettings, judged: Any, progress: Progress) -> float:
     """Share of the judged samples that their nearest train samples (at most 50,000, seeded) vote right."""
-    import numpy as np
-
     from sslviz.analysis.probe import knn_probe
     from sslviz.analysis.rivals import MAX_TRAIN_ROWS
     from sslviz.jobs.inputs import sampled
@@ -142,13 +139,12 @@ def _knn(embedded: "Embedded", settings: ProbeSettings, judged: Any, progress: P
     known = samples[(samples["split"] == "train") & (samples["label"] >= 0)].set_index("row")["label"]
     rows = sampled(known.index.to_numpy(), MAX_TRAIN_ROWS, settings.seed)
     H, y = embedded.store.read(rows), known.loc[rows].to_numpy()
-    wanted = samples[samples["sample_id"].isin(judged["sample_id"])]
+    truth = samples[samples["sample_id"].isin(judged["sample_id"])].set_index("row")["label"]
     right = 0
-    for at, block in embedded.store.blocks(wanted["row"].to_numpy()):
-        truth = wanted.set_index("row").loc[at, "label"].to_numpy()
-        right += int((knn_probe(H, y, block, settings.knn) == truth).sum())
+    for at, block in embedded.store.blocks(truth.index.to_numpy()):
+        right += int((knn_probe(H, y, block, settings.knn) == truth.loc[at].to_numpy()).sum())
         progress.check()
-    return float(right / np.float64(len(wanted)))
+    return right / len(truth)
 
 
 def _calibration_error(judged: Any) -> float | None:

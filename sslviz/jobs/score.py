@@ -283,18 +283,15 @@ def _judge(table: Any, predictions: Any, names: list[str], split: str, seed: int
 
 def _best_rival(reports: dict[str, Any]) -> dict[str, Any] | None:
     """The label-free rival with the highest AUROC above Q's, in words, and whether the intervals part; None where Q leads."""
-    from sslviz.analysis.rivals import RIVALS
+    from sslviz.analysis.rivals import RIVALS, best_label_free
 
-    if not reports or reports["q"].auroc is None:
-        return None
-    ahead = {n: r.auroc for n, r in reports.items() if n in RIVALS.names() and not RIVALS[n].uses_labels}
-    best = max(ahead, key=lambda n: ahead[n])
-    if ahead[best] <= reports["q"].auroc:
+    best = best_label_free({n: r.auroc for n, r in reports.items()})
+    if best is None or reports[best].auroc <= reports["q"].auroc:
         return None
     ours, theirs = reports["q"].intervals["auroc"], reports[best].intervals["auroc"]
     apart = bool(ours and theirs and theirs[0] > ours[1])
     how = "is better here" if apart else "is ahead here, within the intervals"
-    words = f"A simpler label-free score {how}: {RIVALS[best].title}, AUROC {100 * ahead[best]:.1f}."
+    words = f"A simpler label-free score {how}: {RIVALS[best].title}, AUROC {100 * reports[best].auroc:.1f}."
     return {"name": best, "apart": apart, "words": words}
 
 
