@@ -35,9 +35,8 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     from sslviz.analysis import compression
     from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
     from sslviz.analysis.probe import choose_l2, held_out
-    from sslviz.analysis.softmax import Design
     from sslviz.arrays import check_eps
-    from sslviz.jobs.inputs import available_memory, open_embedded
+    from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.fingerprints import fingerprint
     from sslviz.store.results import save_result
@@ -45,8 +44,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     store, samples = embedded.store, embedded.samples
     train, judged_on = samples[samples["split"] == "train"], embedded.judged_on
-    if train.loc[train["label"] >= 0, "label"].nunique() < 2:
-        raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" has fewer.')
+    embedded.class_counts()
     notes = []
     if judged_on is None:
         out = held_out(train["label"].to_numpy(), settings.seed)
@@ -67,13 +65,9 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     chosen = counts.select(eps, LOWER, UPPER)
 
     progress.stage("reading embeddings")
-    need = len(train) * int(store.meta["width"]) * 12  # float32: rows, standardised rows, those of a subset
-    y = train["label"].to_numpy()
-    if need < available_memory():
-        design = Design(store.read(train["row"].to_numpy()), y)
-    else:
-        design = Design(lambda: (block for _, block in store.blocks(train["row"].to_numpy())), y)
-        notes.append(f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass")
+    too_large = embedded.too_large(train, copies=3)  # rows, standardised rows, those of a subset
+    design = embedded.design(train, held=not too_large)
+    notes += [too_large] if too_large else []
     strength = while_checking(lambda: choose_l2(design, settings.seed), progress) if settings.l2 is None else settings.l2
 
     todo = 1 + len(compression.REDUCTIONS) * (len(compression.KINDS) - 1 + compression.RANDOM_SEEDS)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from sslviz.errors import InputError, NotFound, Stale
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import Result, State, latest_result
 from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sslviz.analysis.softmax import Design
 
 JUDGED_ON = ("test", "val")
 
@@ -48,6 +51,29 @@ class Embedded:
     def rows(self, split: str) -> np.ndarray:
         chosen: np.ndarray = self.samples.loc[self.samples["split"] == split, "row"].to_numpy(dtype=np.int64)
         return chosen
+
+    def class_counts(self) -> pd.Series:
+        """Train samples of each class, the most frequent first. Raises InputError: fewer than the two classes a probe needs."""
+        labels = self.samples.loc[self.samples["split"] == "train", "label"]
+        counts = labels[labels >= 0].value_counts()
+        if len(counts) < 2:
+            there = f"has {len(counts)}" if self.dataset.has_labels else "has no labels"
+            raise InputError(f'a probe needs two classes with train images; data set "{self.dataset.name}" {there}.')
+        return counts
+
+    def too_large(self, train: pd.DataFrame, copies: int) -> str:
+        """A remark where `copies` of these samples' embeddings (float32) do not fit into memory, else ""."""
+        need = len(train) * int(self.store.meta["width"]) * 4 * copies
+        if need < available_memory():
+            return ""
+        return f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass"
+
+    def design(self, train: pd.DataFrame, held: bool) -> "Design":
+        """The design of probes on these samples, held in memory or read anew at each pass."""
+        from sslviz.analysis.softmax import Design
+
+        rows, y = train["row"].to_numpy(), train["label"].to_numpy()
+        return Design(self.store.read(rows) if held else lambda: (block for _, block in self.store.blocks(rows)), y)
 
     @property
     def judged_on(self) -> str | None:

@@ -33,37 +33,29 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     import pandas as pd
 
     from sslviz.analysis.probe import out_of_fold
-    from sslviz.analysis.softmax import Design
-    from sslviz.jobs.inputs import available_memory, open_embedded
+    from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer, whole_file
     from sslviz.store.results import save_result
 
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     samples = embedded.samples
     train = samples[samples["split"] == "train"]
-    counts = train.loc[train["label"] >= 0, "label"].value_counts()
-    if len(counts) < 2:
-        there = f"has {len(counts)}" if embedded.dataset.has_labels else "has no labels"
-        raise InputError(f'a probe needs two classes with train images; data set "{settings.dataset}" {there}.')
+    counts = embedded.class_counts()
     notes = []
     lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
     if lonely:
         notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     others = samples[samples["split"] != "train"]
     folds = settings.train_predictions or embedded.judged_on is None
-    need = len(train) * int(embedded.store.meta["width"]) * 8  # float32: rows, standardised rows
-    held = need < available_memory()
-    if not held and (folds or settings.protocol == "sgd100"):
+    too_large = embedded.too_large(train, copies=2)  # rows, standardised rows
+    if too_large and (folds or settings.protocol == "sgd100"):
         raise InputError(
-            f"out-of-fold predictions and sgd100 need {need / 1e9:.1f} GB of memory, more than is free. "
+            f"out-of-fold predictions and sgd100 need all embeddings in memory ({too_large}). "
             "Leave --train-predictions and --protocol out, take fewer classes (--classes) or a larger machine."
         )
-    rows, y = train["row"].to_numpy(), train["label"].to_numpy()
+    notes += [too_large] if too_large else []
     progress.stage("reading embeddings")
-    if not held:
-        notes.append(f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass")
-    H = embedded.store.read(rows) if held else None
-    design = Design(H if H is not None else lambda: (block for _, block in embedded.store.blocks(rows)), y)
+    design = embedded.design(train, held=not too_large)
     progress.stage("fitting the probe")
     fit, l2 = while_checking(lambda: _fit(design, settings), progress)
     parts = []
@@ -76,6 +68,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         if counts.min() < 5:
             few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
             notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {shown(few)}")
+        H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
         predictions, shares = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
         parts.append(_predictions(train, predictions, shares, design.classes))
     table = pd.concat(parts, ignore_index=True)
