@@ -68,6 +68,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     too_large = embedded.too_large(train, copies=3)  # rows, standardised rows, those of a subset
     design = embedded.design(train, held=not too_large)
     notes += [too_large] if too_large else []
+    progress.stage("choosing the L2 strength")
     strength = while_checking(lambda: choose_l2(design, settings.seed), progress) if settings.l2 is None else settings.l2
 
     todo = 1 + len(compression.REDUCTIONS) * (len(compression.KINDS) - 1 + compression.RANDOM_SEEDS)

@@ -16,7 +16,7 @@ def headline(summary: dict[str, Any]) -> None:
     """What discriminative subsets lose at 40 %, beside random ones, and how far one may go."""
     at, random = summary["at_40"]["discriminative"], summary["at_40"]["random"]
     above, low, high = at["above_random"]
-    beside = "**no different from random features**" if low <= 0 <= high else "**better than random features**"
+    beside = "**not to be told from random features**" if low <= 0 <= high else "**better than random features**"
     if high < 0:
         beside = "**worse than random features**"
     st.markdown(

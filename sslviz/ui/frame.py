@@ -80,7 +80,7 @@ def wait_for_demo(workspace: Workspace) -> None:
     running = [r for r in list_runs(workspace) if r["job"] == "demo"]
     if not running or running[0]["status"] == "done":
         return
-    st.info("The demo is being prepared: 6,500 rendered still lifes and two encoders.")
+    st.info("The demo is being prepared: 6,500 rendered still lifes and the encoders trained on them.")
     widgets.run_box(workspace, running[0]["id"])
     before = (workspace.datasets(), workspace.encoders())
 
