@@ -317,6 +317,9 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         out.print(f"{knn}expected calibration error {_percent(result['ece'])} %.")
     elif job == "compress":
         _print_curve(result, workspace)
+    elif job == "export":
+        out.print(f"encoder {result['encoder']}: {result['words']}", markup=False)
+        out.print(f"{result['folder']}: encoder.json, weights.safetensors, features.csv", markup=False)
     elif job == "compare":
         _print_comparison(result)
     elif job == "embed":

@@ -121,15 +121,17 @@ def read_encoder(
         raise InputError(f"{lines[1]}: {lines[2].split(' [')[0].strip()}.") from None
     if min(new_input.std) <= 0:
         raise InputError(f"std {new_input.std}: each value must be above 0.")
+    own = _own_spec(content)
     spec = EncoderSpec(
         name=name,
         backbone=taken.family,
         architecture=architecture,
         feature_dim=found.feature_dim,
+        outputs=() if own is None else own.outputs,
         input=new_input,
         method=found.method,
         network=f"{taken.role} ({taken.prefix.rstrip('.') or 'top level'})",
-        source=f"{own.source if (own := _own_spec(content)) else path.name}, sha256 {found.sha256}",
+        source=f"{own.source if own else path.name}, sha256 {found.sha256}",
         notes=found.notes,
     )
     return spec, dict(backbone.state_dict()), found
@@ -197,6 +199,8 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         std = SWAV_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
         input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
         feature_dim = _feature_dim(family, taken.architecture, input_spec.size)
+        if own and own.outputs:
+            feature_dim = own.feature_dim
         notes.append(
             f"{taken.description}, {feature_dim} features; took the {taken.role} at {taken.prefix.rstrip('.') or 'the top level'}"
             + (f": {why}" if why else "")
@@ -248,9 +252,18 @@ def _own_spec(content: FileContent) -> EncoderSpec | None:
             return None
         with torch.device("meta"):
             BACKBONES[spec.backbone].build(spec.architecture)
+        if spec.outputs and not _fits(spec):
+            return None
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):
         return None
     return spec
+
+
+def _fits(spec: EncoderSpec) -> bool:
+    """Whether the outputs that a file wants are there, ascending, and as many as it says."""
+    width = _feature_dim(BACKBONES[spec.backbone], spec.architecture, spec.input.size)
+    ascending = all(a < b for a, b in itertools.pairwise((-1, *spec.outputs, width)))
+    return ascending and len(spec.outputs) == spec.feature_dim
 
 
 def _networks(content: FileContent, writer: str, own: EncoderSpec | None) -> list[Network]:

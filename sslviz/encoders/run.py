@@ -26,6 +26,7 @@ class Encoder(nn.Module):
         self.backbone = backbone.to(self.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         self.eval()
         self._mean = torch.tensor(spec.input.mean, device=self.device)[:, None, None]
+        self._outputs = torch.tensor(spec.outputs, device=self.device) if spec.outputs else None
         self._scale = 1 / torch.tensor(spec.input.std, device=self.device)[:, None, None]
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -44,6 +45,8 @@ class Encoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             h = self.backbone(x)
+        if self._outputs is not None and h.ndim == 2:
+            h = h[:, self._outputs]
         if h.ndim != 2 or h.shape[1] != self.spec.feature_dim:
             raise InputError(
                 f"encoder {self.spec.name} gave features of shape {tuple(h.shape)}; expected [B, {self.spec.feature_dim}]."
@@ -56,8 +59,13 @@ def load_encoder(workspace: Workspace, name: str, device: str = "cpu") -> Encode
     spec = load_spec(workspace, name)
     if spec.backbone == "arrays":
         raise InputError(f'encoder "{name}" came in as arrays ({spec.source}); it has no weights to embed with.')
+    return build_encoder(spec, load_weights(workspace, spec), device)
+
+
+def build_encoder(spec: EncoderSpec, weights: dict[str, torch.Tensor], device: str = "cpu") -> Encoder:
+    """The encoder of these weights, ready to run."""
     backbone = BACKBONES[spec.backbone].build(spec.architecture)
-    backbone.load_state_dict(load_weights(workspace, spec), strict=True)
+    backbone.load_state_dict(weights, strict=True)
     return Encoder(spec, backbone, device)
 
 

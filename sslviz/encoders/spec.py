@@ -34,6 +34,7 @@ class EncoderSpec(BaseModel):
     backbone: str = Field(description="family in sslviz.encoders.backbones")
     architecture: dict[str, Any] = Field(description="arguments of the family's build function")
     feature_dim: int = Field(ge=1)
+    outputs: tuple[int, ...] = Field((), description="which outputs of the backbone are the features, ascending; () for all")
     input: InputSpec
     method: str = Field("unknown", description="self-supervised method, where known")
     network: str = Field("", description="which of several networks of the file was taken")
@@ -44,7 +45,7 @@ class EncoderSpec(BaseModel):
 
     def fingerprint(self) -> str:
         """Changes with anything that changes an embedding: weights, architecture or input."""
-        parts = {"backbone", "architecture", "feature_dim", "input", "digest"}
+        parts = {"backbone", "architecture", "feature_dim", "input", "digest"} | ({"outputs"} if self.outputs else set())
         return fingerprint(self.model_dump(mode="json", include=parts))
 
 

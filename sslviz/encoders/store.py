@@ -29,8 +29,7 @@ def save_encoder(
 
     Raises InputError for an encoder narrower than 8 features.
     """
-    if spec.feature_dim < MIN_FEATURES:
-        raise InputError(f'encoder "{spec.name}" has {spec.feature_dim} features; expected at least {MIN_FEATURES}.')
+    check_width(spec)
     folder = workspace.create().encoder(spec.name)
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
     if head:
@@ -40,6 +39,12 @@ def save_encoder(
     spec = spec.model_copy(update={"digest": file_digest(folder / "weights.safetensors")})
     write_json(folder / "encoder.json", spec.model_dump(mode="json"))
     return spec
+
+
+def check_width(spec: EncoderSpec) -> None:
+    """Raises InputError for an encoder narrower than 8 features."""
+    if spec.feature_dim < MIN_FEATURES:
+        raise InputError(f'encoder "{spec.name}" has {spec.feature_dim} features; expected at least {MIN_FEATURES}.')
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,8 @@ def controls(workspace: Workspace, like: str) -> list[str]:
     if spec.backbone not in ("arrays", "pixels"):
         torch.manual_seed(0)
         net = BACKBONES[spec.backbone].build(spec.architecture)
-        kind = fingerprint(spec.model_dump(mode="json", include={"backbone", "architecture", "input"}))
+        parts = {"backbone", "architecture", "input"} | ({"outputs"} if spec.outputs else set())
+        kind = fingerprint(spec.model_dump(mode="json", include=parts))
         changes = {"name": f"random-weights-{kind[:6]}", "method": "random weights", "source": "never trained, seed 0"}
         made.append((spec.model_copy(update={**changes, "network": "", "licence": "", "notes": ()}), net.state_dict()))
     pixels = EncoderSpec(

@@ -33,7 +33,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     import pandas as pd
 
     from sslviz.analysis import compression
-    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
+    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER
     from sslviz.analysis.probe import choose_l2, held_out
     from sslviz.arrays import check_eps
     from sslviz.jobs.inputs import open_embedded
@@ -56,12 +56,8 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     if test.empty:
         raise InputError(f'no {judged_on} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
 
-    progress.stage("counting activations", len(train))
     eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
-    counts = ActivationCounts(store.meta["width"], EPS_GRID if eps == "auto" else [eps])
-    for rows, block in store.blocks(train["row"].to_numpy()):
-        counts.update(block)
-        progress.advance(len(rows))
+    counts = embedded.counted(train["row"].to_numpy(), EPS_GRID if eps == "auto" else [eps], progress)
     chosen = counts.select(eps, LOWER, UPPER)
 
     progress.stage("reading embeddings")

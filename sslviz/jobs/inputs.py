@@ -1,6 +1,7 @@
 """What score and probe read: a data set, its embeddings by one encoder, and whether they still belong together."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import pandas as pd
 from sslviz.data import dataset as datasets
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, NotFound, Stale
+from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import Result, State, latest_result
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    from sslviz.analysis.features import ActivationCounts
     from sslviz.analysis.softmax import Design
 
 JUDGED_ON = ("test", "val")
@@ -51,6 +54,17 @@ class Embedded:
     def rows(self, split: str) -> np.ndarray:
         chosen: np.ndarray = self.samples.loc[self.samples["split"] == split, "row"].to_numpy(dtype=np.int64)
         return chosen
+
+    def counted(self, rows: np.ndarray, eps: Sequence[float] | np.ndarray, progress: Progress) -> "ActivationCounts":
+        """How often each feature fires in the samples of these rows, for each eps."""
+        from sslviz.analysis.features import ActivationCounts
+
+        progress.stage("counting activations", len(rows))
+        counts = ActivationCounts(self.store.meta["width"], eps)
+        for read, block in self.store.blocks(rows):
+            counts.update(block)
+            progress.advance(len(read))
+        return counts
 
     def class_counts(self) -> pd.Series:
         """Train samples of each class, the most frequent first. Raises InputError: fewer than the two classes a probe needs."""

@@ -30,7 +30,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     import numpy as np
     import pandas as pd
 
-    from sslviz.analysis.features import EPS, EPS_GRID, LOWER, UPPER, ActivationCounts
+    from sslviz.analysis.features import EPS, EPS_GRID, LOWER, UPPER
     from sslviz.arrays import check_eps, check_percentiles
     from sslviz.jobs.damage import verdict
     from sslviz.jobs.inputs import open_embedded
@@ -46,12 +46,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     if probe is not None:
         inputs["probe"] = probe.key
 
-    train_rows = embedded.rows("train")
-    progress.stage("counting activations", len(train_rows))
-    counts = ActivationCounts(store.meta["width"], [EPS, *EPS_GRID, *([] if eps == "auto" else [eps])])
-    for rows, block in store.blocks(train_rows):
-        counts.update(block)
-        progress.advance(len(rows))
+    counts = embedded.counted(embedded.rows("train"), [EPS, *EPS_GRID, *([] if eps == "auto" else [eps])], progress)
     selection = counts.select(eps, lower, upper)
     paper = counts.select(EPS, LOWER, UPPER)
 
@@ -97,7 +92,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
         "best_rival": _best_rival(reports),
         "damage": [] if damage is None else damage.to_dict("records"),
         "upside_down": upside_down,
-        **_rank(store, train_rows),
+        **_rank(store, embedded.rows("train")),
         "notes": notes,
     }
     features = pd.DataFrame(

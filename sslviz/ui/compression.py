@@ -6,7 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.compression import KINDS, subset
-from sslviz.ui import reads, widgets
+from sslviz.encoders.spec import load_spec
+from sslviz.jobs.export import ExportSettings
+from sslviz.jobs.runner import list_runs
+from sslviz.ui import reads, report, widgets
 from sslviz.ui.figures import compression as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import interval, percent, plain
@@ -94,8 +97,9 @@ def beside(here: Frame) -> None:
     widgets.chart(figures.encoders(shown, kind), numbers, key="compression-others", alt=title)
 
 
-def take_away(here: Frame, shares: pd.DataFrame) -> None:
-    """The features of a subset, as a file."""
+def take_away(here: Frame, made: reads.Stage) -> None:
+    """The features of a subset, as a file; and, of a fresh curve, the encoder that gives only them."""
+    shares = reads.table(made.result, "shares")
     st.subheader("Take a subset")
     left, right = st.columns(2)
     kind = left.selectbox("Subset", [k for k in KINDS if k != "pca"], key="compression-take")
@@ -109,4 +113,34 @@ def take_away(here: Frame, shares: pd.DataFrame) -> None:
         lambda: table.to_csv(index=False),
         file_name=f"{here.dataset.name}-{here.encoder}-{kind.replace(' ', '-')}-{less}.csv",
         icon=":material/download:",
+    )
+    if made.state != "fresh":
+        return
+    eps = reads.summary(made)["eps"]
+    settings = ExportSettings(dataset=here.dataset.name, encoder=here.encoder, kind=kind, reduction=less / 100, eps=eps)
+    name = settings.new_name
+    if name in here.workspace.encoders():
+        _exported(here, name)
+        return
+    busy = report.runs_of(here)
+    st.button(
+        "Make the compressed encoder",
+        on_click=lambda: widgets.start_job(here.workspace, "export", settings),
+        disabled=busy or load_spec(here.workspace, here.encoder).backbone == "arrays",
+        help="An encoder that embeds straight into these features, beside the others in this workspace.",
+        icon=":material/content_cut:",
+        key="compression-export",
+    )
+
+
+def _exported(here: Frame, name: str) -> None:
+    """A compressed encoder that is there: where, and what it gains."""
+    run = next(
+        (r for r in list_runs(here.workspace) if r["job"] == "export" and (r["result"] or {}).get("encoder") == name), None
+    )
+    gains = f": {plain(run['result']['words'])}" if run else "."
+    st.success(f"Encoder **{plain(name)}**{gains}", icon=":material/content_cut:")
+    query = {"dataset": here.dataset.name, "encoder": name}
+    st.page_link(
+        "pages/overview.py", label="Analyze it: the overview has the buttons", icon=":material/dashboard:", query_params=query
     )

@@ -175,6 +175,8 @@ def needs_embeddings(stage: reads.Stage) -> None:
 def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, words: str) -> None:
     """Where a page's result is missing: `words` and the button that makes it; the page ends there. Where it is stale: why, and
     the button."""
+    if made.result is not None and made.state == "fresh":
+        return
     busy = runs_of(here)
 
     def button(label: str, disabled: bool) -> None:
@@ -186,9 +188,8 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
         st.info(words)
         button(f"Make the {what}", busy)
         st.stop()
-    if made.state == "stale":
-        st.warning(f"This {what} is **stale**: {plain(made.why)}.", icon=":material/history:")
-        button("Make it again", busy or embeddings.state != "fresh")
+    st.warning(f"This {what} is **stale**: {plain(made.why)}.", icon=":material/history:")
+    button("Make it again", busy or embeddings.state != "fresh")
 
 
 def say_stale(stage: reads.Stage) -> None:

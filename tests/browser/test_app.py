@@ -10,11 +10,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compare import judged
+from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.project import ProjectSettings, project
 from sslviz.jobs.score import ScoreSettings, score
@@ -237,7 +239,7 @@ def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace,
 
     fresh.get_by_role("link", name="Where it fires on the map").click()
     fresh.locator(".js-plotly-plot .nsewdrag").first.wait_for()
-    assert fresh.get_by_label("Feature", exact=True).input_value() == feature
+    expect(fresh.get_by_label("Feature", exact=True)).to_have_value(feature, timeout=60_000)
     chart = fresh.locator(".js-plotly-plot").first
     chart.scroll_into_view_if_needed()
     fresh.wait_for_function("document.querySelector('.js-plotly-plot')?._fullLayout?.dragmode === 'lasso'")
@@ -351,3 +353,43 @@ def test_two_encoders_side_by_side_to_an_image_only_one_gets_right(serve, page, 
     page.locator(f"button[data-id='{only[0]}']").click()
     page.get_by_role("heading", name="Sample", exact=True).wait_for()
     page.get_by_text(only[0]).wait_for()
+
+
+def test_a_curve_is_read_and_a_compressed_encoder_taken_away(serve, page, workspace, scored, tmp_path):
+    result = compress(CompressSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    table = latest_result(workspace.results("photos", "tiny", "compress")).table("curve")
+    app = serve()
+    page.goto(app.url("compression?dataset=photos&encoder=tiny"))
+    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.length > 4")
+    assert metric(page, "Full width") == f"{100 * result['top1']:.1f} %"
+    drawn = page.evaluate(
+        "document.querySelector('.js-plotly-plot')._fullData.filter(t => t.name === 'lower tail').map(t => [[...t.x], [...t.y]])"
+    )
+    lower = table[table["kind"] == "lower tail"].sort_values("reduction")
+    full = table.loc[table["kind"] == "full", "top1"].item()
+    x, y = drawn[-1]
+    assert x == pytest.approx([0, *(100 * lower["reduction"])])
+    assert y == pytest.approx([100 * full, *(100 * lower["top1"])])
+
+    place = page.locator(".js-plotly-plot").first.evaluate(
+        """g => { const t = g._fullData.findLast(t => t.name === 'lower tail'), l = g._fullLayout, r = g.getBoundingClientRect();
+        return [r.x + l.xaxis._offset + l.xaxis.d2p(t.x[5]), r.y + l.yaxis._offset + l.yaxis.d2p(t.y[5])]; }"""
+    )
+    page.mouse.move(place[0] - 30, place[1])
+    page.mouse.move(*place, steps=8)
+    features = int(lower["n_features"].iloc[4])
+    page.wait_for_function(
+        "n => document.querySelector('.js-plotly-plot .hoverlayer')?.textContent.includes(n + ' features')", arg=features
+    )
+
+    page.get_by_role("button", name="Make the compressed encoder").click()
+    page.get_by_text("its last stage cut to", exact=False).first.wait_for()
+    name = "tiny-discriminative-40"
+    kept = [int(line.split(",")[0]) for line in (workspace.encoder(name) / "features.csv").read_text().splitlines()[1:]]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the features (CSV)").click()
+    saved = Path(download.value.path()).read_text().splitlines()
+    assert [int(line.split(",")[0]) for line in saved[1:]] == kept
+    page.get_by_role("link", name="Analyze it").click()
+    page.get_by_role("heading", name="Overview", exact=True).wait_for()
+    expect(page.get_by_label("Encoder")).to_have_value(name, timeout=60_000)

@@ -7,6 +7,7 @@ from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.export import ExportSettings, export
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from tests.inputs import folder, small_encoder
@@ -50,6 +51,26 @@ def test_the_curve_in_words_and_a_subset_to_take_away(app, scored, workspace):
     test.selectbox(key="compression-take").set_value("upper tail")
     test.slider(key="compression-less").set_value(75).run()
     assert f"{len(kept)} of 32 features; they fire in {shares[kept].min():.2f} to {shares[kept].max():.2f} %" in text(test)
+
+
+def test_a_button_makes_the_compressed_encoder(app, scored, workspace, monkeypatch):
+    compress(CompressSettings(dataset="photos", encoder="tiny", eps=2), workspace, Progress())
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("compression")
+    test.selectbox(key="compression-take").set_value("lower tail")
+    test.slider(key="compression-less").set_value(70).run()
+    test.button(key="compression-export").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert run["job"] == "export"
+    made = ExportSettings.model_validate(run["settings"])
+    assert made == ExportSettings(dataset="photos", encoder="tiny", kind="lower tail", reduction=0.7, eps=2)
+    assert test.button(key="compression-export").disabled
+    runner.kill(workspace, run["id"])
+    result = export(made, workspace, Progress())
+    test.run()
+    assert "Encoder **tiny-lower-tail-70**" in text(test).replace("\\", "")
+    assert not any(b.key == "compression-export" for b in test.button)
+    assert result["n_features"] == 10
 
 
 @pytest.fixture

@@ -41,6 +41,12 @@ class Family(ABC):
         """Input size and resize, unless the file or the user says otherwise."""
         return self.default_size
 
+    def cut(
+        self, architecture: Mapping[str, Any], weights: "dict[str, torch.Tensor]", kept: "torch.Tensor"
+    ) -> "tuple[dict[str, Any], dict[str, torch.Tensor]] | None":
+        """Architecture and weights of the network that gives only features `kept` int64[K]; None where no stage can be cut."""
+        return None
+
     def rename(self, state: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
         """The weights under the names that `build`'s module uses."""
         return state

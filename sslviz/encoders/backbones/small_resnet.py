@@ -68,5 +68,12 @@ class SmallResNetFamily(Family):
         side = 32 * int(architecture["stem_stride"])
         return side, side
 
+    def cut(
+        self, architecture: Mapping[str, Any], weights: dict[str, torch.Tensor], kept: torch.Tensor
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The last 1x1 convolution and its BatchNorm, the features' own, lose the other channels."""
+        fewer = {name: w[kept] if name.startswith("expand.") and w.ndim else w for name, w in weights.items()}
+        return {**architecture, "feature_dim": len(kept)}, fewer
+
 
 BACKBONES.register("small_resnet")(SmallResNetFamily())

@@ -1,0 +1,120 @@
+"""A compressed encoder to take away: the network that gives only the features of a subset."""
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from sslviz.errors import InputError, RunFailed
+from sslviz.jobs import Eps, Settings, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from sslviz.encoders.run import Encoder
+
+_ROUNDS = 7
+_SAME = 1e-5
+"""Largest difference that the kept features may have from the whole encoder's, relative to a row's maximum."""
+
+
+class ExportSettings(Settings):
+    dataset: str = Field(description="data set whose train images rank the features")
+    encoder: str = Field(description="encoder in the workspace to cut")
+    kind: Literal["discriminative", "random", "lower tail", "upper tail"] = Field(
+        "discriminative", description="which features stay, as on the compression page"
+    )
+    reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
+    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    seed: int = Field(0, ge=0, description="of random features")
+    name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT")
+
+    @property
+    def new_name(self) -> str:
+        """Name of the encoder this makes."""
+        kind = self.kind.replace(" ", "-") + (f"-{self.seed}" if self.kind == "random" else "")
+        return self.name or f"{self.encoder}-{kind}-{100 * self.reduction:g}"
+
+
+@job("export", ExportSettings, example="sslviz export --dataset photos --encoder simclr --reduction 0.4")
+def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Cut an encoder to a subset of its features: an encoder that embeds straight into the smaller space (no labels needed)."""
+    import pandas as pd
+    import torch
+
+    from sslviz.analysis.compression import subset
+    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER
+    from sslviz.arrays import check_eps
+    from sslviz.encoders.cut import cut_encoder
+    from sslviz.encoders.run import build_encoder
+    from sslviz.encoders.spec import load_spec
+    from sslviz.encoders.store import check_width, load_weights, save_encoder
+    from sslviz.jobs.inputs import open_embedded
+    from sslviz.store.files import whole_file
+
+    name = check_name("encoder", settings.new_name)
+    if name in workspace.encoders():
+        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
+    spec = load_spec(workspace, settings.encoder)
+    if spec.backbone == "arrays":
+        raise InputError(f'encoder "{spec.name}" came in as arrays ({spec.source}); there are no weights to cut.')
+    embedded = open_embedded(workspace, settings.dataset, settings.encoder)
+    eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
+    counts = embedded.counted(embedded.rows("train"), EPS_GRID if eps == "auto" else [eps], progress)
+    chosen = counts.select(eps, LOWER, UPPER)
+    kept = subset(chosen.shares, settings.kind, settings.reduction, settings.seed)
+
+    progress.stage("cutting the encoder")
+    all_weights = load_weights(workspace, spec)
+    cut, weights, fewer = cut_encoder(spec, all_weights, kept, name)
+    check_width(cut)
+    whole, small = build_encoder(spec, all_weights), build_encoder(cut, weights)
+    size = spec.input.size
+    images = torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted, got = whole.embed(images)[:, torch.from_numpy(kept)], small.embed(images)
+    difference = ((wanted - got).abs().amax(1) / wanted.abs().amax(1).clamp_min(1e-30)).max().item()
+    if difference > _SAME:
+        raise RunFailed(f"encoder {name} differs from {settings.encoder} by {difference:.1g} of a row's maximum; not to be used.")
+    before, after = _images_per_second(whole, small, images)
+    megabytes = [sum(w.numel() * w.element_size() for w in net.backbone.state_dict().values()) / 1e6 for net in (whole, small)]
+    with whole_file(workspace.encoder(name) / "features.csv") as beside:
+        pd.DataFrame({"feature": kept, "share": chosen.shares[kept]}).to_csv(beside, index=False)
+    save_encoder(workspace, cut, weights)
+
+    how = "its last stage cut to" if fewer else "the whole network, its output cut to"
+    words = (
+        f"{how} {len(kept)} of {spec.feature_dim} features ({settings.kind}). Measured here: weights {megabytes[1]:.2f} MB "
+        f"instead of {megabytes[0]:.2f}, {after / before:.2f} times the images a second, "
+        f"{4 * len(kept):,} bytes an embedding instead of {4 * spec.feature_dim:,}."
+    )
+    return {
+        "dataset": settings.dataset,
+        "encoder": name,
+        "cut_from": settings.encoder,
+        "kind": settings.kind,
+        "reduction": settings.reduction,
+        "eps": chosen.eps,
+        "n_features": len(kept),
+        "of_features": spec.feature_dim,
+        "features": kept.tolist(),
+        "weights_cut": fewer,
+        "weights_mb": megabytes,
+        "images_per_second": [before, after],
+        "bytes_per_embedding": [4 * spec.feature_dim, 4 * len(kept)],
+        "difference": difference,
+        "words": words,
+        "folder": str(workspace.encoder(name)),
+    }
+
+
+def _images_per_second(first: "Encoder", second: "Encoder", images: "torch.Tensor") -> tuple[float, float]:
+    """Speed of two encoders on this machine, the fastest of rounds in turns."""
+    best = [0.0, 0.0]
+    for _ in range(_ROUNDS):
+        for which, encoder in enumerate((first, second)):
+            start = time.perf_counter()
+            encoder.embed(images)
+            best[which] = max(best[which], len(images) / (time.perf_counter() - start))
+    return best[0], best[1]

@@ -1,0 +1,89 @@
+"""A compressed encoder as a job."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sslviz import select_features
+from sslviz.analysis.compression import subset
+from sslviz.data import dataset as datasets
+from sslviz.errors import InputError, RunFailed
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.export import ExportSettings, export
+from sslviz.jobs.score import ScoreSettings, score
+from sslviz.progress import Progress
+from sslviz.store.embeddings import EmbeddingStore
+from tests.inputs import folder, small_encoder
+
+
+@pytest.fixture
+def place(workspace, tmp_path):
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", {"train": 12, "test": 6}))  # no labels
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    return workspace
+
+
+def run(workspace, **options):
+    return export(ExportSettings(dataset="photos", encoder="tiny", **options), workspace, Progress())
+
+
+def rows(workspace, encoder, split="train"):
+    store = EmbeddingStore(workspace.embeddings("photos", encoder))
+    table = store.rows()
+    return store.read(table.loc[table["sample_id"].str.startswith(split), "row"].to_numpy())
+
+
+@pytest.mark.parametrize(("kind", "reduction"), [("discriminative", 0.4), ("lower tail", 0.75), ("random", 0.5)])
+def test_the_new_encoder_embeds_into_the_chosen_columns(place, kind, reduction):
+    result = run(place, kind=kind, reduction=reduction, seed=3)
+    H = rows(place, "tiny")
+    kept = subset(select_features(H, "auto").shares, kind, reduction, 3)
+    assert result["features"] == kept.tolist()
+    assert (result["n_features"], result["of_features"]) == (len(kept), 32)
+    embed(EmbedSettings(dataset="photos", encoder=result["encoder"]), place, Progress())
+    np.testing.assert_allclose(rows(place, result["encoder"]), H[:, kept], rtol=1e-5, atol=1e-5 * H.max())
+    written = pd.read_csv(place.encoder(result["encoder"]) / "features.csv")
+    assert written["feature"].tolist() == kept.tolist()
+    np.testing.assert_allclose(written["share"], select_features(H, "auto").shares[kept])
+    assert result["bytes_per_embedding"] == [128, 4 * len(kept)]
+    before, after = result["weights_mb"]
+    assert before - after == pytest.approx((32 - len(kept)) * (32 + 4) * 4 / 1e6)  # 1x1 rows, BatchNorm's four, float32
+    score(ScoreSettings(dataset="photos", encoder=result["encoder"]), place, Progress())
+
+
+def test_names(place):
+    assert ExportSettings(dataset="d", encoder="e", kind="lower tail", reduction=0.55).new_name == "e-lower-tail-55"
+    assert ExportSettings(dataset="d", encoder="e", kind="random", seed=2).new_name == "e-random-2-40"
+    run(place, name="mine")
+    with pytest.raises(InputError, match='"mine" is already there'):
+        run(place, name="mine")
+    with pytest.raises(InputError, match="cannot be used"):
+        run(place, name="../mine")
+
+
+def test_too_narrow_and_nothing_is_left(place):
+    with pytest.raises(InputError, match="has 3 features; expected at least 8"):
+        run(place, reduction=0.9, name="narrow")
+    assert not place.encoder("narrow").exists()
+
+
+def test_an_encoder_that_gives_something_else_is_refused(place, monkeypatch):
+    from sslviz.encoders import cut
+
+    honest = cut.cut_encoder
+    first = lambda spec, weights, kept, name: honest(spec, weights, np.arange(len(kept)), name)  # noqa: E731
+    monkeypatch.setattr(cut, "cut_encoder", first)
+    with pytest.raises(RunFailed, match="differs from tiny"):
+        run(place, name="wrong")
+    assert "wrong" not in place.encoders()
+
+
+def test_arrays_have_no_weights_to_cut(place, tmp_path):
+    from sslviz.jobs.import_arrays import ImportSettings, import_arrays
+
+    np.save(tmp_path / "H.npy", np.random.default_rng(0).random((20, 16), np.float32))
+    settings = ImportSettings(dataset="elsewhere", encoder="theirs", file=str(tmp_path / "H.npy"))
+    import_arrays(settings, place, Progress())
+    with pytest.raises(InputError, match="came in as arrays"):
+        export(ExportSettings(dataset="elsewhere", encoder="theirs"), place, Progress())
