@@ -21,7 +21,7 @@ compression.headline(summary)
 compression.chart(reads.table(made.result, "curve"), summary)
 compression.warnings()
 compression.beside(here)
-compression.take_away(here, made)
+compression.take_away(here, reads.table(made.result, "shares"), summary["eps"], made.state == "fresh")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
 where = shlex.quote(str(here.workspace.root))
 command = f"sslviz compress --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"

@@ -97,9 +97,8 @@ def beside(here: Frame) -> None:
     widgets.chart(figures.encoders(shown, kind), numbers, key="compression-others", alt=title)
 
 
-def take_away(here: Frame, made: reads.Stage) -> None:
+def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> None:
     """The features of a subset, as a file; and, of a fresh curve, the encoder that gives only them."""
-    shares = reads.table(made.result, "shares")
     st.subheader("Take a subset")
     left, right = st.columns(2)
     kind = left.selectbox("Subset", [k for k in KINDS if k != "pca"], key="compression-take")
@@ -114,9 +113,8 @@ def take_away(here: Frame, made: reads.Stage) -> None:
         file_name=f"{here.dataset.name}-{here.encoder}-{kind.replace(' ', '-')}-{less}.csv",
         icon=":material/download:",
     )
-    if made.state != "fresh":
+    if not fresh:
         return
-    eps = reads.summary(made)["eps"]
     settings = ExportSettings(dataset=here.dataset.name, encoder=here.encoder, kind=kind, reduction=less / 100, eps=eps)
     name = settings.new_name
     if name in here.workspace.encoders():
