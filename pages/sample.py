@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sslviz.errors import SslvizError
-from sslviz.ui import frame, live, reads, report, sample, selection, whatif
+from sslviz.ui import frame, heat, live, reads, report, sample, selection, whatif
 from sslviz.ui.widgets import plain
 
 frame.open_page("Sample", "Why did this image fail?")
@@ -41,6 +41,7 @@ try:
 except SslvizError as error:
     st.warning(f"Its representation cannot be shown: {plain(str(error))}")
 else:
+    heat.show(here, found, row["sample_id"])
     sample.show_expression(found, summary["eps"], key=f"h-{row['sample_id']}")
     sample.show_features(here, scores.result, found, table, key="sample-features")
 sample.show_neighbours(here, sample.neighbours(scores.result, row["sample_id"]), table, key="sample-neighbours")

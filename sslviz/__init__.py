@@ -17,27 +17,32 @@ if TYPE_CHECKING:
         highly_activating,
         select_features,
     )
+    from sslviz.analysis.masks import mask_iou
     from sslviz.analysis.probe import ProbeResult, linear_probe
     from sslviz.analysis.rank import alpha_req, rank_me
     from sslviz.analysis.score import q_score
+    from sslviz.heatmaps import explain, feature_maps
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivationCounts": "features",
-    "FeatureSelection": "features",
-    "ProbeResult": "probe",
-    "ScoreReport": "evaluation",
-    "activation_share": "features",
-    "alpha_req": "rank",
-    "compression_curve": "compression",
-    "discriminative_features": "features",
-    "evaluate_score": "evaluation",
-    "highly_activating": "features",
-    "linear_probe": "probe",
-    "q_score": "score",
-    "rank_me": "rank",
-    "select_features": "features",
+    "ActivationCounts": "analysis.features",
+    "FeatureSelection": "analysis.features",
+    "ProbeResult": "analysis.probe",
+    "ScoreReport": "analysis.evaluation",
+    "activation_share": "analysis.features",
+    "alpha_req": "analysis.rank",
+    "compression_curve": "analysis.compression",
+    "discriminative_features": "analysis.features",
+    "evaluate_score": "analysis.evaluation",
+    "explain": "heatmaps",
+    "feature_maps": "heatmaps",
+    "highly_activating": "analysis.features",
+    "linear_probe": "analysis.probe",
+    "mask_iou": "analysis.masks",
+    "q_score": "analysis.score",
+    "rank_me": "analysis.rank",
+    "select_features": "analysis.features",
 }
 
 __all__ = [
@@ -50,8 +55,11 @@ __all__ = [
     "compression_curve",
     "discriminative_features",
     "evaluate_score",
+    "explain",
+    "feature_maps",
     "highly_activating",
     "linear_probe",
+    "mask_iou",
     "q_score",
     "rank_me",
     "select_features",
@@ -61,7 +69,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'sslviz' has no attribute {name!r}")
-    return getattr(import_module(f"sslviz.analysis.{_HOME[name]}"), name)
+    return getattr(import_module(f"sslviz.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -111,6 +111,24 @@ def check_percentiles(lower: float, upper: float) -> tuple[float, float]:
     return float(lower), float(upper)
 
 
+def check_maps(heatmap: Array, mask: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Heatmaps float32[N, H, W] and masks float32[N, H, W] in 0..1 (uint8 ones are divided by 255, bool ones are 0 and 1)."""
+    heat, core = (np.asarray(a.detach().cpu().numpy() if is_torch(a) else a) for a in (heatmap, mask))
+    if heat.ndim != 3 or heat.shape != core.shape:
+        raise InputError(f"heatmap has shape {heat.shape}, mask {core.shape}; expected both [N, H, W].")
+    if heat.dtype.kind != "f":
+        raise InputError(f"heatmap has dtype {heat.dtype}; expected floats in 0..1.")
+    if core.dtype == np.uint8:
+        core = core / np.float32(255)
+    elif core.dtype.kind not in "fb":
+        raise InputError(f"mask has dtype {core.dtype}; expected bool, uint8 (0..255) or floats in 0..1.")
+    heat, core = heat.astype(np.float32, copy=False), core.astype(np.float32, copy=False)
+    for name, values in (("heatmap", heat), ("mask", core)):
+        if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1 + 1e-6):
+            raise InputError(f"{name} has values outside 0..1, or that are not finite.")
+    return heat, core
+
+
 def _as_real_array(H: Array, name: str) -> np.ndarray:
     try:
         array = np.asarray(H)

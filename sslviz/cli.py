@@ -317,6 +317,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         out.print(f"{knn}expected calibration error {_percent(result['ece'])} %.")
     elif job == "compress":
         _print_curve(result, workspace)
+    elif job == "interpret":
+        _print_looks(result)
     elif job == "export":
         out.print(f"encoder {result['encoder']}: {result['words']}", markup=False)
         out.print(f"{result['folder']}: encoder.json, weights.safetensors, features.csv", markup=False)
@@ -331,6 +333,29 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
     else:
         for key, value in result.items():
             out.print(f"{key}: {in_words(value)}", markup=False)
+
+
+def _print_looks(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out.print(
+        f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {result['map_size'][0]} x {result['map_size'][1]}) with "
+        f"masks, {result['n']:,} {result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}:"
+    )
+    table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "best of its size")
+    cells = {(g["kind"], g["group"], g["who"]): g for g in result["groups"] if g["metric"] == "iou"}
+    for kind, group in dict.fromkeys((kind, group) for kind, group, _ in cells):
+        mine = cells[(kind, group, "map")]
+        if mine["mean"] is None:
+            continue
+        low, high = mine["interval"]
+        others = [cells[(kind, group, who)]["mean"] for who in ("blob", "uniform", "shuffled", "ceiling")]
+        shown = ["-" if value is None else f"{value:.3f}" for value in others]
+        table.add_row(kind, f"{group} ({mine['n']:,})", f"{mine['mean']:.3f} ({low:.3f} to {high:.3f})", *shown)
+    out.print(table)
+    for gap in result["differences"]:
+        low, high = gap["interval"]
+        out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f})", markup=False)
 
 
 def _print_comparison(result: dict[str, Any]) -> None:
@@ -464,20 +489,32 @@ def _register_jobs() -> None:
 def data_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
     source: Annotated[str, typer.Argument(help="folder of images")],
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="folder of masks: core/ and spurious/, Salient ImageNet, trimaps/, or a tree like the images'"),
+    ] = None,
     classes: ClassesOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a folder of images; reads names and sizes only, links are followed.
+    """Register a folder of images, and masks of what they show; reads names and sizes only, links are followed.
 
-    Example: sslviz data add photos ~/photos
+    Example: sslviz data add photos ~/photos --masks ~/photos/masks
     """
     from sslviz.data.dataset import load
+    from sslviz.data.masks import add_masks
 
     where = Workspace(workspace).create()
     _add_dataset(source, where, classes, name)
+    dataset = load(where, name)
+    found = None if masks is None else add_masks(dataset, masks)
+    if found is not None:
+        counts = found.facts["counts"]
+        err.print(f"masks ({found.facts['form']}): {counts['core']:,} core, {counts['spurious']:,} spurious.", markup=False)
+        for note in found.facts["notes"]:
+            err.print(f"  {note}", markup=False)
     if as_json:
-        print(json.dumps(load(where, name).facts, ensure_ascii=False))
+        print(json.dumps({**dataset.facts, **({} if found is None else {"masks": found.facts})}, ensure_ascii=False))
 
 
 @data_app.command("list")
@@ -503,11 +540,18 @@ def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
 def data_show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Show a data set's splits, classes and remarks."""
     from sslviz.data.dataset import load
+    from sslviz.data.masks import load_masks
 
-    facts = load(Workspace(workspace), name).facts
+    dataset = load(Workspace(workspace), name)
+    facts, masks = dataset.facts, load_masks(dataset)
+    if masks is not None:
+        facts = {**facts, "masks": masks.facts, "notes": [*facts["notes"], *masks.facts["notes"]]}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
         return
+    if masks is not None:
+        counts = masks.facts["counts"]
+        out.print(f"masks: {counts['core']:,} core, {counts['spurious']:,} spurious ({masks.facts['form']})", markup=False)
     for key in ("name", "root", "split_rule", "counts", "added"):
         out.print(f"{key}: {facts.get(key)}", markup=False)
     out.print("classes: " + ", ".join(c["title"] for c in facts["classes"]), markup=False)

@@ -103,6 +103,7 @@ def demo_part(workspace, n_train=120, n_test=60, name="demo"):
 
     from sslviz.data.dataset import add_folder
     from sslviz.data.demo import files
+    from sslviz.data.masks import save_packed
     from sslviz.encoders.add import add_encoder
     from sslviz.progress import Progress
 
@@ -112,6 +113,7 @@ def demo_part(workspace, n_train=120, n_test=60, name="demo"):
         pq.write_table(pq.read_table(files.shipped() / file).slice(0, n), source / file)
     folder = workspace.dataset(name)
     dataset, _ = add_folder(workspace, name, files.unpack(source, folder, Progress()))
+    save_packed(dataset, files.packed_masks(source))
     add_encoder(workspace, str(files.shipped() / "encoders" / "simclr-demo" / "weights.safetensors"), "simclr-demo")
     return dataset
 

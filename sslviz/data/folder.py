@@ -93,6 +93,11 @@ def list_folder(root: Path, classes: list[str] | None = None, inside: list[Path]
     return Listing(samples, names, rule, notes)
 
 
+def walk_pictures(root: Path, inside: list[Path] | None = None) -> list[str]:
+    """Paths below `root` of all files with a picture's name, as `list_folder` finds them."""
+    return [file.path for file in _Scan(root, inside).walk(root)]
+
+
 def class_titles(names: list[str]) -> dict[str, str]:
     """What to show for each class: English names for WordNet ids (n01440764 or n01440764_tench), else the name itself."""
     wnid = re.compile(r"(n\d{8})(?:[_-](.+))?")

@@ -36,15 +36,22 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def embed(self, images: torch.Tensor, bf16: bool = False) -> torch.Tensor:
         """Features float32[B, D] of images uint8[B, 3, size, size]. Raises InputError for another shape or dtype."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return cast(torch.Tensor, self(self.prepare(images)))
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's input float32[B, 3, size, size] of images uint8. Raises InputError for another shape or dtype."""
         size = self.spec.input.size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise InputError(
                 f"images are {images.dtype} {tuple(images.shape)}; encoder {self.spec.name} takes uint8 [B, 3, {size}, {size}]."
             )
         x = images.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).mul_(self._scale)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            h = self.backbone(x)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Features float32[B, D] of prepared inputs, with their graph. Raises InputError where they are none."""
+        h = self.backbone(inputs)
         if self._outputs is not None and h.ndim == 2:
             h = h[:, self._outputs]
         if h.ndim != 2 or h.shape[1] != self.spec.feature_dim:

@@ -20,6 +20,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     """Bring in the demo set and its encoders and analyze the first here; its map and the other encoders follow as runs."""
     from sslviz.data import dataset as datasets
     from sslviz.data.demo import files
+    from sslviz.data.masks import save_packed
     from sslviz.encoders.add import add_encoder
     from sslviz.errors import InputError, unknown_name
     from sslviz.jobs import runner
@@ -48,6 +49,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
                     f"{differ:,} rendered rows are not equal to the shipped ones, bit for bit (other processor or versions)"
                 )
     dataset, _ = datasets.add_folder(workspace, settings.dataset, files.unpack(source, folder, progress))
+    save_packed(dataset, files.packed_masks(source))
     for name, path in encoders.items():
         if name not in workspace.encoders():
             add_encoder(workspace, str(path), name)

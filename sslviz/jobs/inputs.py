@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import load_masks
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, NotFound, Stale
 from sslviz.progress import Progress
@@ -143,11 +144,15 @@ def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, 
         "dataset": dataset.fingerprint,
         "embeddings": EmbeddingStore(workspace.embeddings(dataset.name, encoder)).meta["fingerprint"],
     }
-    if "probe" in result.inputs:
-        probe_state, probe_why, probe = result_state(workspace, dataset, encoder, "probe")
-        if probe is None or probe_state != "fresh":
-            return "stale", f"probe: {probe_why}", result
-        now["probe"] = probe.key
+    for upstream in ("probe", "score"):
+        if upstream in result.inputs:
+            above, above_why, made = result_state(workspace, dataset, encoder, upstream)
+            if made is None or above != "fresh":
+                return "stale", f"{upstream}: {above_why}", result
+            now[upstream] = made.key
+    if "masks" in result.inputs:
+        masks = load_masks(dataset)
+        now["masks"] = None if masks is None else masks.fingerprint
     for name, was in result.inputs.items():
         if now.get(name) != was:
             return "stale", f"{name} has changed since", result

@@ -11,7 +11,7 @@ from sslviz.arrays import check_percentiles
 from sslviz.errors import InputError
 from sslviz.jobs.score import ScoreSettings
 from sslviz.store.results import Result
-from sslviz.ui import reads, widgets
+from sslviz.ui import heat, reads, widgets
 from sslviz.ui.figures import features as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
@@ -180,7 +180,7 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
     )
     examples = reads.table(result, "feature_examples")
     mine = examples[examples["feature"] == feature]
-    for kind, words in (("top", "Strongest in"), ("middle", "Middling in"), ("low", "Weakest in")):
+    for kind, words in (("top", "Strongest in, and where"), ("middle", "Middling in"), ("low", "Weakest in")):
         part = mine[mine["kind"] == kind].merge(scored, on="sample_id", how="inner").sort_values("rank")
         if part.empty:
             continue
@@ -188,7 +188,9 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
         if here.dataset.root is None:
             st.dataframe(part[["sample_id", "title", "value"]], hide_index=True, width="stretch")
         else:
-            widgets.gallery(here.dataset, part, "value", key=f"feature-{kind}", side=104)
+            seen = heat.strongest(here, part, feature) if kind == "top" else {}
+            address = (lambda row, seen=seen: seen[row["sample_id"]]) if len(seen) == len(part) else None
+            widgets.gallery(here.dataset, part, "value", key=f"feature-{kind}", side=104, url=address)
     spread: Any = reads.table(result, "features").set_index("feature").loc[feature]
     histogram = figures.values(spread["low"], spread["high"], spread["counts"])
     classes = reads.table(result, "feature_classes")

@@ -22,6 +22,7 @@ PAGES = {
     "scores": ("Scores", ":material/bar_chart:"),
     "sample": ("Sample", ":material/image:"),
     "compression": ("Compression", ":material/compress:"),
+    "heatmaps": ("Heatmaps", ":material/local_fire_department:"),
     "projection": ("Map", ":material/scatter_plot:"),
     "data": ("Data", ":material/folder_open:"),
     "runs": ("Runs", ":material/play_circle:"),

@@ -83,10 +83,10 @@ def embed(here: Frame, pictures: list[bytes]) -> np.ndarray:
     from sslviz.data.images import decode, fit
 
     spec = load_spec(here.workspace, here.encoder)
-    encoder = _encoder(str(here.workspace.root), here.encoder, spec.fingerprint())
+    net = encoder(str(here.workspace.root), here.encoder, spec.fingerprint())
     pixels = torch.stack([fit(decode(content).pixels, spec.input.resize, spec.input.size) for content in pictures])
     bf16 = reads.precision(here.workspace, here.dataset.name, here.encoder) == "bf16"
-    return np.asarray(encoder.embed(pixels, bf16=bf16).numpy())
+    return np.asarray(net.embed(pixels, bf16=bf16).numpy())
 
 
 def probe_classes(probe: Result) -> np.ndarray:
@@ -106,7 +106,8 @@ def nearest(here: Frame, raw: np.ndarray, k: int = 10) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the encoder")
-def _encoder(root: str, name: str, fingerprint: str) -> Any:
+def encoder(root: str, name: str, fingerprint: str) -> Any:
+    """A stored encoder, kept loaded; fingerprint: of its spec now."""
     from sslviz.encoders.run import load_encoder
 
     return load_encoder(Workspace(root), name)

@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
@@ -100,7 +101,11 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
     bootstrap.load_config_options(options)
     app = st.App(
         script,
-        routes=[Route("/api/{kind}/{dataset}/{row:int}", _image), Route("/overview", _overview)],
+        routes=[
+            Route("/api/heat/{dataset}/{encoder}/{row:int}", _heat),
+            Route("/api/{kind}/{dataset}/{row:int}", _image),
+            Route("/overview", _overview),
+        ],
         middleware=[Middleware(TokenGate, token=token, hosts=_hosts(address), port=port)],
     )
 
@@ -190,21 +195,38 @@ async def _overview(request: "Request") -> "Response":
 
 async def _image(request: "Request") -> "Response":
     """A sample's thumbnail (`thumb`) or its upright picture (`image`), by data set and row of its sample table."""
-    from starlette.concurrency import run_in_threadpool
     from starlette.responses import Response
 
-    from sslviz.errors import SslvizError
-    from sslviz.ui.pictures import fingerprint_of, picture_file, thumb_file
+    from sslviz.ui.pictures import picture_file, thumb_file
 
     make = {"thumb": thumb_file, "image": picture_file}.get(request.path_params["kind"])
     if make is None:
         return Response(status_code=404)
     name, row = request.path_params["dataset"], request.path_params["row"]
+    return await _picture(request, name, lambda: make(name, row))
+
+
+async def _heat(request: "Request") -> "Response":
+    """A sample under its stored heatmap, by data set, encoder and row."""
+    from sslviz.ui.overlays import heat_file
+
+    name, encoder, row = (request.path_params[k] for k in ("dataset", "encoder", "row"))
+    return await _picture(request, name, lambda: (heat_file(name, encoder, row), "image/jpeg"))
+
+
+async def _picture(request: "Request", name: str, make: Callable[[], tuple[bytes, str]]) -> "Response":
+    """What `make` gives, as long as the data set is the one that was asked for."""
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import Response
+
+    from sslviz.errors import SslvizError
+    from sslviz.ui.pictures import fingerprint_of
+
     try:
         of = request.query_params.get("of")
         if of is not None and of != fingerprint_of(name):
             return Response(status_code=404)  # the data set has changed: its rows are others now
-        content, kind = await run_in_threadpool(make, name, row)
+        content, kind = await run_in_threadpool(make)
     except (SslvizError, OSError):
         return Response(status_code=404)
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}

@@ -1,6 +1,7 @@
 """Widgets that several pages share."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sslviz.errors import SslvizError
 from sslviz.jobs import JOBS, Settings
 from sslviz.jobs.runner import ACTIVE, cancel, in_words, launch, list_runs, read_run, resume
 from sslviz.store.workspace import Workspace
+from sslviz.ui import overlays
 
 _HERE = Path(__file__).parent
 CHART = {"displaylogo": False}
@@ -49,19 +51,48 @@ def cards(items: list[dict[str, str]], key: str, side: int = 112) -> str | None:
     return str(picked.clicked) if picked.clicked is not None else None
 
 
+@cache
+def _overlay() -> Any:
+    return st.components.v2.component(
+        "sslviz_overlay",
+        html='<div class="overlay"><canvas role="img"></canvas><div class="controls"></div></div>',
+        css=(_HERE / "overlay.css").read_text(encoding="utf-8"),
+        js=(_HERE / "overlay.js").read_text(encoding="utf-8"),
+    )
+
+
+def overlay(image: str, heat: str, outlines: dict[str, str], alt: str, key: str, side: int = 448) -> None:
+    """A picture under its heat, with outlines (name -> address); the browser mixes them as its slider and boxes say."""
+    found = [{"name": name, "url": url, "colour": f"rgb{overlays.OUTLINES[name]}"} for name, url in outlines.items()]
+    _overlay()(data={"image": image, "heat": heat, "outlines": found, "alt": alt, "side": side}, key=key)
+
+
 def thumb_url(dataset: Dataset, row: int) -> str:
     """Address of the thumbnail of the sample in this row of samples.parquet."""
     return f"/api/thumb/{quote(dataset.name)}/{row}?of={dataset.fingerprint}"
 
 
-def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: int = 112) -> None:
+def heat_url(dataset: Dataset, encoder: str, row: int, key: str) -> str:
+    """Address of the sample of this row under its stored heatmap; key: of the result that has it."""
+    return f"/api/heat/{quote(dataset.name)}/{quote(encoder)}/{row}?of={dataset.fingerprint}&key={key}"
+
+
+def gallery(
+    dataset: Dataset,
+    table: pd.DataFrame,
+    score: str,
+    key: str,
+    side: int = 112,
+    url: Callable[[dict[str, Any]], str] | None = None,
+) -> None:
     """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page.
 
-    `score`: the column whose value stands below each, "" for none.
+    `score`: the column whose value stands below each, "" for none · `url`: of another picture of a row than its thumbnail.
     """
     has_probe = "correct" in table
     items = []
-    for row in table.to_dict("records"):
+    rows: list[Any] = table.to_dict("records")
+    for row in rows:
         correct = row.get("correct")
         known = has_probe and not pd.isna(correct)
         label = row["title"] if isinstance(row["title"], str) else "no label"
@@ -71,7 +102,7 @@ def gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, side: i
         items.append(
             {
                 "id": row["sample_id"],
-                "url": thumb_url(dataset, row["row"]),
+                "url": url(row) if url else thumb_url(dataset, row["row"]),
                 "title": label,
                 "detail": f"{value} {said}".strip(),
                 "alt": ", ".join(

@@ -174,6 +174,13 @@ def unpack(source: Path, folder: Path, progress: Progress) -> Path:
     return images
 
 
+def packed_masks(source: Path) -> pd.DataFrame:
+    """sample_id, core, spurious (PNG bytes) of every picture."""
+    table = pd.concat([pd.read_parquet(source / name, columns=["sample_id", *_PICTURES[1:]]) for name in FILES[:2]])
+    core, spurious = ([mask["bytes"] for mask in table[column]] for column in _PICTURES[1:])
+    return pd.DataFrame({"sample_id": table["sample_id"].to_numpy(), "core": core, "spurious": spurious})
+
+
 def shipped_counterfactuals(sample_id: str) -> pd.DataFrame:
     """change, image (WebP bytes) and the record's columns of a sample's five counterfactuals; empty for most samples."""
     if not (shipped() / FILES[2]).exists():

@@ -1,0 +1,31 @@
+"""Where does it look, at the object or the background?"""
+
+import shlex
+
+import streamlit as st
+
+from sslviz.data.masks import load_masks
+from sslviz.ui import frame, interpret, reads, report
+
+frame.open_page("Heatmaps", "Where does it look, at the object or the background?")
+here = frame.chosen()
+embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
+if load_masks(here.dataset) is None:
+    interpret.no_masks(here)
+    st.stop()
+if scores.result is None:
+    report.runs_of(here)
+    report.no_scores()
+made = reads.stage(here.workspace, here.dataset, here.encoder, "heatmaps", "interpret")
+report.offer(here, embeddings, made, "heatmaps", "No heatmaps yet: one pass over the images that have masks.")
+
+summary = reads.summary(made)
+table = interpret.groups(summary)
+interpret.headline(summary, table)
+interpret.charts(table, reads.table(made.result, "curve"), summary)
+interpret.images(here, made.result, reads.table(made.result, "looks"), reads.scores(scores.result, probe.result, here.dataset))
+interpret.by_feature(reads.table(made.result, "features"))
+st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
+where = shlex.quote(str(here.workspace.root))
+command = f"sslviz interpret --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
+st.code(command, language="bash", wrap_lines=True)

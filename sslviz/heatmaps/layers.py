@@ -1,0 +1,224 @@
+"""Finding the layers of any encoder that have maps, and leaving the encoder as it came."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from sslviz.arrays import Array, is_torch
+from sslviz.encoders.run import Encoder
+from sslviz.errors import InputError
+
+_SAME = 1e-4
+
+
+class Layer(NamedTuple):
+    """A module with maps of h x w places; tokens stand after `prefix` others (class, registers), Swin has channels last."""
+
+    name: str
+    height: int
+    width: int
+    kind: Literal["channels first", "channels last", "tokens"]
+    prefix: int = 0
+
+    @property
+    def words(self) -> str:
+        """For a person who chooses."""
+        tokens = f" tokens, {self.prefix} others left out" if self.kind == "tokens" else ""
+        return f"{self.name} ({self.height} x {self.width}{tokens})"
+
+    def as_maps(self, output: torch.Tensor) -> torch.Tensor:
+        """A module's output as float[N, C, h, w]."""
+        if self.kind == "channels first":
+            return output
+        if self.kind == "channels last":
+            return output.permute(0, 3, 1, 2)
+        tokens = output[:, self.prefix :].transpose(1, 2)
+        return tokens.reshape(len(tokens), -1, self.height, self.width)
+
+
+class Subject:
+    """An encoder while it is being explained: in evaluation mode, without a gradient on its weights; afterwards as it was."""
+
+    def __init__(self, encoder: Any) -> None:
+        if not isinstance(encoder, nn.Module):
+            raise InputError(f"encoder is a {type(encoder).__name__}; expected an encoder of sslviz or a torch module.")
+        self.encoder = encoder
+        self.network: nn.Module = encoder.backbone if isinstance(encoder, Encoder) else encoder
+        parameter = next(self.network.parameters(), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.width = 0
+        self._layers: list[Layer] = []
+        self._last: Layer | None = None
+        self._exact = False
+        self._undo: list[Any] = []
+
+    def __enter__(self) -> "Subject":
+        modes = [(m, m.training) for m in self.network.modules()]
+        wants = [(p, p.requires_grad) for p in self.network.parameters()]
+        grads = [(p, p.grad) for p in self.network.parameters()]
+        self._undo = [modes, wants, grads]
+        self.network.eval()
+        self.network.requires_grad_(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        modes, wants, grads = self._undo
+        for module, mode in modes:
+            module.training = mode
+        for parameter, wanted in wants:
+            parameter.requires_grad_(wanted)
+        for parameter, grad in grads:
+            parameter.grad = grad
+
+    def inputs(self, images: Array) -> torch.Tensor:
+        """Images as the network takes them, float[N, 3, H, W]; also finds its layers. Raises InputError for another shape."""
+        given = images if is_torch(images) else torch.from_numpy(images)
+        if isinstance(self.encoder, Encoder):
+            found = self.encoder.prepare(given)
+        else:
+            if given.ndim != 4 or not given.is_floating_point():
+                raise InputError(f"images are {given.dtype} {tuple(given.shape)}; expected float [N, 3, H, W].")
+            found = given.to(self.device)
+        if not len(found):
+            raise InputError("no images: expected at least one.")
+        self._look(found[:1])
+        return found.detach()
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """h float[N, D] with its graph."""
+        h: torch.Tensor = self.encoder(inputs)
+        return h
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All modules with maps, in the order they run."""
+        return self._layers
+
+    def layer(self, name: str | None) -> Layer:
+        """A layer by its name; None: the last whose maps reach the features. Raises InputError."""
+        if name is None:
+            if self._last is None:
+                raise InputError("this encoder has no layer with maps; only integrated_gradients can explain it.")
+            return self._last
+        for layer in self._layers:
+            if layer.name == name:
+                return layer
+        if name in dict(self.network.named_modules()):
+            raise InputError(f'layer "{name}" has no maps. Layers that have: {", ".join(n.name for n in self.offered())}.')
+        raise InputError(f'no layer "{name}" in this encoder. Layers with maps: {", ".join(n.name for n in self.offered())}.')
+
+    def offered(self) -> list[Layer]:
+        """The layers worth a choice: of a convolutional network the last of each size, of a transformer attention's inputs."""
+        tokens = [layer for layer in self._layers if layer.name.endswith(".norm1") and layer.kind == "tokens"]
+        for depth in (0, 1):
+            stages = [n for n in self._layers if n.name.count(".") <= depth and n.kind != "tokens"]
+            last_of_size = {(n.height, n.width): n for n in stages}
+            if len(last_of_size) > 1:
+                return list(last_of_size.values())
+        return tokens or self._layers[-12:]
+
+    def map_size(self, name: str | None) -> tuple[int, int]:
+        """Height and width of a layer's maps."""
+        layer = self.layer(name)
+        return layer.height, layer.width
+
+    def is_exact(self, name: str | None) -> bool:
+        """Whether the features are the means of this layer's maps."""
+        return self._exact and (name is None or self.layer(name) == self._last)
+
+    def last_maps(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The maps float[N, D, h, w] whose means are the features (`is_exact`)."""
+        assert self._last is not None
+        kept: list[torch.Tensor] = []
+        with torch.no_grad(), self._hook([self._last.name], lambda _, output: kept.append(output.detach().clone())):
+            self.features(inputs)
+        maps = self._last.as_maps(kept[-1]).float()
+        outputs = self.encoder.spec.outputs if isinstance(self.encoder, Encoder) else ()
+        return maps[:, list(outputs)] if outputs else maps
+
+    def module(self, name: str) -> nn.Module:
+        """The module of a layer."""
+        return self.network.get_submodule(name)
+
+    def _look(self, one: torch.Tensor) -> None:
+        """Run one picture and note every module with maps; then which of them is the last to matter, and whether exactly."""
+        outputs: dict[str, torch.Tensor] = {}
+
+        def note(name: str, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                outputs.pop(name, None)
+                outputs[name] = output.detach().clone()
+
+        names = [name for name, _ in self.network.named_modules() if name]
+        with torch.no_grad(), self._hook(names, note):
+            h = self.features(one)
+        if h.ndim != 2:
+            raise InputError(f"the encoder gives features of shape {tuple(h.shape)}; expected [N, D].")
+        self.width = int(h.shape[1])
+        prefix = getattr(self.network, "num_prefix_tokens", None)
+        self._layers = [found for name, output in outputs.items() if (found := _as_layer(name, output, prefix))]
+        outputs_kept = self.encoder.spec.outputs if isinstance(self.encoder, Encoder) else ()
+        for layer in reversed(self._layers):
+            means = layer.as_maps(outputs[layer.name]).float().mean((2, 3))
+            if outputs_kept and means.shape[1] > max(outputs_kept):
+                means = means[:, list(outputs_kept)]
+            if means.shape == h.shape and torch.allclose(means, h.float(), rtol=_SAME, atol=_SAME * float(h.abs().max())):
+                same = [n for n in self._layers if torch.equal(outputs[n.name], outputs[layer.name])]
+                self._last = min(same, key=lambda n: n.name.count("."))
+                self._exact = True
+                return
+        self._last = self._last_that_matters(one)
+
+    def _last_that_matters(self, one: torch.Tensor) -> Layer | None:
+        """The last offered layer whose maps the features depend on (a class token leaves the others of its block behind)."""
+        for layer in reversed(self.offered() if self._layers else []):
+            _, gradient = self.output_and_gradient(layer, lambda x: self.features(x).square().sum(1), one)
+            if gradient.abs().sum() > 0:
+                return layer
+        return None
+
+    def output_and_gradient(
+        self, layer: Layer, target: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's maps float[N, C, h, w] and the gradient of target(inputs)[i] with respect to those of image i."""
+        kept: list[torch.Tensor] = []
+        with torch.enable_grad(), self._hook([layer.name], lambda _, output: kept.append(output)):
+            found = target(inputs.clone().requires_grad_()).sum()
+            gradient = torch.autograd.grad(found, kept[-1], allow_unused=True)[0]
+        output = layer.as_maps(kept[-1].detach())
+        return output, torch.zeros_like(output) if gradient is None else layer.as_maps(gradient)
+
+    @contextmanager
+    def _hook(self, names: list[str], note: Any) -> Iterator[None]:
+        handles = []
+        try:
+            for name in names:
+
+                def hear(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                    note(name, output)
+
+                handles.append(self.network.get_submodule(name).register_forward_hook(hear))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _as_layer(name: str, output: torch.Tensor, prefix: int | None) -> Layer | None:
+    if output.ndim == 4:
+        _, a, b, c = output.shape
+        if a == b and b != c and b > 1:
+            return Layer(name, a, b, "channels last")
+        return Layer(name, b, c, "channels first") if min(b, c) > 1 else None
+    if output.ndim != 3:
+        return None
+    tokens = int(output.shape[1])
+    for others in [prefix] if prefix is not None else range(17):
+        side = math.isqrt(max(0, tokens - others))
+        if side > 1 and side * side == tokens - others:
+            return Layer(name, side, side, "tokens", others)
+    return None

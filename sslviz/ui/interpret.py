@@ -1,0 +1,161 @@
+"""Heatmaps against masks: in words, as charts, feature by feature, and image by image."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.store.results import Result
+from sslviz.ui import widgets
+from sslviz.ui.figures import interpret as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import plain
+
+_SHOWN = 24
+METRICS = {
+    "iou": "IoU, weighted by heat",
+    "area_iou": "IoU of areas",
+    "pointing": "hottest point inside",
+    "mass": "heat inside",
+}
+
+
+def no_masks(here: Frame) -> None:
+    """How masks come in; heatmaps of single images need none."""
+    st.info(
+        "This data set has no masks, so nothing can say whether the encoder looks at the object. Heatmaps of single images need "
+        "none: they are on the Sample page."
+    )
+    folder = here.dataset.root or "FOLDER"
+    st.code(f"sslviz data add {here.dataset.name} {folder} --masks MASKS", language="bash", wrap_lines=True)
+    st.caption(
+        "MASKS holds core/ and spurious/ folders, or one tree like the images' own (then the rest of a picture counts as spurious), "
+        "or Oxford-IIIT Pets trimaps, or Salient ImageNet."
+    )
+    st.page_link("pages/sample.py", label="Sample: where does it look in this image?", icon=":material/image:")
+
+
+def groups(summary: dict[str, Any]) -> pd.DataFrame:
+    """The summary's figures as a table: kind, group, metric, who, mean, low, high, n."""
+    table = pd.DataFrame(summary["groups"])
+    spans = table.pop("interval")
+    return table.assign(low=[s and s[0] for s in spans], high=[s and s[1] for s in spans])
+
+
+def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
+    """What the heatmaps cover, beside a blob in the middle of the picture, and right beside wrong."""
+    mean = table[table["metric"] == "iou"].set_index(["kind", "group", "who"])["mean"]
+    core, spurious, blob = (mean[("core", "all", "map")], mean[("spurious", "all", "map")], mean[("core", "all", "blob")])
+    shuffled, ceiling = mean[("core", "all", "shuffled")], mean[("core", "all", "ceiling")]
+    beside = (
+        "**more than a blob in the middle of every picture would**"
+        if core > blob
+        else ("**less than a blob in the middle of every picture would**")
+    )
+    gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
+    words = (
+        f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), {beside} "
+        f"({blob:.2f}); another image's heatmap reaches {shuffled:.2f}, and the best map of {summary['map_size'][0]} x "
+        f"{summary['map_size'][1]} places {ceiling:.2f}. The surroundings are covered to {spurious:.2f}."
+    )
+    gap = gaps.get(("correct - wrong", "core"))
+    if gap:
+        low, high = gap["interval"]
+        how = "more" if low > 0 else "less" if high < 0 else "not measurably otherwise"
+        words += (
+            f" Images the probe gets right cover the object **{how}** than those it gets wrong "
+            f"({gap['mean']:+.2f}, 95 % {low:+.2f} to {high:+.2f})."
+        )
+    st.markdown(words)
+    widgets.facts(
+        [
+            ("Core", f"{core:.2f}", f"{len(summary['refused'])} images left out" if summary["refused"] else "mean IoU"),
+            ("Spurious", f"{spurious:.2f}", "mean IoU"),
+            ("Right", f"{summary['n_correct']:,}", "images"),
+            ("Wrong", f"{summary['n_wrong']:,}", "images"),
+            ("Zero maps", f"{summary['n_zero']:,}", "no positive evidence"),
+            ("Method", summary["method"], f"layer {summary['layer']}"),
+        ]
+    )
+    for note in summary["notes"]:
+        st.caption(plain(note))
+
+
+def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """Overlap by right and wrong beside base rates, and the same over the heatmap's threshold."""
+    metric = st.segmented_control(
+        "Measure", list(METRICS), default="iou", required=True, format_func=METRICS.__getitem__, key="interpret-metric"
+    )
+    part = table[(table["metric"] == metric) & ((table["group"] != "all") | ~table["group"].isin(["correct"]).any())]
+    widgets.chart(figures.overlap(part), part, "interpret-overlap", f"{METRICS[str(metric)]} with core and spurious masks")
+    st.caption(
+        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and the best that a map "
+        "of this size can reach. Spurious numbers are only to be compared with core ones."
+    )
+    st.markdown("**How the threshold matters**")
+    levels = sorted(curve["mask_threshold"].unique())
+    at = levels[len(levels) // 2]
+    shown = curve[(curve["mask_threshold"] == at) & ((curve["group"] != "all") | ~curve["group"].eq("correct").any())]
+    widgets.chart(figures.thresholds(shown), curve, "interpret-thresholds", "Mean IoU over the heatmap's threshold")
+    st.caption(
+        f"The tables above use {summary['threshold']:g} for heatmaps and {summary['mask_threshold']:g} for masks (ours; the paper "
+        "names none). The numbers below the chart have soft masks' thresholds too."
+    )
+
+
+def by_feature(table: pd.DataFrame) -> None:
+    """Which features look at the object and which at its surroundings; a click on a row opens the feature."""
+    if table.empty:
+        return
+    st.subheader("Feature by feature")
+    table = table.assign(lift=table["core"] - table["core_area"])
+    widgets.chart(figures.features(table), table, "interpret-features", "Share of each feature's map on the object")
+    order = table.sort_values("lift", ascending=False, ignore_index=True)
+    columns = {
+        "feature": "feature",
+        "n": "fires in",
+        "core": "on the object",
+        "core_area": "object's share",
+        "lift": "difference",
+    }
+    if order["name"].ne("").any():
+        columns |= {"name": "workers' word", "overlap": "overlap", "support": "images"}
+    shown = order[list(columns)].rename(columns=columns)
+    numbers = {
+        name: st.column_config.NumberColumn(format="%.2f")
+        for name in ("on the object", "object's share", "difference", "overlap")
+    }
+    event: Any = st.dataframe(
+        shown,
+        hide_index=True,
+        width="stretch",
+        height=280,
+        column_config=numbers,
+        on_select="rerun",
+        selection_mode="single-row",
+        key="interpret-feature-table",
+    )
+    st.caption("Over the images a feature fires in: the share of its own map that lies on the object. Choose a row to open it.")
+    if event.selection.rows:
+        widgets.go_to("features", feature=str(int(order["feature"].iat[event.selection.rows[0]])))
+
+
+def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """24 heatmaps a page, from the stored maps."""
+    st.subheader("Image by image")
+    table = looks[["sample_id", "core_iou_map"]].merge(scored, on="sample_id", how="inner")
+    table = table[table["row"].notna()]
+    left, right = st.columns(2)
+    outcomes = ["all", "misclassified", "correct"] if "correct" in table and table["correct"].notna().any() else ["all"]
+    shown = left.selectbox("Show", outcomes, key="interpret-show")
+    order = right.selectbox("Order", ["lowest overlap with the object first", "highest first"], key="interpret-order")
+    if shown != "all":
+        table = table[table["correct"].fillna(shown != "correct").astype(bool) == (shown == "correct")]
+    table = table.sort_values(["core_iou_map", "sample_id"], ascending=[order != "highest first", True])
+    if table.empty:
+        st.info("No image fits.")
+        return
+    st.session_state["sequence"] = table["sample_id"].head(10_000).tolist()
+    part = widgets.paged(table, _SHOWN, "interpret-page", "images")
+    address = lambda row: widgets.heat_url(here.dataset, here.encoder, int(row["row"]), result.key)  # noqa: E731
+    widgets.gallery(here.dataset, part, "core_iou_map", key="interpret-grid", side=150, url=address)
