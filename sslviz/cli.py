@@ -338,9 +338,10 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
 def _print_looks(result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    height, width = result["map_size"]
     out.print(
-        f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {result['map_size'][0]} x {result['map_size'][1]}) with "
-        f"masks, {result['n']:,} {result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}:"
+        f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {height} x {width}) with masks, {result['n']:,} "
+        f"{result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}:"
     )
     table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "best of its size")
     cells = {(g["kind"], g["group"], g["who"]): g for g in result["groups"] if g["metric"] == "iou"}

@@ -77,3 +77,18 @@ def aurc_and_augrc(score, correct):
         aurc += errors / k
         augrc += errors / len(score)
     return aurc / len(score), augrc / len(score)
+
+
+def mask_iou(heat, mask, threshold=0.5, mask_threshold=0.5, weighting="heatmap"):
+    """One heatmap and one mask in 0..1, as nested lists: the sum of heat in the intersection over that in the union."""
+    both = either = places = 0.0
+    for heat_row, mask_row in zip(heat, mask, strict=True):
+        for h, m in zip(heat_row, mask_row, strict=True):
+            value = h if weighting == "heatmap" else 1.0
+            if h >= threshold or m >= mask_threshold:
+                either += value
+                places += 1
+                both += value if h >= threshold and m >= mask_threshold else 0.0
+    if not places:
+        return math.nan
+    return both / either if either else 0.0

@@ -7,7 +7,7 @@ from sslviz.errors import InputError
 from sslviz.heatmaps import HEATMAPS, HeatmapMethod
 from sslviz.heatmaps.layers import Subject
 
-_STEPS = 32
+_STEPS = 50
 _IMAGES_A_PASS = 64
 
 

@@ -26,7 +26,7 @@ _HIDDEN = 0.2
 
 @dataclass(frozen=True)
 class _Ways:
-    """How an encoder can be explained: methods, the best first; its layers, name -> words; which is taken unless asked, its size."""
+    """How an encoder can be explained: methods, best first; its layers, name -> words; the usual one and the size of its maps."""
 
     methods: tuple[str, ...]
     layers: dict[str, str]

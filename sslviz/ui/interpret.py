@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from sslviz.heatmaps import HEATMAPS
 from sslviz.store.results import Result
 from sslviz.ui import widgets
 from sslviz.ui.figures import interpret as figures
@@ -29,8 +30,8 @@ def no_masks(here: Frame) -> None:
     folder = here.dataset.root or "FOLDER"
     st.code(f"sslviz data add {here.dataset.name} {folder} --masks MASKS", language="bash", wrap_lines=True)
     st.caption(
-        "MASKS holds core/ and spurious/ folders, or one tree like the images' own (then the rest of a picture counts as spurious), "
-        "or Oxford-IIIT Pets trimaps, or Salient ImageNet."
+        "MASKS holds core/ and spurious/ folders, or one tree like the images' own (then the rest of a picture counts as "
+        "spurious), or Oxford-IIIT Pets trimaps, or Salient ImageNet."
     )
     st.page_link("pages/sample.py", label="Sample: where does it look in this image?", icon=":material/image:")
 
@@ -54,8 +55,8 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     )
     gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
     words = (
-        f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), {beside} "
-        f"({blob:.2f}); another image's heatmap reaches {shuffled:.2f}, and the best map of {summary['map_size'][0]} x "
+        f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), "
+        f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled:.2f}, and the best map of {summary['map_size'][0]} x "
         f"{summary['map_size'][1]} places {ceiling:.2f}. The surroundings are covered to {spurious:.2f}."
     )
     gap = gaps.get(("correct - wrong", "core"))
@@ -74,9 +75,10 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
             ("Right", f"{summary['n_correct']:,}", "images"),
             ("Wrong", f"{summary['n_wrong']:,}", "images"),
             ("Zero maps", f"{summary['n_zero']:,}", "no positive evidence"),
-            ("Method", summary["method"], f"layer {summary['layer']}"),
         ]
     )
+    title = HEATMAPS[summary["method"]].title
+    st.caption(plain(f"{title} of layer {summary['layer']}, features that fire in D at eps {summary['eps']:g}."))
     for note in summary["notes"]:
         st.caption(plain(note))
 
@@ -86,21 +88,27 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
     metric = st.segmented_control(
         "Measure", list(METRICS), default="iou", required=True, format_func=METRICS.__getitem__, key="interpret-metric"
     )
-    part = table[(table["metric"] == metric) & ((table["group"] != "all") | ~table["group"].isin(["correct"]).any())]
+    part = _told_apart(table[table["metric"] == metric])
     widgets.chart(figures.overlap(part), part, "interpret-overlap", f"{METRICS[str(metric)]} with core and spurious masks")
     st.caption(
-        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and the best that a map "
-        "of this size can reach. Spurious numbers are only to be compared with core ones."
+        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and the best that a "
+        "map of this size can reach. Spurious numbers are only to be compared with core ones."
     )
     st.markdown("**How the threshold matters**")
     levels = sorted(curve["mask_threshold"].unique())
     at = levels[len(levels) // 2]
-    shown = curve[(curve["mask_threshold"] == at) & ((curve["group"] != "all") | ~curve["group"].eq("correct").any())]
+    shown = _told_apart(curve[curve["mask_threshold"] == at])
     widgets.chart(figures.thresholds(shown), curve, "interpret-thresholds", "Mean IoU over the heatmap's threshold")
     st.caption(
-        f"The tables above use {summary['threshold']:g} for heatmaps and {summary['mask_threshold']:g} for masks (ours; the paper "
-        "names none). The numbers below the chart have soft masks' thresholds too."
+        f"The figures above use {summary['threshold']:g} for heatmaps and {summary['mask_threshold']:g} for masks (ours; the "
+        "paper names none). The numbers below the chart have soft masks' thresholds too."
     )
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Right and wrong where both are known, else all images together."""
+    known = {"correct", "wrong"} <= set(table["group"])
+    return table[table["group"] != "all"] if known else table[table["group"] == "all"]
 
 
 def by_feature(table: pd.DataFrame) -> None:
@@ -137,7 +145,7 @@ def by_feature(table: pd.DataFrame) -> None:
     )
     st.caption("Over the images a feature fires in: the share of its own map that lies on the object. Choose a row to open it.")
     if event.selection.rows:
-        widgets.go_to("features", feature=str(int(order["feature"].iat[event.selection.rows[0]])))
+        widgets.go_to("features", feature=str(order["feature"].iat[event.selection.rows[0]]))
 
 
 def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFrame) -> None:

@@ -30,6 +30,7 @@ export default function (component) {
   };
   const slider = document.createElement("input");
   Object.assign(slider, { type: "range", min: 0, max: 100, value: state.opacity });
+  slider.onkeydown = (event) => event.stopPropagation(); // the page steps through images with the arrow keys
   slider.oninput = () => {
     state.opacity = Number(slider.value);
     draw();

@@ -1,0 +1,83 @@
+"""What interpret sums up, by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sslviz.analysis import looks
+from sslviz.analysis.masks import METRICS
+
+
+def table(correct, core, spurious):
+    rows = pd.DataFrame({"sample_id": [str(i) for i in range(len(core))], "correct": pd.array(correct, "boolean")})
+    for metric in METRICS:
+        for who in looks.WHO:
+            rows[f"core_{metric}_{who}"] = core
+            rows[f"spurious_{metric}_{who}"] = spurious
+    return rows
+
+
+def test_groups_and_differences():
+    rows = table([True, True, False, None], [0.8, 0.6, 0.2, np.nan], [0.1, 0.3, 0.3, 0.5])
+    found = {(g["kind"], g["group"]): g for g in looks.groups(rows, 0) if g["metric"] == "iou" and g["who"] == "map"}
+    assert {k: (round(g["mean"], 6), g["n"]) for k, g in found.items()} == {
+        ("core", "all"): (0.533333, 3),
+        ("spurious", "all"): (0.3, 4),
+        ("core", "correct"): (0.7, 2),
+        ("spurious", "correct"): (0.2, 2),
+        ("core", "wrong"): (0.2, 1),
+        ("spurious", "wrong"): (0.3, 1),
+    }
+    assert found["core", "correct"]["interval"] == pytest.approx([0.6, 0.8])
+    gaps = {(d["what"], d["of"]): d["mean"] for d in looks.differences(rows, 0)}
+    assert gaps["core - spurious", "all"] == pytest.approx((0.7 + 0.3 - 0.1) / 3)
+    assert gaps["correct - wrong", "core"] == pytest.approx(0.5)
+    assert gaps["correct - wrong", "spurious"] == pytest.approx(-0.1)
+
+
+def test_without_answers_there_is_one_group():
+    rows = table([None, None], [0.5, 0.7], [0.1, 0.1])
+    assert {g["group"] for g in looks.groups(rows, 0)} == {"all"}
+    assert [d["what"] for d in looks.differences(rows, 0)] == ["core - spurious"]
+
+
+def test_an_interval_holds_the_mean_of_a_fair_coin_as_often_as_it_says():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(40):
+        values = rng.integers(0, 2, 100).astype(float)
+        rows = table([None] * 100, values, values)
+        (g,) = looks.groups(rows, 0)[:1]
+        inside += g["interval"][0] <= 0.5 <= g["interval"][1]
+    assert 0.8 <= inside / 40 <= 0.99
+
+
+def test_the_curve_by_group():
+    rows = table([True, False], [0, 0], [0, 0])
+    curves = np.zeros((2, 2, 1, 1))
+    curves[0, 0], curves[1, 0], curves[0, 1], curves[1, 1] = 0.9, 0.5, 0.2, np.nan
+    found = looks.curve(rows, curves, np.array([0.5]), np.array([0.5])).set_index(["kind", "group"])["miou"]
+    assert found["core", "all"] == pytest.approx(0.7)
+    assert found["core", "wrong"] == 0.5
+    assert found["spurious", "all"] == 0.2
+    assert pd.isna(found["spurious", "wrong"])
+
+
+def test_a_features_map_inside_masks_and_named_parts():
+    maps = np.zeros((3, 2, 2, 2), np.float32)
+    maps[0, 0] = [[3, 1], [0, 0]]  # three quarters at the top left
+    maps[1, 0] = [[1, -5], [1, 0]]  # half; negatives do not count
+    maps[2, 1] = [[0, 0], [0, 4]]
+    fires = np.array([[True, False], [True, False], [False, True]])
+    core = np.zeros((3, 4, 4), np.uint8)
+    core[:, :2, :2] = 255
+    found = looks.FeatureOverlaps(2)
+    wing, tail = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    wing[:2, :2], tail[2:, :2] = 255, 255
+    for _ in range(2):  # a word needs three images behind it
+        found.update(maps, fires, {"core": core, "spurious": 255 - core}, [{"n1/3": wing, "n1/7": tail}, {"n1/3": wing}, {}])
+    rows = found.table({"n1/3": ["red wing", "Red wing", "beak"], "n1/7": ["tail"]}).set_index("feature")
+    assert rows.loc[0, ["n", "core", "spurious", "core_area"]].tolist() == pytest.approx([4, 0.625, 0.375, 0.25])
+    assert rows.loc[1, ["n", "core", "spurious"]].tolist() == [2, 0, 1]
+    assert rows.loc[0, ["name", "support"]].tolist() == ["red wing", 4]
+    assert rows.loc[0, "overlap"] == pytest.approx(0.625)
+    assert rows.loc[1, ["name", "support"]].tolist() == ["", 0]
