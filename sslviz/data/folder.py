@@ -65,13 +65,16 @@ def list_folder(root: Path, classes: list[str] | None = None, inside: list[Path]
                 skipped[p[0] if len(p) > 1 else "(loose files)"] += 1
                 continue
             split, rest = splits[p[0]], p[1:]
+        elif p[0].lower() == "masks" and len(p) > 2 and p[1].lower() in {"core", "spurious"}:
+            skipped["masks"] += 1
+            continue
         else:
             split, rest = "", p
         rows.append((file.path, split, rest[0] if len(rest) > 1 else None, file.size, file.mtime_ns))
     samples = pd.DataFrame(rows, columns=["sample_id", "split", "label_name", "size", "mtime_ns"])
     notes = [scan.summary("left out: ")] if scan.left_out else []
     if skipped:
-        notes.append("beside the split folders, left out: " + ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
+        notes.append("beside the images, left out: " + ", ".join(f"{k} ({n})" for k, n in sorted(skipped.items())))
     unlabelled = int(samples["label_name"].isna().sum())
     if unlabelled and unlabelled < len(samples):
         notes.append(f"{unlabelled} pictures stand outside any class folder and have no label")

@@ -155,5 +155,5 @@ def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, 
         now["masks"] = None if masks is None else masks.fingerprint
     for name, was in result.inputs.items():
         if now.get(name) != was:
-            return "stale", f"{name} has changed since", result
+            return "stale", f"{name} {'have' if name.endswith('s') else 'has'} changed since", result
     return "fresh", "", result

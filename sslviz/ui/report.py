@@ -188,8 +188,8 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
         st.info(words)
         button(f"Make the {what}", busy)
         st.stop()
-    st.warning(f"This {what} is **stale**: {plain(made.why)}.", icon=":material/history:")
-    button("Make it again", busy or embeddings.state != "fresh")
+    st.warning(f"**Stale {what}**: {plain(made.why)}.", icon=":material/history:")
+    button(f"Make the {what} again", busy or embeddings.state != "fresh")
 
 
 def say_stale(stage: reads.Stage) -> None:

@@ -9,21 +9,27 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from playwright.sync_api import expect
 
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import load_masks
+from sslviz.heatmaps import finish
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compare import judged
 from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.project import ProjectSettings, project
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json
 from sslviz.store.results import latest_result
+from sslviz.ui.overlays import OUTLINES, heat_rgba
 from tests.inputs import demo_part, folder, photographs, small_encoder
 
 SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
@@ -393,3 +399,83 @@ def test_a_curve_is_read_and_a_compressed_encoder_taken_away(serve, page, worksp
     page.get_by_role("link", name="Analyze it").click()
     page.get_by_role("heading", name="Overview", exact=True).wait_for()
     expect(page.get_by_label("Encoder")).to_have_value(name, timeout=60_000)
+
+
+def canvas_pixel(page, x, y):
+    """RGB of the overlay's canvas at a place given as shares of its side."""
+    return page.evaluate(
+        """([x, y]) => { for (const e of document.querySelectorAll('*')) { const c = e.shadowRoot?.querySelector('canvas')
+        if (c?.dataset.drawn) return [...c.getContext('2d')
+            .getImageData(x * c.width, y * c.height, 1, 1).data].slice(0, 3); } }""",
+        [x, y],
+    )
+
+
+def drawn(page, layers, opacity):
+    page.wait_for_function(
+        """([layers, opacity]) => [...document.querySelectorAll('*')].some(e => { const c = e.shadowRoot?.querySelector('canvas')
+        return c && c.dataset.drawn === layers && c.dataset.opacity === opacity })""",
+        arg=[layers, str(opacity)],
+    )
+
+
+def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
+    """Heat and outlines on the sample page: pixels at the mask's edge are what the numbers say."""
+    demo_part(workspace, 240, 80)
+    analyze(AnalyzeSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+    interpret(InterpretSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+    result = latest_result(workspace.results("demo", "simclr-demo", "interpret"))
+    looks = result.table("looks")
+    wrong = looks[looks["correct"].eq(False)].sort_values(["core_iou_map", "sample_id"])
+    app = serve()
+    page.goto(app.url("heatmaps?dataset=demo&encoder=simclr-demo"))
+    page.get_by_text("Images the probe gets right").wait_for()
+    page.get_by_label("Show", exact=True).click()
+    page.get_by_role("option", name="misclassified").click()
+    sample_id = wrong["sample_id"].iloc[0]
+    page.locator(f"button[data-id='{sample_id}']").wait_for()
+    page.get_by_role("heading", name="Image by image").scroll_into_view_if_needed()
+    page.mouse.wheel(0, 500)
+    thumbs_are_drawn(page, 4)
+    page.locator(f"button[data-id='{sample_id}']").click()
+    page.get_by_role("heading", name="Where the encoder looks").wait_for()
+    drawn(page, "image heat core spurious", 70)
+
+    core = load_masks(datasets.load(workspace, "demo")).read(sample_id, (96, 96), 64, 64)["core"] >= 128
+    inner = core & np.roll(core, 1, 1)
+    edge = np.argwhere(core[1:-1, 1:-1] & ~inner[1:-1, 1:-1]) + 1  # marked, and not so left of it
+    y, x = edge[len(edge) // 2]
+    place = ((x * 7 + 0.5) / 448, (y * 7 + 3.5) / 448)
+    assert canvas_pixel(page, *place) == list(OUTLINES["core"])
+    page.get_by_label("core outline").uncheck()
+    drawn(page, "image heat spurious", 70)
+    with_heat = canvas_pixel(page, *place)
+    assert with_heat != list(OUTLINES["core"])
+    page.get_by_label("spurious outline").uncheck()
+    drawn(page, "image heat", 70)
+
+    raw = result.table("maps").set_index("sample_id").loc[sample_id, "map"]
+    heat = finish(torch.tensor(np.array(raw, np.float32).reshape(1, 8, 8)), (64, 64))[0].numpy()
+    hot = np.unravel_index(heat.argmax(), heat.shape)
+    there = ((hot[1] + 0.5) / 64, (hot[0] + 0.5) / 64)
+    page.get_by_label("heat", exact=True).fill("0")
+    drawn(page, "image heat", 0)
+    bare = np.array(canvas_pixel(page, *there))
+    page.get_by_label("heat", exact=True).fill("60")
+    drawn(page, "image heat", 60)
+    red, green, blue = heat_rgba(heat)[hot][:3].tolist()  # the hottest place is opaque
+    assert canvas_pixel(page, *there) == pytest.approx((0.4 * bare + 0.6 * np.array([red, green, blue])).tolist(), abs=3)
+
+    before = page.url
+    page.get_by_role("button", name="Next feature").click()
+    page.get_by_role("button", name=re.compile(r"Open feature \d+")).wait_for()
+    drawn(page, "image heat", 60)  # the slider stays where it was
+    page.get_by_label("core outline").check()
+    drawn(page, "image heat core", 60)
+    assert page.url == before
+    page.get_by_role("button", name=re.compile(r"Open feature \d+")).click()
+    page.get_by_text("Strongest in, and where").wait_for()
+    page.wait_for_function(
+        "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
+        ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"
+    )

@@ -35,7 +35,7 @@ class Colours(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A transformer's shapes by hand: a class token and a register before a 3 x 3 grid; the class token sums what the patches say."""
+    """A transformer's shapes by hand: a class token and a register before a 3 x 3 grid; features sum what the patches say."""
 
     num_prefix_tokens = 2
 

@@ -90,5 +90,5 @@ def test_two_encoders_side_by_side_and_a_stale_curve(app, two, workspace, photos
     next((photos / "train" / "disc").glob("*.png")).unlink()
     datasets.refresh(workspace, "photos")
     test = app("compression", encoder="tiny")
-    assert "This curve is **stale**" in text(test)
+    assert "**Stale curve**" in text(test)
     assert len(test.get("plotly_chart")) == 1

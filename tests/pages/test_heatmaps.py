@@ -1,0 +1,96 @@
+"""The heatmaps page, and heat on the sample and feature pages: what a person reads."""
+
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.data.masks import add_masks
+from sslviz.jobs import runner
+from sslviz.jobs.interpret import InterpretSettings, interpret
+from sslviz.progress import Progress
+from sslviz.store.results import latest_result
+from tests.data.test_masks import blob, put
+from tests.pages.conftest import text
+
+
+@pytest.fixture
+def masked(scored, workspace, tmp_path):
+    for split, n in (("train", 10), ("val", 6)):
+        for c in ("disc", "ring"):
+            for i in range(n):
+                put(tmp_path / f"masks/core/{split}/{c}/{i:03d}.png", blob(i, 32, 32))
+    return add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+
+
+def test_empty_workspace(app):
+    assert "There is no data set in this workspace yet" in text(app("heatmaps"))
+
+
+def test_without_masks_the_page_says_how_to_add_them(app, scored, tmp_path):
+    test = app("heatmaps")
+    assert "has no masks" in text(test)
+    assert any("--masks" in block.value for block in test.code)
+
+
+def test_a_button_makes_the_heatmaps(app, masked, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("heatmaps")
+    next(b for b in test.button if b.label == "Make the heatmaps").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert (run["job"], run["settings"]["encoder"]) == ("interpret", "tiny")
+
+
+def test_the_page_says_what_the_job_says(app, masked, workspace):
+    summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app("heatmaps")
+    mean = {(g["kind"], g["who"]): g["mean"] for g in summary["groups"] if g["metric"] == "iou" and g["group"] == "all"}
+    words = text(test)
+    assert f"cover the object to **{mean['core', 'map']:.2f}**" in words
+    beside = "more" if mean["core", "map"] > mean["core", "blob"] else "less"
+    assert f"**{beside} than a blob in the middle of every picture would** ({mean['core', 'blob']:.2f})" in words
+    assert f"another image's heatmap reaches {mean['core', 'shuffled']:.2f}" in words
+    assert f"the best map of 8 x 8 places {mean['core', 'ceiling']:.2f}" in words
+    figures = {m.label: m.value for m in test.metric}
+    assert figures["Right"] == str(summary["n_correct"])
+    assert figures["Wrong"] == str(summary["n_wrong"])
+    assert len(test.get("plotly_chart")) == 3
+    for metric in ("area_iou", "pointing", "mass"):
+        test.segmented_control(key="interpret-metric").set_value(metric).run()
+        assert not test.exception
+    looks = latest_result(workspace.results("photos", "tiny", "interpret")).table("looks")
+    test.selectbox(key="interpret-order").set_value("highest first").run()
+    order = looks.sort_values(["core_iou_map", "sample_id"], ascending=[False, True])["sample_id"].tolist()
+    assert test.session_state["sequence"] == order
+    wrong = looks.loc[looks["correct"].eq(False), "sample_id"]
+    test.selectbox(key="interpret-show").set_value("misclassified").run()
+    assert set(test.session_state["sequence"]) == set(wrong) if len(wrong) else "No image fits" in text(test)
+
+
+def test_stale_heatmaps_are_said_to_be(app, masked, workspace, tmp_path):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
+    add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+    assert "**Stale heatmaps**: masks have changed since" in text(app("heatmaps"))
+
+
+def test_heat_on_the_sample_page(app, masked):
+    test = app("sample", sample="val/disc/000.png")
+    assert "Where the encoder looks" in [s.value for s in test.subheader]
+    words = text(test)
+    assert "activation maps, layer expand (8 x 8). Exact: the features are the means of these maps." in words.replace("\\", "")
+    assert "Hiding the hottest fifth of the picture takes" in words
+    assert "**core**" in words
+    assert "A map of this size reaches" in words
+    select = next(s for s in test.selectbox if s.label == "Features")
+    assert select.value is None
+    test.button(key="heat-next").click().run()
+    one = next(s for s in test.selectbox if s.label == "Features").value
+    assert isinstance(one, int)
+    test.button(key="heat-before").click().run()
+    assert next(s for s in test.selectbox if s.label == "Features").value is None
+    test.segmented_control(key="heat-method").set_value("gradcam").run()
+    assert not test.exception
+    test.selectbox(key="heat-layer").set_value("layer2").run()
+    assert "Grad-CAM, layer layer2 (16 x 16)" in text(test).replace("\\", "")
+    test.segmented_control(key="heat-method").set_value("integrated_gradients").run()
+    assert not test.exception
+    assert "integrated gradients." in text(test)
