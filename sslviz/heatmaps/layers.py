@@ -13,6 +13,8 @@ from sslviz.encoders.run import Encoder
 from sslviz.errors import InputError
 
 _SAME = 1e-4
+_IMAGES_ON_CPU = 8
+"""A pass: what its caches hold (ResNet-18 at 224 pixels: 1.7 times as fast as 64)."""
 
 
 class Layer(NamedTuple):
@@ -132,11 +134,14 @@ class Subject:
 
     def last_maps(self, inputs: torch.Tensor) -> torch.Tensor:
         """The maps float[N, D, h, w] whose means are the features (`is_exact`)."""
-        assert self._last is not None
-        kept: list[torch.Tensor] = []
-        with torch.no_grad(), self._hook([self._last.name], lambda _, output: kept.append(output.detach().clone())):
-            self.features(inputs)
-        maps = self._last.as_maps(kept[-1]).float()
+        layer = self.layer(None)
+        seen: dict[str, torch.Tensor] = {}
+        parts = []
+        with torch.no_grad(), self._hook([layer.name], lambda name, output: seen.update({name: output.detach().clone()})):
+            for part in torch.split(inputs, _IMAGES_ON_CPU if inputs.device.type == "cpu" else len(inputs)):
+                self.features(part)
+                parts.append(layer.as_maps(seen[layer.name]).float())
+        maps = torch.cat(parts)
         outputs = self.encoder.spec.outputs if isinstance(self.encoder, Encoder) else ()
         return maps[:, list(outputs)] if outputs else maps
 

@@ -14,7 +14,7 @@ from sslviz import explain, feature_maps
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.encoders.run import load_encoder
 from sslviz.errors import InputError, NotFound
-from sslviz.heatmaps import HEATMAPS, finish
+from sslviz.heatmaps import HEATMAPS, enlarge, finish
 from sslviz.heatmaps.hiding import fall_when_hidden
 from sslviz.heatmaps.layers import Subject
 from tests.inputs import picture, pixels, small_encoder
@@ -96,6 +96,10 @@ def test_the_map_is_made_large_as_align_corners_false():
     raw = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     assert_allclose(finish(raw, (4, 4))[0, 0].numpy(), [0, 0.25, 0.75, 1])  # with align_corners 0, 1/3, 2/3, 1
     assert finish(-raw, (4, 4)).abs().max() == 0
+    maps = torch.randn(2, 3, 5, 7)
+    for size in ((20, 9), (5, 7), (3, 30)):
+        peer = nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        assert_allclose(enlarge(maps, size).numpy(), peer.numpy(), atol=1e-6)
     assert torch.isfinite(finish(torch.zeros(1, 2, 2), (4, 4))).all()
 
 
