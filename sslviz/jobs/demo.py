@@ -26,6 +26,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
     from sslviz.jobs.compare import CompareSettings
+    from sslviz.jobs.interpret import InterpretSettings
     from sslviz.jobs.project import ProjectSettings
     from sslviz.store.workspace import check_name
 
@@ -56,7 +57,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     names = {"dataset": dataset.name, "encoder": settings.encoder}
     result = analyze(AnalyzeSettings(**names), workspace, progress)
     others = [n for n in encoders if n != settings.encoder]
-    follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names))]
+    follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names)), ("interpret", InterpretSettings(**names))]
     if others:  # one run, one after the other: the machine stays usable
         follow.append(("compare", CompareSettings(dataset=dataset.name, encoders=others, controls=False, project=True)))
     runs = [runner.launch(name, wanted, workspace)[0] for name, wanted in follow]

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import add_masks, load_masks
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, SslvizError, Untrusted
 from sslviz.jobs import Settings, parse
@@ -204,6 +205,32 @@ def pretrain_form(workspace: Workspace) -> None:
             _show_run()
 
 
+def masks_form(workspace: Workspace) -> None:
+    """The masks of a data set: `sslviz data add --masks`."""
+    with st.expander("Masks of what the images show"):
+        names = [name for name in workspace.datasets() if datasets.load(workspace, name).root is not None]
+        if not names:
+            st.info("Register a folder of images first, above.")
+            return
+        left, right = st.columns(2)
+        name = left.selectbox("Data set", names, key="masks-dataset")
+        folder = right.text_input("Folder of masks", key="masks-folder", placeholder="~/photos/masks")
+        st.caption(
+            "core/ and spurious/ folders, or one tree named like the images (then the rest of a picture counts as spurious), "
+            "Oxford-IIIT Pets trimaps, or Salient ImageNet. Masks are paired by name."
+        )
+        if st.button("Add the masks", disabled=not folder, icon=":material/texture:", key="masks-add"):
+            try:
+                found = add_masks(datasets.load(workspace, name), allowed_path(folder), inside=allowed_roots())
+            except SslvizError as error:
+                st.error(plain(str(error)))
+                return
+            counts = found.facts["counts"]
+            st.success(
+                f"{counts['core']:,} core and {counts['spurious']:,} spurious masks. " + plain("; ".join(found.facts["notes"]))
+            )
+
+
 def _show_run() -> None:
     """Go to the run that was just started; stay, with its error, where none was."""
     if run := st.session_state.pop("run", None):
@@ -222,6 +249,7 @@ def show_datasets(workspace: Workspace) -> None:
                 "splits": ", ".join(f"{k} {n:,}" for k, n in sorted(facts["counts"].items())),
                 "classes": len(facts["classes"]),
                 "where": facts.get("root") or "arrays",
+                "masks": _masks(workspace, name),
                 "remarks": "; ".join(facts["notes"]),
             }
         )
@@ -229,6 +257,11 @@ def show_datasets(workspace: Workspace) -> None:
         st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
     else:
         st.info("No data set yet. Name a folder of images above.")
+
+
+def _masks(workspace: Workspace, name: str) -> str:
+    found = load_masks(datasets.load(workspace, name))
+    return "" if found is None else f"{found.facts['counts']['core']:,} core, {found.facts['counts']['spurious']:,} spurious"
 
 
 def show_encoders(workspace: Workspace) -> None:

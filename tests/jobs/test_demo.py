@@ -9,6 +9,7 @@ from sslviz.data.demo import files
 from sslviz.errors import InputError, NotFound
 from sslviz.jobs import inputs, runner
 from sslviz.jobs.demo import DemoSettings, demo, start_demo
+from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.progress import Progress
 
 SHIPPED = files.shipped()
@@ -36,10 +37,12 @@ def test_the_demo_is_unpacked_analyzed_and_followed_up(workspace, small):
     assert found.facts["counts"] == {"train": 40, "test": 20}
     assert sorted(found.titles) == sorted({s.split("/")[1] for s in files.scenes("train")})
     assert inputs.result_state(workspace, found, "simclr-demo", "score")[0] == "fresh"
-    first, then = sorted(runner.list_runs(workspace), key=lambda run: run["created"])
+    first, heat, then = sorted(runner.list_runs(workspace), key=lambda run: run["created"])
     assert (first["job"], first["settings"]["encoder"]) == ("project", "simclr-demo")
+    assert (heat["job"], heat["settings"]["encoder"]) == ("interpret", "simclr-demo")
+    assert interpret(InterpretSettings(**heat["settings"]), workspace, Progress())["n"] == 20  # masks came along
     assert (then["job"], then["settings"]["encoders"], then["settings"]["project"]) == ("compare", others, True)
-    assert [first["id"], then["id"]] == result["runs"]
+    assert [first["id"], heat["id"], then["id"]] == result["runs"]
 
 
 def test_the_app_starts_the_demo_once(workspace, small):

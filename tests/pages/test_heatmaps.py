@@ -94,3 +94,17 @@ def test_heat_on_the_sample_page(app, masked):
     test.segmented_control(key="heat-method").set_value("integrated_gradients").run()
     assert not test.exception
     assert "integrated gradients." in text(test)
+
+
+def test_masks_come_in_through_the_data_page(app, scored, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    put(tmp_path / "masks/core/val/disc/000.png", blob(0, 32, 32))
+    test = app("data")
+    test.text_input(key="masks-folder").set_value("/etc").run()
+    test.button(key="masks-add").click().run()
+    assert "lies outside the folders" in text(test)
+    test.text_input(key="masks-folder").set_value(str(tmp_path / "masks")).run()
+    test.button(key="masks-add").click().run()
+    assert "1 core and 0 spurious masks" in text(test)
+    test = app("data")
+    assert "1 core, 0 spurious" in test.dataframe[1].value["masks"].tolist()
