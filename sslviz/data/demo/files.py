@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-import sslviz
 from sslviz.data.demo.materials import GROUNDS
 from sslviz.data.demo.scene import USUAL_PLACE, Scene, render
 from sslviz.data.demo.shapes import OBJECTS
@@ -39,7 +38,7 @@ _PICTURES = ("image", "core_mask", "spurious_mask")
 
 def shipped() -> Path:
     """The folder of the shipped demo: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(sslviz.__file__).parent
+    package = Path(__file__).parents[2]
     inside = package / "_app" / "assets" / "demo"
     return inside if inside.is_dir() else package.parent / "assets" / "demo"
 
