@@ -8,7 +8,7 @@ from benchmarks.record import asked_for
 
 def main() -> None:
     found = {encoder: results[0].content["summary"] for encoder, results in asked_for("interpret").items()}
-    print("| encoder | mask | images | heatmaps | centre blob | uniform | another image's | best of its size |")
+    print("| encoder | mask | images | heatmaps | centre blob | uniform | another image's | mask at its size |")
     print("|---|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
         cells = {(g["kind"], g["group"], g["who"]): g for g in summary["groups"] if g["metric"] == "iou"}

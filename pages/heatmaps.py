@@ -4,13 +4,13 @@ import shlex
 
 import streamlit as st
 
-from sslviz.data.masks import load_masks
+from sslviz.data.masks import mask_facts
 from sslviz.ui import frame, interpret, reads, report
 
 frame.open_page("Heatmaps", "Where does it look, at the object or the background?")
 here = frame.chosen()
 embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
-if load_masks(here.dataset) is None:
+if mask_facts(here.dataset) is None:
     interpret.no_masks(here)
     st.stop()
 if scores.result is None:

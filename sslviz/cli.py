@@ -343,7 +343,7 @@ def _print_looks(result: dict[str, Any]) -> None:
         f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {height} x {width}) with masks, {result['n']:,} "
         f"{result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}:"
     )
-    table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "best of its size")
+    table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "mask at its size")
     cells = {(g["kind"], g["group"], g["who"]): g for g in result["groups"] if g["metric"] == "iou"}
     for kind, group in dict.fromkeys((kind, group) for kind, group, _ in cells):
         mine = cells[(kind, group, "map")]
@@ -541,18 +541,18 @@ def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
 def data_show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Show a data set's splits, classes and remarks."""
     from sslviz.data.dataset import load
-    from sslviz.data.masks import load_masks
+    from sslviz.data.masks import mask_facts
 
     dataset = load(Workspace(workspace), name)
-    facts, masks = dataset.facts, load_masks(dataset)
+    facts, masks = dataset.facts, mask_facts(dataset)
     if masks is not None:
-        facts = {**facts, "masks": masks.facts, "notes": [*facts["notes"], *masks.facts["notes"]]}
+        facts = {**facts, "masks": masks, "notes": [*facts["notes"], *masks["notes"]]}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
         return
     if masks is not None:
-        counts = masks.facts["counts"]
-        out.print(f"masks: {counts['core']:,} core, {counts['spurious']:,} spurious ({masks.facts['form']})", markup=False)
+        counts = masks["counts"]
+        out.print(f"masks: {counts['core']:,} core, {counts['spurious']:,} spurious ({masks['form']})", markup=False)
     for key in ("name", "root", "split_rule", "counts", "added"):
         out.print(f"{key}: {facts.get(key)}", markup=False)
     out.print("classes: " + ", ".join(c["title"] for c in facts["classes"]), markup=False)

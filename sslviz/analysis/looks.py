@@ -1,16 +1,20 @@
 """What heatmaps and masks have in common, summed up: by right and wrong, by threshold, by feature."""
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sslviz.analysis.masks import METRICS
+from sslviz.analysis.masks import IOUS, METRICS, SHARES, centre_blob, threshold_curve
 
 WHO = ("map", "blob", "uniform", "shuffled", "ceiling")
-"""Whose overlap: the heatmap's; three that know nothing of the image; the best that a map of this size can reach."""
+"""Whose overlap: the heatmap's; of three that know nothing of the image; and, of IoUs, the mask's own as a map of this size."""
+KINDS = ("core", "spurious")
+THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 2)
+MASK_THRESHOLDS = np.array([0.25, 0.5, 0.75])
 _LEAST_SUPPORT = 3
 
 
@@ -24,31 +28,76 @@ def shrunk(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return found
 
 
+def overlaps(
+    raw: np.ndarray,
+    masks: list[dict[str, np.ndarray]],
+    finish: Callable[[np.ndarray], np.ndarray],
+    threshold: float,
+    mask_threshold: float,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What a batch of maps has in common with its masks: columns <kind>_<metric>_<who> float64[n], and `mask_iou` over both
+    thresholds float64[n, kind, THRESHOLDS, MASK_THRESHOLDS]. NaN where an image has no mask of a kind.
+
+    raw float[n, h, w] · masks: of each image kind -> uint8[S, S] · finish: makes raw maps heatmaps float[n, S, S] in 0..1.
+    """
+    heat = finish(raw)
+    n, height, width = heat.shape
+    others = {
+        "map": heat,
+        "blob": np.broadcast_to(centre_blob(height, width), heat.shape),
+        "uniform": np.ones_like(heat),
+        "shuffled": np.roll(heat, 1, 0) if n > 1 else heat,
+    }
+    columns: dict[str, np.ndarray] = {}
+    curves = []
+    for kind in KINDS:
+        there = np.array([kind in found for found in masks])
+        mask = np.stack([found.get(kind, np.zeros((height, width), np.uint8)) for found in masks])
+        for who, maps in {**others, "ceiling": finish(shrunk(mask, raw.shape[1:]))}.items():
+            values = {name: measure(maps, mask, threshold, mask_threshold) for name, measure in IOUS.items()}
+            if who != "ceiling":
+                values |= {name: measure(maps, mask, mask_threshold) for name, measure in SHARES.items()}
+            for name, value in values.items():
+                columns[f"{kind}_{name}_{who}"] = np.where(there & ((who != "shuffled") | (n > 1)), value, np.nan)
+        curve = np.stack([threshold_curve(heat, mask, THRESHOLDS, float(m)) for m in MASK_THRESHOLDS], 2)
+        curves.append(np.where(there[:, None, None], curve, np.nan))
+    return columns, np.stack(curves, 1)
+
+
 class FeatureOverlaps:
     """For each feature, over the images it fires in: the share of its own map inside each mask, and inside named parts."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, mask_threshold: float) -> None:
+        self.mask_threshold = mask_threshold
         self.n = np.zeros(width, np.int64)
+        self.n_with = {kind: np.zeros(width, np.int64) for kind in KINDS}
         self.inside = {kind: np.zeros(width) for kind in ("core", "spurious", "core_area", "spurious_area")}
-        self.named: dict[tuple[int, str], list[float]] = {}
+        self.named: dict[tuple[int, str], tuple[float, int]] = {}
 
     def update(
-        self, maps: np.ndarray, fires: np.ndarray, masks: dict[str, np.ndarray], named: list[dict[str, np.ndarray]]
+        self, maps: np.ndarray, fires: np.ndarray, masks: list[dict[str, np.ndarray]], named: list[dict[str, np.ndarray]]
     ) -> None:
-        """maps float[n, D, h, w] of a batch; fires bool[n, D]; masks uint8[n, S, S]; named: part -> uint8[S, S] of each image."""
+        """maps float[n, D, h, w]; fires bool[n, D]; of each image masks: kind -> uint8[S, S], and named: part -> uint8[S, S]."""
         positive = maps.clip(min=0)
-        areas = {kind: shrunk(mask >= 128, maps.shape[2:]) for kind, mask in masks.items()}
         self.n += fires.sum(0)
+
+        def area(mask: np.ndarray) -> np.ndarray:
+            found: np.ndarray = shrunk(mask[None] >= 255 * self.mask_threshold, maps.shape[2:])[0]
+            return found
+
         for i, which in enumerate(map(np.flatnonzero, fires)):
             mass = positive[i, which].sum((1, 2))
             share = positive[i, which] / np.where(mass > 0, mass, 1)[:, None, None]
-            for kind, area in areas.items():
-                self.inside[kind][which] += (share * area[i]).sum((1, 2))
-                self.inside[f"{kind}_area"][which] += area[i].mean()
+            for kind, mask in masks[i].items():
+                marked = area(mask)
+                self.n_with[kind][which] += 1
+                self.inside[kind][which] += (share * marked).sum((1, 2))
+                self.inside[f"{kind}_area"][which] += marked.mean()
             for part, mask in named[i].items():
-                overlap = (share * shrunk(mask[None] >= 128, maps.shape[2:])[0]).sum((1, 2))
+                overlap = (share * area(mask)).sum((1, 2))
                 for j, value in zip(which.tolist(), overlap.tolist(), strict=True):
-                    self.named.setdefault((j, part), []).append(value)
+                    total, n = self.named.get((j, part), (0.0, 0))
+                    self.named[j, part] = (total + value, n + 1)
 
     def table(self, words: dict[str, list[str]]) -> pd.DataFrame:
         """feature, n, core and spurious (mean share of the map inside), core_area and spurious_area (what a uniform map has), and
@@ -56,11 +105,12 @@ class FeatureOverlaps:
         seen = np.flatnonzero(self.n)
         table = pd.DataFrame({"feature": seen, "n": self.n[seen]})
         for kind, total in self.inside.items():
-            table[kind] = total[seen] / self.n[seen]
+            n = self.n_with[kind.removesuffix("_area")][seen]
+            table[kind] = np.divide(total[seen], n, out=np.full(len(seen), np.nan), where=n > 0)
         best: dict[int, tuple[float, str, int]] = {}
-        for (j, part), values in self.named.items():
-            if len(values) >= _LEAST_SUPPORT:
-                best[j] = max(best.get(j, (-1.0, "", 0)), (float(np.mean(values)), part, len(values)))
+        for (j, part), (overlaps, support) in self.named.items():
+            if support >= _LEAST_SUPPORT:
+                best[j] = max(best.get(j, (-1.0, "", 0)), (overlaps / support, part, support))
         table["name"] = [_word(words.get(best[j][1], [])) if j in best else "" for j in seen.tolist()]
         table["overlap"] = [best[j][0] if j in best else np.nan for j in seen.tolist()]
         table["support"] = [best[j][2] if j in best else 0 for j in seen.tolist()]
@@ -80,27 +130,39 @@ def _parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def groups(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     """kind, group, metric, who -> mean, 95 % interval, n: of all images and of those the probe gets right and wrong."""
-    draws: dict[int, np.ndarray] = {}
     found = []
     for group, part in _parts(table).items():
-        for kind, metric, who in product(("core", "spurious"), METRICS, WHO):
-            values = part[f"{kind}_{metric}_{who}"].to_numpy(dtype=float)
-            known = values[~np.isnan(values)]
-            line: dict[str, Any] = {"kind": kind, "group": group, "metric": metric, "who": who, "n": len(known)}
-            mean, interval = None, None
-            if len(known):
-                if len(known) not in draws:
-                    draws[len(known)] = _resamples(len(known), np.random.default_rng(seed))
-                weights = draws[len(known)]
-                mean, interval = float(known.mean()), np.percentile(weights @ known, [2.5, 97.5]).tolist()
-            found.append({**line, "mean": mean, "interval": interval})
+        columns = [c for c in product(KINDS, METRICS, WHO) if "_".join(c) in part]
+        values = part[["_".join(c) for c in columns]].to_numpy(dtype=float)
+        spans = _intervals(values, seed)
+        for (kind, metric, who), column, span in zip(columns, values.T, spans, strict=True):
+            n = int((~np.isnan(column)).sum())
+            line: dict[str, Any] = {"kind": kind, "group": group, "metric": metric, "who": who, "n": n}
+            found.append({**line, "mean": float(np.nanmean(column)) if n else None, "interval": span})
     return found
 
 
-def _resamples(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights float[1000, n] of bootstrap means."""
-    weights: np.ndarray = rng.multinomial(n, np.full(n, 1 / n), size=1000) / n
-    return weights
+def _intervals(values: np.ndarray, seed: int) -> list[list[float] | None]:
+    """95 % of each column's mean, float[n, m] with NaN for what is undefined: percentile bootstrap over the rows that are not."""
+    spans: list[list[float] | None] = [None] * values.shape[1]
+    known = ~np.isnan(values)
+    patterns, which = np.unique(known, axis=1, return_inverse=True)
+    for k in range(patterns.shape[1]):
+        columns = np.flatnonzero(which == k)
+        if patterns[:, k].any():
+            means = _resampled(values[patterns[:, k]][:, columns], np.random.default_rng(seed))
+            for column, span in zip(columns, np.percentile(means, [2.5, 97.5], axis=0).T.tolist(), strict=True):
+                spans[column] = span
+    return spans
+
+
+def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means float[1000, m] of bootstrap samples of the rows of float[n, m], a few samples at a time."""
+    n, means = len(values), []
+    for start in range(0, 1000, step := max(1, 20_000_000 // n)):
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(step, 1000 - start))
+        means.append(weights @ values / n)
+    return np.concatenate(means)
 
 
 def differences(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
@@ -114,24 +176,24 @@ def differences(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     for group, part in parts.items():
         gap = (part["core_iou_map"] - part["spurious_iou_map"]).dropna().to_numpy(dtype=float)
         if len(gap):
-            add("core - spurious", group, float(gap.mean()), _resamples(len(gap), rng) @ gap)
+            add("core - spurious", group, float(gap.mean()), _resampled(gap[:, None], rng)[:, 0])
     if {"correct", "wrong"} <= set(parts):
-        for kind in ("core", "spurious"):
+        for kind in KINDS:
             right, wrong = (parts[g][f"{kind}_iou_map"].dropna().to_numpy(dtype=float) for g in ("correct", "wrong"))
             if len(right) and len(wrong):
-                means = [_resamples(len(values), rng) @ values for values in (right, wrong)]
+                means = [_resampled(values[:, None], rng)[:, 0] for values in (right, wrong)]
                 add("correct - wrong", kind, float(right.mean() - wrong.mean()), means[0] - means[1])
     return found
 
 
-def curve(table: pd.DataFrame, curves: np.ndarray, thresholds: np.ndarray, mask_thresholds: np.ndarray) -> pd.DataFrame:
-    """mIoU by kind, group, heatmap threshold and mask threshold."""
+def curve(table: pd.DataFrame, curves: np.ndarray) -> pd.DataFrame:
+    """mIoU by kind, group, heatmap threshold and mask threshold; curves: those of `overlaps`, row by row of the table."""
     rows = []
     for group, part in _parts(table).items():
         mine = curves[part.index]
-        for k, kind in enumerate(("core", "spurious")):
-            for t, threshold in enumerate(thresholds):
-                for m, mask_threshold in enumerate(mask_thresholds):
+        for k, kind in enumerate(KINDS):
+            for t, threshold in enumerate(THRESHOLDS):
+                for m, mask_threshold in enumerate(MASK_THRESHOLDS):
                     values = mine[:, k, t, m]
                     mean = float(np.nanmean(values)) if not np.isnan(values).all() else None
                     rows.append((kind, group, float(threshold), float(mask_threshold), mean))

@@ -80,13 +80,11 @@ def mass_inside(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) 
     return np.where(marked.any((1, 2)), inside, np.nan)
 
 
-METRICS: dict[str, Callable[..., np.ndarray]] = {
-    "iou": mask_iou,
-    "area_iou": partial(mask_iou, weighting="area"),
-    "pointing": pointing_game,
-    "mass": mass_inside,
-}
-"""What the interpret job measures of heatmaps and masks: metric(heatmap, mask, mask_threshold=...) -> float64[N]."""
+IOUS: dict[str, Callable[..., np.ndarray]] = {"iou": mask_iou, "area_iou": partial(mask_iou, weighting="area")}
+"""name -> measure(heatmap, mask, threshold, mask_threshold) -> float64[N]."""
+SHARES: dict[str, Callable[..., np.ndarray]] = {"pointing": pointing_game, "mass": mass_inside}
+"""name -> measure(heatmap, mask, mask_threshold) -> float64[N]."""
+METRICS = (*IOUS, *SHARES)
 
 
 def centre_blob(height: int, width: int) -> np.ndarray:

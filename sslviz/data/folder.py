@@ -101,6 +101,12 @@ def walk_pictures(root: Path, inside: list[Path] | None = None) -> list[str]:
     return [file.path for file in _Scan(root, inside).walk(root)]
 
 
+def is_inside(path: Path, folders: list[Path]) -> bool:
+    """Whether a path, links resolved, lies in one of these folders."""
+    target = path.resolve()
+    return any(target.is_relative_to(folder.resolve()) for folder in folders)
+
+
 def class_titles(names: list[str]) -> dict[str, str]:
     """What to show for each class: English names for WordNet ids (n01440764 or n01440764_tench), else the name itself."""
     wnid = re.compile(r"(n\d{8})(?:[_-](.+))?")
@@ -193,8 +199,7 @@ class _Scan:
     def _may_follow(self, path: str) -> bool:
         if self.inside is None:
             return True
-        target = Path(path).resolve()
-        return any(target.is_relative_to(folder) for folder in self.inside)
+        return is_inside(Path(path), self.inside)
 
     def empty_below(self, lead: str) -> set[str]:
         return {p[len(lead) :].split("/")[0] for p in self.empty if p.startswith(lead)}

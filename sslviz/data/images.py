@@ -26,6 +26,8 @@ class Picture(NamedTuple):
     remark: str
 
 
+DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError)
+"""What Pillow raises where a file is not whole."""
 _ORIENTATION = 0x0112
 _WEB_FORMATS = {"JPEG", "PNG", "WEBP"}
 
@@ -53,7 +55,7 @@ def decode(content: bytes) -> Picture:
         raise BadImage(_what_it_is(content)) from None
     except Image.DecompressionBombError:
         raise BadImage("too large a picture (more than 178 million pixels)") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
+    except DAMAGES as error:
         raise BadImage(f"damaged picture ({_one_line(error)})") from None
     remark = f"first of {frames} frames" if frames > 1 else ""
     return Picture(torch.from_numpy(pixels).permute(2, 0, 1), plain and frames == 1, remark)

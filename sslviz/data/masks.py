@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sslviz.data.dataset import Dataset
 from sslviz.data.folder import walk_pictures
+from sslviz.data.images import DAMAGES
 from sslviz.errors import InputError, NotFound, shown
 from sslviz.store.files import read_json, read_table, write_json, write_table
 
@@ -26,6 +27,7 @@ Kind = Literal["core", "spurious"]
 KINDS: tuple[Kind, ...] = ("core", "spurious")
 SALIENT = (224, 256)
 """Salient ImageNet's masks are of the centre crop of this size after this resize (Singla & Feizi, ICLR 2022)."""
+_MEANS: dict[str, Literal["trimap", "soft"]] = {"trimaps": "trimap", "Salient ImageNet": "soft"}
 _COLUMNS = ["sample_id", "kind", "feature", "path", "content"]
 
 
@@ -86,21 +88,23 @@ class Masks:
                 content = (Path(self.facts["root"]) / line["path"]).read_bytes()
             except OSError as error:
                 raise InputError(f"mask {name} cannot be read ({error.strerror}).") from None
-        values = decode_mask(content, name, trimap=self.facts["form"] == "trimaps")
+        values = decode_mask(content, name, _MEANS.get(self.facts["form"], "mask"))
         if self.facts["of"] == "picture":
             _check_aspect(name, values, picture)
         return in_frame(values, picture if self.facts["of"] == "picture" else None, resize, size)
 
 
-def decode_mask(content: bytes, name: str, trimap: bool = False) -> np.ndarray:
-    """A mask file as uint8[H, W], 0..255: 0/1 files are scaled, colours become grey, alpha counts where colours say nothing.
+def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "soft"] = "mask") -> np.ndarray:
+    """A mask file as uint8[H, W], 0..255: one value beside 0, or labels on a black palette, become 255; colours become grey;
+    alpha counts where colours say nothing.
 
-    trimap: Oxford-IIIT Pets, 1 pet, 2 background, 3 border -> 255, 0, 128. Raises InputError naming the file.
+    means: "soft" takes values as they are; "trimap" is Oxford-IIIT Pets': 1 pet, 2 background, 3 border -> 255, 0, 128.
+    Raises InputError naming the file.
     """
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (UnidentifiedImageError, Image.DecompressionBombError, *DAMAGES):
         raise InputError(f"mask {name} is no picture that can be read.") from None
     if image.mode in ("RGBA", "LA", "PA"):
         alpha = np.asarray(image.getchannel("A"))
@@ -109,18 +113,21 @@ def decode_mask(content: bytes, name: str, trimap: bool = False) -> np.ndarray:
     elif image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.int64)
         values = (values // 257 if values.max() > 255 else values).clip(0, 255)
-    elif trimap and image.mode == "P":
+    elif means == "trimap" and image.mode == "P":
         values = np.asarray(image)
     else:
         values = np.asarray(image.convert("L"))
-    if trimap:
+    if means == "trimap":
         wrong = sorted(set(np.unique(values).tolist()) - {1, 2, 3})
         if wrong:
             raise InputError(f"mask {name} holds {wrong[0]}; a trimap holds 1 (pet), 2 (background) and 3 (border).")
         meant: np.ndarray = np.array([0, 255, 0, 128], np.uint8)[values]
         return meant
     values = values.astype(np.uint8)
-    return values * 255 if values.max() == 1 else values
+    labels = image.mode == "P" and tuple((image.getpalette("RGB") or [1])[:3]) == (0, 0, 0)
+    if means == "mask" and (labels or len(np.unique(values[values > 0])) == 1):
+        return np.where(values > 0, 255, 0).astype(np.uint8)
+    return values
 
 
 def in_frame(values: np.ndarray, picture: tuple[int, int] | None, resize: int, size: int) -> np.ndarray:
@@ -158,13 +165,29 @@ def _check_aspect(name: str, values: np.ndarray, picture: tuple[int, int]) -> No
         raise InputError(f"mask {name} is {w} x {h}, its picture {pw} x {ph}: another aspect.")
 
 
-def load_masks(dataset: Dataset) -> Masks | None:
-    """The masks of a data set; None where it has none."""
+def mask_facts(dataset: Dataset) -> dict[str, Any] | None:
+    """What is known of a data set's masks (`Masks.facts`); None where it has none, or had them as another folder."""
     path = dataset.folder / "masks.json"
-    if not path.exists():
+    facts: dict[str, Any] | None = read_json(path) if path.exists() else None
+    return facts if facts is not None and facts.get("images_root") == str(dataset.root) else None
+
+
+def load_masks(dataset: Dataset) -> Masks | None:
+    """The masks of a data set as they were paired; None where it has none."""
+    facts = mask_facts(dataset)
+    if facts is None:
         return None
     words = dataset.folder / "mask_words.json"
-    return Masks(read_json(path), read_table(dataset.folder / "masks.parquet"), read_json(words) if words.exists() else {})
+    return Masks(facts, read_table(dataset.folder / "masks.parquet"), read_json(words) if words.exists() else {})
+
+
+def refresh_masks(dataset: Dataset) -> Masks | None:
+    """The masks as they are on disk now: files that came, went or changed are seen. None where the data set has none."""
+    facts = mask_facts(dataset)
+    if facts is None or not facts["root"]:
+        return load_masks(dataset)
+    inside = facts["links_inside"]
+    return add_masks(dataset, Path(facts["root"]), None if inside is None else [Path(p) for p in inside])
 
 
 def add_masks(dataset: Dataset, root: Path, inside: list[Path] | None = None) -> Masks:
@@ -184,7 +207,7 @@ def add_masks(dataset: Dataset, root: Path, inside: list[Path] | None = None) ->
     if form == "Salient ImageNet":
         from sslviz.data.salient import read_salient
 
-        rows, words, notes = read_salient(parts[0][1], root, dataset, walk_pictures(parts[0][1], inside))
+        rows, words, notes = read_salient(parts[0][1], root, dataset, walk_pictures(parts[0][1], inside), inside)
     else:
         for kind, folder in parts:
             matched, said = _match(dataset.samples["sample_id"], walk_pictures(folder, inside))
@@ -197,7 +220,8 @@ def add_masks(dataset: Dataset, root: Path, inside: list[Path] | None = None) ->
     stats = [(root / path).stat() for path in table["path"]]
     seen = [[s.st_size, s.st_mtime_ns] for s in stats]
     frame = "centre crop" if form == "Salient ImageNet" else "picture"
-    return _save(dataset, table, {"root": str(root), "form": form, "of": frame, "notes": notes}, seen, words)
+    kept = {"root": str(root), "links_inside": None if inside is None else [str(p) for p in inside]}
+    return _save(dataset, table, {**kept, "form": form, "of": frame, "notes": notes}, seen, words)
 
 
 def save_packed(dataset: Dataset, table: pd.DataFrame) -> Masks:
@@ -212,7 +236,8 @@ def _save(dataset: Dataset, table: pd.DataFrame, facts: dict[str, Any], seen: Se
     by_kind = {kind: int(table.loc[table["kind"] == kind, "sample_id"].nunique()) for kind in KINDS}
     both = len(set.intersection(*(set(table.loc[table["kind"] == kind, "sample_id"]) for kind in KINDS)))
     facts["counts"] = {**by_kind, "both": both, "images": len(dataset.samples)}
-    facts["rest"] = by_kind["spurious"] == 0
+    facts["rest"] = by_kind["spurious"] == 0 and facts["form"] != "Salient ImageNet"  # there the rest is not judged
+    facts["images_root"] = str(dataset.root)
     if facts["rest"]:
         facts["notes"].append("no spurious masks: what is not core counts as spurious")
     keys = pd.util.hash_pandas_object(table[["sample_id", "kind", "feature", "path"]], index=False).to_numpy().tobytes()
@@ -240,8 +265,8 @@ def _form(root: Path) -> tuple[str, list[tuple[Kind, Path]]]:
 
 def _match(samples: "pd.Series[str]", files: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """(sample_id, mask): without their suffixes one path is the end of the other's, and of no second one's."""
-    ids = {_stem(i): i for i in samples}
-    ends = Counter(end for stem in ids for end in _ends(stem))
+    ends = Counter(end for i in samples for end in _ends(_stem(i)))
+    ids = {stem: i for i in samples if ends[stem := _stem(i)] == 1}
     by_end = {end: i for stem, i in ids.items() for end in _ends(stem) if ends[end] == 1}
     found: dict[str, str] = {}
     strangers, twice = [], []
@@ -256,7 +281,7 @@ def _match(samples: "pd.Series[str]", files: list[str]) -> tuple[list[tuple[str,
             found[sample_id] = path
     notes = [f"{len(found):,} of {len(samples):,} images have a mask"]
     if strangers:
-        notes.append(f"{len(strangers):,} masks without an image of their name: {shown(strangers)}")
+        notes.append(f"{len(strangers):,} masks without an image of their name, or with several: {shown(strangers)}")
     if twice:
         notes.append(f"{len(twice):,} second masks of an image left out: {shown(twice)}")
     return list(found.items()), notes

@@ -52,7 +52,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     from sslviz.encoders.spec import load_spec
     from sslviz.encoders.store import check_width, load_weights, save_encoder
     from sslviz.jobs.inputs import open_embedded
-    from sslviz.store.files import whole_file
+    from sslviz.store.files import only_writer, whole_file
 
     name = check_name("encoder", settings.new_name)
     if name in workspace.encoders():
@@ -75,13 +75,14 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     images = torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     wanted, got = whole.embed(images)[:, torch.from_numpy(kept)], small.embed(images)
     difference = ((wanted - got).abs().amax(1) / wanted.abs().amax(1).clamp_min(1e-30)).max().item()
-    if difference > _SAME:
+    if not difference <= _SAME:
         raise RunFailed(f"encoder {name} differs from {settings.encoder} by {difference:.1g} of a row's maximum; not to be used.")
     before, after = _images_per_second(whole, small, images)
     megabytes = [sum(w.numel() * w.element_size() for w in net.backbone.state_dict().values()) / 1e6 for net in (whole, small)]
-    with whole_file(workspace.encoder(name) / "features.csv") as beside:
-        pd.DataFrame({"feature": kept, "share": chosen.shares[kept]}).to_csv(beside, index=False)
-    save_encoder(workspace, cut, weights)
+    with only_writer(workspace.encoder(name), f"the encoder {name}"):
+        with whole_file(workspace.encoder(name) / "features.csv") as beside:
+            pd.DataFrame({"feature": kept, "share": chosen.shares[kept]}).to_csv(beside, index=False)
+        save_encoder(workspace, cut, weights)
 
     how = "its last stage cut to" if fewer else "the whole network, its output cut to"
     words = (

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sslviz.data import dataset as datasets
-from sslviz.data.masks import load_masks
+from sslviz.data.masks import mask_facts
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, NotFound, Stale
 from sslviz.progress import Progress
@@ -151,8 +151,7 @@ def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, 
                 return "stale", f"{upstream}: {above_why}", result
             now[upstream] = made.key
     if "masks" in result.inputs:
-        masks = load_masks(dataset)
-        now["masks"] = None if masks is None else masks.fingerprint
+        now["masks"] = (mask_facts(dataset) or {}).get("fingerprint")
     for name, was in result.inputs.items():
         if now.get(name) != was:
             return "stale", f"{name} {'have' if name.endswith('s') else 'has'} changed since", result

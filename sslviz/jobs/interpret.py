@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -37,18 +37,17 @@ class InterpretSettings(Settings):
 @job("interpret", InterpretSettings, example="sslviz interpret --dataset demo --encoder simclr-demo")
 def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Measure how far heatmaps cover object and surroundings, for images the probe gets right and wrong, beside base rates."""
-    import numpy as np
     import pandas as pd
 
     from sslviz.analysis import looks
-    from sslviz.data.masks import load_masks
+    from sslviz.data.masks import refresh_masks
     from sslviz.encoders.run import load_encoder, pick_device
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
 
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
-    masks = load_masks(embedded.dataset)
+    masks = refresh_masks(embedded.dataset)
     if masks is None or embedded.dataset.root is None:
         raise NotFound(
             f'data set "{settings.dataset}" has no masks. Add them: '
@@ -61,21 +60,31 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     notes += more
     encoder = load_encoder(workspace, settings.encoder, pick_device(settings.device))
     found = _Look(settings, encoder, embedded, masks, scores, progress).all(samples)
-    if not len(found.rows):
-        raise InputError(f"none of the {len(samples):,} masks could be used: {shown(found.refused, 3)}.")
-    notes += found.notes
     table = found.rows.merge(samples[["sample_id", "split", "label", "correct"]], on="sample_id", how="left")
+    n_both = int(table["spurious_iou_uniform"].notna().sum())
+    counts = {
+        "images left out": len(found.refused),
+        "images have a map without positive evidence (often an empty set); they count as 0": int(table["zero"].sum()),
+        "core masks have no place at their threshold": int(table["core_mass_map"].isna().sum()),
+        "images have no spurious mask and do not count for it": len(table) - n_both,
+    }
+    notes += [
+        f"{n:,} {what}" + (f": {shown(found.refused, 3)}" if k == 0 else "") for k, (what, n) in enumerate(counts.items()) if n
+    ]
+    if found.features.empty:
+        notes.append("single features have no table here: each would take a backward pass of its own")
     summary = {
         "judged_on": str(samples["split"].iloc[0]),
         "n": len(table),
         "n_correct": int(table["correct"].eq(True).sum()),
         "n_wrong": int(table["correct"].eq(False).sum()),
         "n_zero": int(table["zero"].sum()),
-        "n_empty_core": int(table["core_iou_map"].isna().sum()),
+        "n_empty_core": counts["core masks have no place at their threshold"],
+        "n_with_spurious": n_both,
         "refused": found.refused,
         "method": found.method,
         "layer": found.layer,
-        "map_size": list(found.map_size),
+        "map_size": list(found.maps.shape[1:]),
         "threshold": settings.threshold,
         "mask_threshold": settings.mask_threshold,
         "eps": float(scores.content["summary"]["eps"]),
@@ -87,10 +96,8 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     for note in notes:
         progress.warn(note)
     inputs = {**embedded.inputs, "score": scores.key, "masks": masks.fingerprint}
-    maps = pd.DataFrame(
-        {"sample_id": found.rows["sample_id"], "map": list(found.maps.reshape(len(found.maps), -1).astype(np.float32))}
-    )
-    tables = {"looks": table, "maps": maps, "curve": looks.curve(table, found.curves, *found.grid), "features": found.features}
+    maps = pd.DataFrame({"sample_id": found.rows["sample_id"], "map": list(found.maps.reshape(len(found.maps), -1))})
+    tables = {"looks": table, "maps": maps, "curve": looks.curve(table, found.curves), "features": found.features}
     folder = workspace.results(settings.dataset, settings.encoder, "interpret")
     with only_writer(folder, f"the heatmaps of {settings.dataset} by {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device"})
@@ -133,23 +140,23 @@ def _answered(
     from sslviz.analysis.probe import out_of_fold
     from sslviz.jobs.inputs import result_state
 
+    def unknown(why: str) -> "tuple[pd.DataFrame, list[str]]":
+        return samples.assign(correct=pd.array([pd.NA] * len(samples), "boolean")), [f"{why}: right and wrong are not told apart"]
+
     if not embedded.dataset.has_labels:
-        return samples.assign(correct=pd.array([pd.NA] * len(samples), "boolean")), [
-            "no labels: nothing says which images a probe gets right"
-        ]
+        return unknown("no labels")
     state, why, probe = result_state(workspace, embedded.dataset, settings.encoder, "probe")
     if probe is None or state != "fresh":
-        return samples.assign(correct=pd.array([pd.NA] * len(samples), "boolean")), [
-            f"no fresh probe ({why}): right and wrong are not told apart"
-        ]
-    predictions = probe.table("predictions", ["sample_id", "correct"])
-    joined = samples.merge(predictions, on="sample_id", how="left")
+        return unknown(f"no fresh probe ({why})")
+    joined = samples.merge(probe.table("predictions", ["sample_id", "correct"]), on="sample_id", how="left")
     notes = []
     if samples["split"].iloc[0] == "train":
         notes.append("masks are on train images: right and wrong are those of 5-fold out-of-fold probes")
         if joined["correct"].isna().all():
-            progress.stage("predicting train images out of fold")
             train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
+            if too_large := embedded.too_large(train, copies=2):
+                return unknown(f"out-of-fold predictions need all embeddings in memory ({too_large})")
+            progress.stage("predicting train images out of fold")
             H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
             l2 = float(probe.content["summary"]["l2"])
             said, _ = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
@@ -160,17 +167,15 @@ def _answered(
 
 @dataclass
 class _Found:
+    """rows: a sample each, in the order of maps float[n, h, w] and curves float[n, kind, threshold, mask threshold]."""
+
     rows: "pd.DataFrame"
     maps: "np.ndarray"
-    map_size: tuple[int, int]
     curves: "np.ndarray"
-    """mask_iou float[n, kind, threshold, mask threshold]."""
-    grid: "tuple[np.ndarray, np.ndarray]"
     features: "pd.DataFrame"
     method: str
     layer: str
     refused: list[str]
-    notes: list[str]
 
 
 class _Look:
@@ -185,68 +190,81 @@ class _Look:
         scores: "Result",
         progress: Progress,
     ) -> None:
-        import numpy as np
-
-        from sslviz.analysis.looks import FeatureOverlaps
-
-        self.settings, self.encoder, self.embedded, self.masks, self.progress = settings, encoder, embedded, masks, progress
-        table = scores.table("features", ["feature", "chosen"])
-        self.chosen = np.zeros(len(table), bool)
-        self.chosen[table.loc[table["chosen"], "feature"].to_numpy()] = True
+        table = scores.table("features", ["feature", "chosen"]).sort_values("feature")
+        self.chosen = table["chosen"].to_numpy()
         self.eps = float(scores.content["summary"]["eps"])
+        self.settings, self.encoder, self.embedded, self.masks, self.progress = settings, encoder, embedded, masks, progress
         self.spec = encoder.spec.input
         self.refused: list[str] = []
-        self.per_feature = FeatureOverlaps(len(self.chosen))
 
     def all(self, samples: "pd.DataFrame") -> _Found:
+        """Look at every sample, in a seeded order: the image before it in its batch lends the shuffled map."""
         import numpy as np
-        import pandas as pd
-
-        from sslviz.heatmaps.layers import Subject
-
-        order = samples.iloc[np.random.default_rng(self.settings.seed).permutation(len(samples))]
-        self.thresholds = np.round(np.arange(0.1, 0.95, 0.1), 2)
-        self.mask_thresholds = np.array([0.25, 0.5, 0.75])
-        rows, maps, curves = [], [], []
-        method, size = self.settings.method, (0, 0)
-        self.progress.stage("looking", len(samples))
-        with Subject(self.encoder) as subject:
-            for part, pixels in self._batches(order):
-                inputs = subject.inputs(pixels)
-                if method == "auto":
-                    method = "activation" if subject.is_exact(None) else "gradcam"
-                layer, size = subject.layer(None), subject.map_size(None)
-                raw, found = self._one_batch(subject, inputs, method, part)
-                rows.append(found)
-                maps.append(raw)
-                curves.append(self._curves)
-                self.progress.advance(len(part))
-        whole = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-        notes = []
-        if self.refused:
-            notes.append(f"{len(self.refused)} images left out: {shown(self.refused, 3)}")
-        if rows and (n_zero := int(whole["zero"].sum())):
-            notes.append(f"{n_zero:,} images have a map without positive evidence (often an empty set); they count as 0")
-        if rows and method == "gradcam":
-            notes.append("single features have no table here: each would take a backward pass of its own")
-        return _Found(
-            whole,
-            np.concatenate(maps) if maps else np.zeros((0, 0, 0)),
-            size,
-            np.concatenate(curves) if curves else np.zeros((0, 0, 0, 0)),
-            (self.thresholds, self.mask_thresholds),
-            self.per_feature.table(self.masks.words),
-            method,
-            layer.name if rows else "",
-            self.refused,
-            notes,
-        )
-
-    def _batches(self, samples: "pd.DataFrame") -> "Iterator[tuple[pd.DataFrame, Any]]":
-        """Rows whose picture and masks can be read, `masks` in their frame beside them, and their pixels uint8[n, 3, S, S]."""
         import pandas as pd
         import torch
 
+        from sslviz.analysis.looks import FeatureOverlaps, overlaps
+        from sslviz.heatmaps import HEATMAPS, finish
+        from sslviz.heatmaps.layers import Subject
+
+        settings, size = self.settings, (self.spec.size, self.spec.size)
+        per_feature = FeatureOverlaps(len(self.chosen), settings.mask_threshold)
+        method, layer = settings.method, ""
+        rows, maps, curves = [], [], []
+        self.progress.stage("looking", len(samples))
+        with Subject(self.encoder) as subject:
+            for batch in self._batches(samples.iloc[np.random.default_rng(settings.seed).permutation(len(samples))]):
+                inputs = subject.inputs(torch.stack(batch.pixels))
+                if method == "auto":
+                    method = "activation" if subject.is_exact(None) else "gradcam"
+                layer = subject.layer(None).name
+                fires, weights = self._firing(batch.rows)
+                if method == "activation" and subject.is_exact(None):
+                    every = subject.last_maps(inputs).cpu().numpy()
+                    raw = np.einsum("nchw,nc->nhw", every, weights)
+                    named = [self._named(*one) for one in zip(batch.ids, batch.sizes, strict=True)]
+                    per_feature.update(every, fires, batch.masks, named)
+                else:
+                    raw = HEATMAPS[method].maps(subject, inputs, torch.from_numpy(weights), None).numpy()
+                found, curve = overlaps(
+                    raw,
+                    batch.masks,
+                    lambda raw: np.asarray(finish(torch.from_numpy(raw), size)),
+                    settings.threshold,
+                    settings.mask_threshold,
+                )
+                rows.append(pd.DataFrame({"sample_id": batch.ids, "zero": raw.max((1, 2)) <= 0, **found}))
+                maps.append(raw.astype(np.float32))
+                curves.append(curve)
+                self.progress.advance(len(batch.ids))
+        if not rows:
+            raise InputError(f"none of the {len(samples):,} masks could be used: {shown(self.refused, 3)}.")
+        whole = pd.concat(rows, ignore_index=True)
+        features = per_feature.table(self.masks.words)
+        return _Found(whole, np.concatenate(maps), np.concatenate(curves), features, method, layer, self.refused)
+
+    def _firing(self, rows: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+        """L_i ∩ D of these rows bool[n, D], and what the maps are summed with float32[n, D]: 1 for each, -1 for signed ones."""
+        import numpy as np
+
+        from sslviz.analysis import expression
+
+        order = np.argsort(rows)
+        H = np.empty((len(rows), len(self.chosen)), np.float32)
+        H[order] = self.embedded.store.read(rows[order])
+        h = expression.unit_rows(H)
+        fires = expression.firing(h, self.eps) & self.chosen
+        weights = fires.astype(np.float32)
+        if self.settings.signed:
+            weights -= expression.firing(-h, self.eps) & self.chosen
+        return fires, weights
+
+    def _named(self, sample_id: str, picture: tuple[int, int]) -> "dict[str, np.ndarray]":
+        """The parts of a picture that workers have named."""
+        return self.masks.features(sample_id, picture, self.spec.resize, self.spec.size) if self.masks.words else {}
+
+    def _batches(self, samples: "pd.DataFrame") -> "Iterator[_Batch]":
+        """The samples whose picture and masks can be read; the others are noted in `refused`."""
         from sslviz.data.loading import ahead, read_picture
 
         root, spec = self.embedded.dataset.root, self.spec
@@ -259,76 +277,32 @@ class _Look:
         )
         for start in range(0, len(samples), _BATCH):
             part = samples.iloc[start : start + _BATCH]
-            kept, pixels, masks = [], [], []
+            batch = _Batch([], part["row"].to_numpy(), [], [], [])
+            kept = []
             for place, sample_id in enumerate(part["sample_id"]):
                 loaded = next(pictures)
                 try:
                     if loaded.pixels is None:
                         raise InputError(f"{sample_id} {loaded.error}.")
-                    mask = self.masks.read(sample_id, (loaded.width, loaded.height), spec.resize, spec.size)
+                    masks = self.masks.read(sample_id, (loaded.width, loaded.height), spec.resize, spec.size)
                 except InputError as error:
                     self.refused.append(str(error).rstrip("."))
                     self.progress.advance()
                     continue
                 kept.append(place)
-                pixels.append(loaded.pixels)
-                masks.append((mask, (loaded.width, loaded.height)))
+                batch.ids.append(sample_id)
+                batch.pixels.append(loaded.pixels)
+                batch.masks.append(masks)
+                batch.sizes.append((loaded.width, loaded.height))
             if kept:
-                yield part.iloc[kept].assign(masks=pd.Series(masks, index=part.index[kept])), torch.stack(pixels)
+                yield batch._replace(rows=batch.rows[kept])
 
-    def _one_batch(self, subject: Any, inputs: Any, method: str, part: "pd.DataFrame") -> "tuple[np.ndarray, pd.DataFrame]":
-        import numpy as np
-        import pandas as pd
-        import torch
 
-        from sslviz.analysis import expression
-        from sslviz.analysis.looks import shrunk
-        from sslviz.analysis.masks import METRICS, centre_blob, threshold_curve
-        from sslviz.heatmaps import HEATMAPS, finish
-
-        size = (self.spec.size, self.spec.size)
-        rows = part["row"].to_numpy()
-        order = np.argsort(rows)
-        H = np.empty((len(rows), len(self.chosen)), np.float32)
-        H[order] = self.embedded.store.read(rows[order])
-        h = expression.unit_rows(H)
-        fires = expression.firing(h, self.eps) & self.chosen
-        weights = fires.astype(np.float32)
-        if self.settings.signed:
-            weights -= expression.firing(-h, self.eps) & self.chosen
-        raw = HEATMAPS[method].maps(subject, inputs, torch.from_numpy(weights), None)
-        heat = finish(raw, size).numpy()
-        masks = {
-            kind: np.stack([found.get(kind, np.zeros(size, np.uint8)) for found, _ in part["masks"]])
-            for kind in ("core", "spurious")
-        }
-        others = {
-            "map": heat,
-            "blob": np.broadcast_to(centre_blob(*size), heat.shape),
-            "uniform": np.ones_like(heat),
-            "shuffled": np.roll(heat, 1, 0),
-        }
-        table: dict[str, Any] = {"sample_id": part["sample_id"].to_numpy(), "zero": heat.max((1, 2)) == 0}
-        for kind, mask in masks.items():
-            best = finish(torch.from_numpy(shrunk(mask, raw.shape[1:])), size)
-            for who, maps in {**others, "ceiling": best.numpy()}.items():
-                for name, metric in METRICS.items():
-                    threshold = {"threshold": self.settings.threshold} if name.endswith("iou") else {}
-                    value = metric(maps, mask, mask_threshold=self.settings.mask_threshold, **threshold)
-                    if who == "shuffled" and len(part) == 1:
-                        value = np.full(1, np.nan)
-                    table[f"{kind}_{name}_{who}"] = value
-        self._curves = np.stack(
-            [
-                np.stack([threshold_curve(heat, mask, self.thresholds, float(m)) for m in self.mask_thresholds], 2)
-                for mask in masks.values()
-            ],
-            1,
-        )
-        if method == "activation":
-            named = [
-                self.masks.features(sample_id, picture, self.spec.resize, self.spec.size) if self.masks.words else {}
-                for sample_id, (_, picture) in zip(part["sample_id"], part["masks"], strict=True)
-            ]
-            self.per_feature.update(subject.last_maps(inputs).cpu().numpy(), fires, masks, named)
-        return raw.numpy(), pd.DataFrame(table)
+class _Batch(NamedTuple):
+    ids: list[str]
+    rows: "np.ndarray"
+    """Of the embeddings."""
+    pixels: list[Any]
+    masks: "list[dict[str, np.ndarray]]"
+    sizes: list[tuple[int, int]]
+    """Width and height of each picture."""

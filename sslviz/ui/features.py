@@ -1,5 +1,6 @@
 """Features: the sorted activation shares with the discriminative band, and one feature whole."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,10 @@ def forget() -> None:
     st.query_params.pop("feature", None)
 
 
+def _seen_or_not(seen: dict[str, str], row: dict[str, Any]) -> str | None:
+    return seen.get(row["sample_id"])
+
+
 def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, scored: pd.DataFrame) -> None:
     """One feature whole: how often it fires, in which classes, its values, and its strongest, middling and weakest images."""
     line = table.set_index("feature").loc[feature]
@@ -189,7 +194,7 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
             st.dataframe(part[["sample_id", "title", "value"]], hide_index=True, width="stretch")
         else:
             seen = heat.strongest(here, part, feature) if kind == "top" else {}
-            address = (lambda row, seen=seen: seen[row["sample_id"]]) if len(seen) == len(part) else None
+            address = partial(_seen_or_not, seen)
             widgets.gallery(here.dataset, part, "value", key=f"feature-{kind}", side=104, url=address)
     spread: Any = reads.table(result, "features").set_index("feature").loc[feature]
     histogram = figures.values(spread["low"], spread["high"], spread["counts"])

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data import dataset as datasets
-from sslviz.data.masks import add_masks, load_masks
+from sslviz.data.masks import add_masks, mask_facts
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import InputError, SslvizError, Untrusted
 from sslviz.jobs import Settings, parse
@@ -260,8 +260,8 @@ def show_datasets(workspace: Workspace) -> None:
 
 
 def _masks(workspace: Workspace, name: str) -> str:
-    found = load_masks(datasets.load(workspace, name))
-    return "" if found is None else f"{found.facts['counts']['core']:,} core, {found.facts['counts']['spurious']:,} spurious"
+    found = mask_facts(datasets.load(workspace, name))
+    return "" if found is None else f"{found['counts']['core']:,} core, {found['counts']['spurious']:,} spurious"
 
 
 def show_encoders(workspace: Workspace) -> None:

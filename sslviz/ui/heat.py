@@ -1,6 +1,7 @@
 """Where the encoder looks, live: one picture's heatmap by any method, layer and feature; and a feature's strongest images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import streamlit as st
 
 from sslviz.analysis.looks import shrunk
 from sslviz.analysis.masks import mask_iou
-from sslviz.data.masks import load_masks
+from sslviz.data.dataset import load
+from sslviz.data.loading import read_picture
+from sslviz.data.masks import Masks, load_masks, mask_facts
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import SslvizError
+from sslviz.errors import InputError, SslvizError
 from sslviz.heatmaps import HEATMAPS, explain, finish
 from sslviz.heatmaps.hiding import fall_when_hidden
 from sslviz.heatmaps.layers import Subject
@@ -133,13 +136,13 @@ def _say(seen: _Seen, masks: dict[str, np.ndarray], ways: _Ways, method: str, la
             f"Hiding the hottest fifth of the picture takes **{percent(seen.hot, 0)}** of what these features say; hiding the "
             f"same patch elsewhere takes {percent(seen.elsewhere, 0)}."
         )
-    if masks:
+    if any(mask.any() for mask in masks.values()):
         line = ", ".join(
             f"**{kind}** {float(mask_iou(seen.heat[None], mask[None])[0]):.2f}" for kind, mask in masks.items() if mask.any()
         )
         st.markdown(f"Overlap with the masks (IoU weighted by heat): {line}.")
         if "core" in masks and method == "activation" and masks["core"].any():
-            st.caption(f"A map of this size reaches {_ceiling(masks['core'], ways):.2f} on this core mask at best.")
+            st.caption(f"The mask itself, as a map of this size, reaches {_ceiling(masks['core'], ways):.2f}.")
 
 
 def _ceiling(mask: np.ndarray, ways: _Ways) -> float:
@@ -150,11 +153,20 @@ def _ceiling(mask: np.ndarray, ways: _Ways) -> float:
 
 
 def _masks(here: Frame, sample_id: str, seen: _Seen) -> dict[str, np.ndarray]:
-    found = load_masks(here.dataset)
-    if found is None:
+    facts = mask_facts(here.dataset)
+    if facts is None:
         return {}
+    found = _stored_masks(str(here.dataset.folder), here.dataset.fingerprint, facts["fingerprint"])
     spec = load_spec(here.workspace, here.encoder).input
     return dict(sorted(found.read(sample_id, seen.picture, spec.resize, spec.size).items()))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _stored_masks(folder: str, dataset: str, fingerprint: str) -> Masks:
+    """Fingerprints: of data set and masks."""
+    found = load_masks(load(Workspace(Path(folder).parents[1]), Path(folder).name))
+    assert found is not None
+    return found
 
 
 def _ways(here: Frame) -> _Ways:
@@ -171,7 +183,7 @@ def _find_ways(root: str, name: str, fingerprint: str) -> _Ways:
     with Subject(encoder) as subject:
         subject.inputs(torch.full((1, 3, size, size), 128, dtype=torch.uint8))
         layers = {layer.name: layer.words for layer in subject.offered()}
-        if not subject.layers:
+        if not subject.has_maps:
             return _Ways(("integrated_gradients",), {}, "", (size, size))
         usual = subject.layer(None)
         layers.setdefault(usual.name, usual.words)
@@ -192,10 +204,6 @@ def _look(
     features: tuple[int, ...],
 ) -> _Seen:
     """`of`: the data set's fingerprint."""
-    from sslviz.data.dataset import load
-    from sslviz.data.loading import read_picture
-    from sslviz.errors import InputError
-
     encoder = live.encoder(root, name, fingerprint)
     folder = load(Workspace(root), dataset).root
     assert folder is not None
@@ -224,14 +232,13 @@ def _blends(
 ) -> dict[str, str]:
     import torch
 
-    from sslviz.data.dataset import load
-    from sslviz.data.loading import read_picture
-
     encoder = live.encoder(root, name, fingerprint)
     folder, spec = load(Workspace(root), dataset).root, encoder.spec.input
     assert folder is not None
     read = {i: read_picture(folder / i, spec.resize, spec.size, thumb=False).pixels for i in ids}
     pixels = {i: p for i, p in read.items() if p is not None}
+    if not pixels:
+        return {}
     heat = explain(encoder, torch.stack(list(pixels.values())), np.array([feature]), method).numpy()
     shown: Any = zip(pixels.items(), heat, strict=True)
     return {i: overlays.data_url(overlays.blend(p.permute(1, 2, 0).numpy(), h)) for (i, p), h in shown}

@@ -46,8 +46,10 @@ def groups(summary: dict[str, Any]) -> pd.DataFrame:
 def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     """What the heatmaps cover, beside a blob in the middle of the picture, and right beside wrong."""
     mean = table[table["metric"] == "iou"].set_index(["kind", "group", "who"])["mean"]
-    core, spurious, blob = (mean[("core", "all", "map")], mean[("spurious", "all", "map")], mean[("core", "all", "blob")])
-    shuffled, ceiling = mean[("core", "all", "shuffled")], mean[("core", "all", "ceiling")]
+    core, blob, ceiling = (mean[("core", "all", who)] for who in ("map", "blob", "ceiling"))
+    spurious, shuffled = (
+        "–" if pd.isna(mean[key]) else f"{mean[key]:.2f}" for key in (("spurious", "all", "map"), ("core", "all", "shuffled"))
+    )
     beside = (
         "**more than a blob in the middle of every picture would**"
         if core > blob
@@ -56,8 +58,8 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
     words = (
         f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), "
-        f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled:.2f}, and the best map of {summary['map_size'][0]} x "
-        f"{summary['map_size'][1]} places {ceiling:.2f}. The surroundings are covered to {spurious:.2f}."
+        f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled}, and the mask itself, as a map of "
+        f"{summary['map_size'][0]} x {summary['map_size'][1]} places, {ceiling:.2f}. The surroundings are covered to {spurious}."
     )
     gap = gaps.get(("correct - wrong", "core"))
     if gap:
@@ -71,7 +73,7 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     widgets.facts(
         [
             ("Core", f"{core:.2f}", f"{len(summary['refused'])} images left out" if summary["refused"] else "mean IoU"),
-            ("Spurious", f"{spurious:.2f}", "mean IoU"),
+            ("Spurious", spurious, "mean IoU"),
             ("Right", f"{summary['n_correct']:,}", "images"),
             ("Wrong", f"{summary['n_wrong']:,}", "images"),
             ("Zero maps", f"{summary['n_zero']:,}", "no positive evidence"),
@@ -89,10 +91,15 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
         "Measure", list(METRICS), default="iou", required=True, format_func=METRICS.__getitem__, key="interpret-metric"
     )
     part = _told_apart(table[table["metric"] == metric])
-    widgets.chart(figures.overlap(part), part, "interpret-overlap", f"{METRICS[str(metric)]} with core and spurious masks")
+    widgets.chart(
+        figures.overlap(part, METRICS[str(metric)]),
+        part,
+        "interpret-overlap",
+        f"{METRICS[str(metric)]} with core and spurious masks",
+    )
     st.caption(
-        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and the best that a "
-        "map of this size can reach. Spurious numbers are only to be compared with core ones."
+        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and what the "
+        "mask itself reaches as a map of this size. Spurious numbers are only to be compared with core ones."
     )
     st.markdown("**How the threshold matters**")
     levels = sorted(curve["mask_threshold"].unique())
@@ -151,7 +158,8 @@ def by_feature(table: pd.DataFrame) -> None:
 def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFrame) -> None:
     """24 heatmaps a page, from the stored maps."""
     st.subheader("Image by image")
-    table = looks[["sample_id", "core_iou_map"]].merge(scored, on="sample_id", how="inner")
+    judged = looks[["sample_id", "core_iou_map", "correct"]]  # `correct` as the job judged it: on train images out of fold
+    table = judged.merge(scored.drop(columns="correct", errors="ignore"), on="sample_id", how="inner")
     table = table[table["row"].notna()]
     left, right = st.columns(2)
     outcomes = ["all", "misclassified", "correct"] if "correct" in table and table["correct"].notna().any() else ["all"]

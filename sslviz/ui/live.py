@@ -81,12 +81,14 @@ def embed(here: Frame, pictures: list[bytes]) -> np.ndarray:
     import torch
 
     from sslviz.data.images import decode, fit
+    from sslviz.heatmaps.layers import alone
 
     spec = load_spec(here.workspace, here.encoder)
     net = encoder(str(here.workspace.root), here.encoder, spec.fingerprint())
     pixels = torch.stack([fit(decode(content).pixels, spec.input.resize, spec.input.size) for content in pictures])
     bf16 = reads.precision(here.workspace, here.dataset.name, here.encoder) == "bf16"
-    return np.asarray(net.embed(pixels, bf16=bf16).numpy())
+    with alone(net.backbone):
+        return np.asarray(net.embed(pixels, bf16=bf16).numpy())
 
 
 def probe_classes(probe: Result) -> np.ndarray:

@@ -8,6 +8,8 @@ export default function (component) {
   const state = (root.state ??= { opacity: 70, off: new Set() });
   const layers = [["image", data.image], ["heat", data.heat], ...data.outlines.map((o) => [o.name, o.url])];
   const pictures = {};
+  const turn = (root.turn = (root.turn ?? 0) + 1); // pictures that load late belong to a render that is over
+  delete canvas.dataset.drawn;
 
   const draw = () => {
     const pen = canvas.getContext("2d");
@@ -52,6 +54,7 @@ export default function (component) {
   for (const [name, url] of layers) {
     const picture = new Image();
     picture.onload = () => {
+      if (root.turn !== turn) return;
       pictures[name] = picture;
       if (--left === 0) draw();
     };

@@ -83,11 +83,11 @@ def gallery(
     score: str,
     key: str,
     side: int = 112,
-    url: Callable[[dict[str, Any]], str] | None = None,
+    url: Callable[[dict[str, Any]], str | None] = lambda row: None,
 ) -> None:
     """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page.
 
-    `score`: the column whose value stands below each, "" for none · `url`: of another picture of a row than its thumbnail.
+    `score`: the column whose value stands below each, "" for none · `url`: of another picture of a row, else its thumbnail.
     """
     has_probe = "correct" in table
     items = []
@@ -102,7 +102,7 @@ def gallery(
         items.append(
             {
                 "id": row["sample_id"],
-                "url": url(row) if url else thumb_url(dataset, row["row"]),
+                "url": url(row) or thumb_url(dataset, row["row"]),
                 "title": label,
                 "detail": f"{value} {said}".strip(),
                 "alt": ", ".join(

@@ -53,9 +53,9 @@ def test_an_interval_holds_the_mean_of_a_fair_coin_as_often_as_it_says():
 
 def test_the_curve_by_group():
     rows = table([True, False], [0, 0], [0, 0])
-    curves = np.zeros((2, 2, 1, 1))
-    curves[0, 0], curves[1, 0], curves[0, 1], curves[1, 1] = 0.9, 0.5, 0.2, np.nan
-    found = looks.curve(rows, curves, np.array([0.5]), np.array([0.5])).set_index(["kind", "group"])["miou"]
+    curves = np.zeros((2, 2, 9, 3))
+    curves[:, :, 4, 1] = [[0.9, 0.2], [0.5, np.nan]]
+    found = looks.curve(rows, curves).query("threshold == 0.5 and mask_threshold == 0.5").set_index(["kind", "group"])["miou"]
     assert found["core", "all"] == pytest.approx(0.7)
     assert found["core", "wrong"] == 0.5
     assert found["spurious", "all"] == 0.2
@@ -70,11 +70,12 @@ def test_a_features_map_inside_masks_and_named_parts():
     fires = np.array([[True, False], [True, False], [False, True]])
     core = np.zeros((3, 4, 4), np.uint8)
     core[:, :2, :2] = 255
-    found = looks.FeatureOverlaps(2)
+    found = looks.FeatureOverlaps(2, 0.5)
     wing, tail = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     wing[:2, :2], tail[2:, :2] = 255, 255
     for _ in range(2):  # a word needs three images behind it
-        found.update(maps, fires, {"core": core, "spurious": 255 - core}, [{"n1/3": wing, "n1/7": tail}, {"n1/3": wing}, {}])
+        masks = [{"core": c, "spurious": 255 - c} for c in core]
+        found.update(maps, fires, masks, [{"n1/3": wing, "n1/7": tail}, {"n1/3": wing}, {}])
     rows = found.table({"n1/3": ["red wing", "Red wing", "beak"], "n1/7": ["tail"]}).set_index("feature")
     assert rows.loc[0, ["n", "core", "spurious", "core_area"]].tolist() == pytest.approx([4, 0.625, 0.375, 0.25])
     assert rows.loc[1, ["n", "core", "spurious"]].tolist() == [2, 0, 1]

@@ -1,5 +1,6 @@
 """The paths a user takes, in Chromium against the real server."""
 
+import io
 import json
 import re
 import socket
@@ -12,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import expect
 
 from sslviz.data import dataset as datasets
+from sslviz.data.images import fit
 from sslviz.data.masks import load_masks
-from sslviz.heatmaps import finish
+from sslviz.encoders.run import load_encoder
+from sslviz.heatmaps import explain, finish
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compare import judged
@@ -30,6 +34,7 @@ from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json
 from sslviz.store.results import latest_result
 from sslviz.ui.overlays import OUTLINES, heat_rgba
+from sslviz.ui.pictures import picture_file
 from tests.inputs import demo_part, folder, photographs, small_encoder
 
 SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
@@ -419,6 +424,11 @@ def drawn(page, layers, opacity):
     )
 
 
+def row_of(workspace, sample_id):
+    samples = datasets.load(workspace, "demo").samples["sample_id"]
+    return int(samples.index[samples == sample_id][0])
+
+
 def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     """Heat and outlines on the sample page: pixels at the mask's edge are what the numbers say."""
     demo_part(workspace, 240, 80)
@@ -467,9 +477,18 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     assert canvas_pixel(page, *there) == pytest.approx((0.4 * bare + 0.6 * np.array([red, green, blue])).tolist(), abs=3)
 
     before = page.url
+    whole = canvas_pixel(page, *there)
     page.get_by_role("button", name="Next feature").click()
     page.get_by_role("button", name=re.compile(r"Open feature \d+")).wait_for()
     drawn(page, "image heat", 60)  # the slider stays where it was
+    feature = int(re.search(r"\d+", page.get_by_role("button", name=re.compile("Open feature")).inner_text())[0])
+    content, _ = picture_file("demo", row_of(workspace, sample_id))
+    seen = torch.from_numpy(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).copy()).permute(2, 0, 1)
+    alone = explain(load_encoder(workspace, "simclr-demo"), fit(seen, 64, 64)[None], [feature])[0].numpy()
+    rgba = heat_rgba(alone)[hot]
+    share = 0.6 * rgba[3] / 255
+    assert canvas_pixel(page, *there) == pytest.approx(((1 - share) * bare + share * rgba[:3]).tolist(), abs=4)
+    assert alone[hot] > 0.9 or canvas_pixel(page, *there) != whole
     page.get_by_label("core outline").check()
     drawn(page, "image heat core", 60)
     assert page.url == before

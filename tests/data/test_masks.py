@@ -10,9 +10,9 @@ from PIL import Image
 
 from sslviz.data import dataset as datasets
 from sslviz.data.images import fit
-from sslviz.data.masks import add_masks, decode_mask, in_frame, load_masks
+from sslviz.data.masks import add_masks, decode_mask, in_frame, load_masks, mask_facts, refresh_masks
 from sslviz.data.salient import read_votes
-from sslviz.errors import InputError, NotFound
+from sslviz.errors import InputError, NotFound, Untrusted
 from tests.inputs import encoded, folder, picture, pixels
 
 W, H = 160, 100
@@ -57,6 +57,18 @@ def test_every_form_covers_what_the_picture_shows(form, resize, size):
     assert abs((found >= 128).sum() / seen.sum() - 1) < 0.03 + 0.03 * (form == "half size")
 
 
+def test_labels_and_dim_masks_are_no_empty_object():
+    mask = blob()
+    labels = Image.fromarray(np.where(mask, 1, 0).astype(np.uint8), "P")
+    labels.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])  # as VOC and DAVIS store them: dark red, grey 38
+    dim = Image.fromarray(mask * np.uint8(2))
+    for image in (labels, dim):
+        assert_array_equal(decode_mask(encoded(image), "m.png"), mask * np.uint8(255))
+    assert decode_mask(encoded(dim), "m.png", "soft").max() == 2
+    ramp = np.tile(np.arange(W, dtype=np.uint8), (H, 1))
+    assert_array_equal(decode_mask(encoded(Image.fromarray(ramp)), "m.png"), ramp)  # many values: soft
+
+
 def test_a_mask_is_not_shifted_against_its_picture():
     mask = np.zeros((64, 96), bool)
     mask[16:32, 40:56] = True
@@ -68,9 +80,9 @@ def test_a_mask_is_not_shifted_against_its_picture():
 
 def test_trimaps():
     trimap = np.array([[2, 3, 1], [2, 1, 1]], np.uint8)
-    assert decode_mask(encoded(Image.fromarray(trimap)), "t.png", trimap=True).tolist() == [[0, 128, 255], [0, 255, 255]]
+    assert decode_mask(encoded(Image.fromarray(trimap)), "t.png", "trimap").tolist() == [[0, 128, 255], [0, 255, 255]]
     with pytest.raises(InputError, match="t.png holds 0; a trimap holds 1"):
-        decode_mask(encoded(Image.fromarray(trimap * 0)), "t.png", trimap=True)
+        decode_mask(encoded(Image.fromarray(trimap * 0)), "t.png", "trimap")
     with pytest.raises(InputError, match=r"t.png is no picture"):
         decode_mask(b"hello", "t.png")
 
@@ -146,6 +158,27 @@ def test_another_aspect_is_refused_by_name(photos, tmp_path):
         masks.read("train/cat/000.png", (32, 32), 32, 32)
 
 
+def test_an_ambiguous_name_is_nobodys(photos, tmp_path):
+    dataset = photos({"train/cat": 2, "train/dog": 2})
+    put(tmp_path / "m/core/000.png", blob(0, 32, 32))  # of a cat or of a dog?
+    put(tmp_path / "m/core/train/cat/001.png", blob(0, 32, 32))
+    masks = add_masks(dataset, tmp_path / "m")
+    assert masks.samples() == ["train/cat/001.png"]
+    assert "000.png" in " ".join(masks.facts["notes"])
+
+
+def test_files_that_change_are_seen(photos, tmp_path):
+    dataset = photos({"train/cat": 2})
+    put(tmp_path / "m/core/train/cat/000.png", blob(0, 32, 32))
+    before = add_masks(dataset, tmp_path / "m")
+    assert refresh_masks(dataset).fingerprint == before.fingerprint
+    put(tmp_path / "m/core/train/cat/001.png", blob(0, 32, 32))
+    assert len(refresh_masks(dataset).samples()) == 2
+    assert load_masks(dataset).fingerprint != before.fingerprint
+    facts = {**dataset.facts, "root": str(tmp_path / "elsewhere")}
+    assert mask_facts(datasets.Dataset(dataset.name, dataset.folder, facts, dataset.samples)) is None
+
+
 def test_what_cannot_be_added(photos, tmp_path):
     dataset = photos({"train/cat": 1})
     with pytest.raises(NotFound, match="no folder"):
@@ -187,6 +220,9 @@ def test_three_of_five_make_a_feature_spurious(tmp_path):
     found = read_votes(tmp_path / "v.csv")
     assert (found["n1/1"].kind, found["n1/2"].kind) == ("core", "spurious")
     assert found["n1/2"].reasons == ["ear", "ear", "man", "sky", "sky"]
+    with (tmp_path / "v.csv").open("a") as handle:
+        handle.write("w9,n1,1,3\n")  # a row that was cut off
+    assert read_votes(tmp_path / "v.csv")["n1/3"] == ("core", [])
     (tmp_path / "v.csv").write_text("WorkerId,Answer.main\n1,background\n")
     with pytest.raises(InputError, match="no column Answer.reasons"):
         read_votes(tmp_path / "v.csv")
@@ -237,6 +273,7 @@ def test_salient_imagenet(salient):
     assert_allclose(found["core"][:100, 124:], 200, atol=6)
     assert_allclose(found["core"][124:, 124:], 0, atol=6)
     assert_allclose(found["spurious"][:, 124:], 255, atol=6)
+    assert "spurious" not in masks.read("train/n01440764/n01440764_1.JPEG", (500, 375), 256, 224)  # not annotated is not empty
     assert set(masks.features(one, (500, 375), 256, 224)) == {"n01440764/7", "n01440764/4"}
 
 
@@ -251,6 +288,15 @@ def test_salient_masks_under_another_crop(salient, resize, size):
     rows = found[size // 2] >= 128
     assert np.abs(rows.astype(int) - wanted).sum() <= 1
     assert (found[:, : int(max(0, edge - 1))] == 0).all()
+
+
+def test_votes_outside_the_allowed_folders_are_not_read(salient, tmp_path):
+    dataset, root = salient
+    path = root / "mturk_results/discover_spurious_features.csv"
+    path.rename(tmp_path / "elsewhere.csv")
+    os.symlink(tmp_path / "elsewhere.csv", path)
+    with pytest.raises(Untrusted, match="leads outside"):
+        add_masks(dataset, root, inside=[root])
 
 
 def test_salient_imagenet_without_votes(salient):

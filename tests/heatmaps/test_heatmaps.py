@@ -1,6 +1,7 @@
 """Heatmaps with a known truth, the same for every layer, batch and layout; and encoders that are left as they came."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -305,3 +306,25 @@ def test_hiding_where_it_is_hot_takes_it_all():
     cold = fall_when_hidden(Colours(), images, 1 - heat, [0], share=0.2)
     assert_allclose(cold.hot, [0.0])
     assert np.isnan(fall_when_hidden(Colours(), -images, heat, [0]).hot).all()
+
+
+def test_threads_take_turns(small):
+    net, images = small
+    wanted = {k: explain(net, images[k : k + 1], [5, 9, 13]).numpy() for k in range(4)}
+
+    def look(k):
+        return all(np.allclose(explain(net, images[k : k + 1], [5, 9, 13]).numpy(), wanted[k], atol=1e-5) for _ in range(10))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(look, range(4)))
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_maps_that_only_look_exact_are_not_taken_for_it():
+    class Clamped(Colours):
+        def forward(self, x):
+            return super().forward(x).clamp_min(0) * 2
+
+    black = torch.zeros(2, 3, 8, 8)  # features and means of maps are 0 here
+    with pytest.raises(InputError, match="use gradcam"):
+        explain(Clamped(), black, [0])

@@ -7,7 +7,10 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from sslviz import explain, feature_maps, highly_activating, mask_iou
+from sslviz.analysis.masks import centre_blob, mass_inside
+from sslviz.analysis.probe import out_of_fold
 from sslviz.data import dataset as datasets
+from sslviz.data.loading import read_picture
 from sslviz.data.masks import add_masks, load_masks
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import EncoderSpec, InputSpec
@@ -15,14 +18,14 @@ from sslviz.encoders.store import save_encoder
 from sslviz.errors import InputError, NotFound, Stale
 from sslviz.heatmaps import finish
 from sslviz.jobs.embed import EmbedSettings, embed
-from sslviz.jobs.inputs import result_state
+from sslviz.jobs.inputs import open_embedded, result_state
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import latest_result
 from tests.data.test_masks import blob, put, votes
-from tests.inputs import folder, pixels, small_encoder
+from tests.inputs import demo_part, folder, pixels, small_encoder
 
 
 @pytest.fixture
@@ -62,6 +65,7 @@ def test_every_overlap_is_that_of_the_public_functions(place, tmp_path, method):
     row = store.rows().set_index("sample_id")["row"]
     masks, encoder = load_masks(datasets.load(place, "photos")), load_encoder(place, "tiny")
     correct = latest_result(place.results("photos", "tiny", "probe")).table("predictions").set_index("sample_id")["correct"]
+    blob_map = np.exp(-8 * (((np.arange(32) + 0.5) / 32 - 0.5)[:, None] ** 2 + ((np.arange(32) + 0.5) / 32 - 0.5) ** 2))
     for sample_id in looks.index:
         fires = np.asarray(highly_activating(store.read(row[[sample_id]].to_numpy()), scored.content["summary"]["eps"]))
         kept = np.zeros_like(fires)
@@ -73,9 +77,14 @@ def test_every_overlap_is_that_of_the_public_functions(place, tmp_path, method):
         assert looks.loc[sample_id, "spurious_area_iou_map"] == pytest.approx(
             float(mask_iou(heat, 255 - core, 0.6, weighting="area")[0]), abs=1e-5
         )
+        middle = (blob_map / blob_map.max())[None].astype(np.float32)
+        assert looks.loc[sample_id, "core_iou_blob"] == pytest.approx(float(mask_iou(middle, core, 0.6)[0]), abs=1e-5)
         assert looks.loc[sample_id, "core_iou_uniform"] == pytest.approx((core >= 128).mean())
         assert looks.loc[sample_id, "correct"] == correct[sample_id]
-        assert looks.loc[sample_id, "core_iou_ceiling"] >= looks.loc[sample_id, "core_iou_map"] - 1e-6
+        small = torch.nn.functional.avg_pool2d(torch.from_numpy(core).float(), 4)
+        assert looks.loc[sample_id, "core_iou_ceiling"] == pytest.approx(
+            float(mask_iou(finish(small, (32, 32)), core, 0.6)[0]), abs=1e-5
+        )
     right = looks[looks["correct"].astype(bool)]
     assert means(summary)["core", "correct"] == pytest.approx(right["core_iou_map"].mean())
     assert summary["n_correct"] == len(right)
@@ -100,6 +109,50 @@ def test_auto_takes_what_is_exact_and_a_table_of_features_comes_with_it(place):
     assert (table["n"] > 0).all()
     assert_allclose(table["core"] + table["spurious"], 1, atol=1e-4)  # the rest is spurious here
     assert_allclose(table["core_area"] + table["spurious_area"], 1, atol=1e-6)
+
+
+def test_the_masks_threshold_is_the_jobs_own(place, tmp_path):
+    soft = (blob(1, 32, 32) * 255).astype(np.uint8) // 2 + (blob(0, 32, 32) * 120).astype(np.uint8)
+    Image.fromarray(soft).save(tmp_path / "masks/core/test/disc/001.png")
+    run(place, mask_threshold=0.9)
+    looks = latest_result(place.results("photos", "tiny", "interpret")).table("looks").set_index("sample_id")
+    assert looks.loc["test/disc/001.png", "core_iou_uniform"] == pytest.approx((soft >= 0.9 * 255).mean())
+    curve = latest_result(place.results("photos", "tiny", "interpret")).table("curve")
+    at = curve.query("kind == 'core' and group == 'all' and threshold == 0.5").set_index("mask_threshold")["miou"]
+    assert at[0.25] != at[0.75]
+
+
+def test_on_the_demo_an_objects_feature_lies_on_the_object(workspace):
+    """Sanity: of the feature that fires on objects most in train, the map on test images beats all three base rates."""
+    dataset = demo_part(workspace, 240, 120)
+    masks, encoder = load_masks(dataset), load_encoder(workspace, "simclr-demo")
+
+    def seen(split):
+        ids = [i for i in masks.samples() if i.startswith(split)]
+        images = torch.stack([read_picture(dataset.root / i, 64, 64).pixels for i in ids])
+        core = np.stack([masks.read(i, (96, 96), 64, 64)["core"] for i in ids])
+        return images, core
+
+    images, core = seen("train")
+    h = encoder.embed(images).numpy()
+    fires = np.asarray(highly_activating(h, 1.75))
+    maps = feature_maps(encoder, images, np.arange(512)).clamp_min(0).numpy()
+    inside = (maps * (torch.nn.functional.avg_pool2d(torch.from_numpy(core >= 128).float(), 8).numpy())[:, None]).sum((2, 3))
+    share = np.where(fires, inside / np.maximum(maps.sum((2, 3)), 1e-9), 0).sum(0) / np.maximum(fires.sum(0), 1)
+    feature = int(np.argmax(np.where(fires.sum(0) >= 20, share, -1)))
+    images, core = seen("test")
+    fires = np.asarray(highly_activating(encoder.embed(images).numpy(), 1.75))[:, feature]
+    heat = np.asarray(explain(encoder, images[torch.from_numpy(fires)], [feature]))
+    core = core[fires]
+    assert len(core) >= 8
+    mine = np.nanmean(mass_inside(heat, core))
+    others = {
+        "blob": np.broadcast_to(centre_blob(64, 64), heat.shape),
+        "uniform": np.ones_like(heat),
+        "shuffled": np.roll(heat, 1, 0),
+    }
+    for name, maps in others.items():
+        assert mine > np.nanmean(mass_inside(maps, core)) + 0.05, name
 
 
 def test_signed_features_explain_too(place, tmp_path):
@@ -131,7 +184,14 @@ def test_train_masks_are_judged_out_of_fold(place, workspace, tmp_path):
     summary = run(place)
     assert (summary["judged_on"], summary["n"]) == ("train", 24)
     assert any("out-of-fold" in note for note in summary["notes"])
-    assert 0 < summary["n_correct"] + summary["n_wrong"] == 24
+    looks = latest_result(place.results("photos", "tiny", "interpret")).table("looks").set_index("sample_id")["correct"]
+    embedded = open_embedded(workspace, "photos", "tiny")
+    train = embedded.samples[embedded.samples["split"] == "train"]
+    l2 = latest_result(place.results("photos", "tiny", "probe")).content["summary"]["l2"]
+    said, _ = out_of_fold(embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy(), l2, seed=0)
+    wanted = dict(zip(train["sample_id"], said == train["label"].to_numpy(), strict=True))
+    assert looks.to_dict() == wanted
+    assert not all(wanted.values())  # an in-sample probe would be right everywhere
 
 
 def test_other_masks_make_it_stale(place, tmp_path):
@@ -257,12 +317,25 @@ def test_a_replica_of_salient_imagenet_to_numbers_by_hand(replica, workspace):
     # the map is one row high and two places wide, its mask 56 x 112: as areas they agree but for the blurred edge
     on_core = looks[[int(i.rsplit("_", 1)[1].split(".")[0]) < 8 for i in looks.index]]
     assert (on_core["core_area_iou_map"] > 0.75).all()
-    assert (on_core["spurious_iou_map"] == 0).all()
+    assert (on_core["spurious_iou_map"].dropna() == 0).all()
     off = looks.drop(on_core.index)
     assert (off["core_iou_map"] < 0.1).all()
+    # an edge where map and mask part lies half a place (28 px) deep at most: rows 56, the map at .5 of the way between rows
+    rows = np.interp((np.arange(224) + 0.5) / 56 - 0.5, [-1, 0, 1, 2, 3, 4], [0, 1, 0, 0, 0, 0])
+    columns = np.interp((np.arange(224) + 0.5) / 56 - 0.5, [0, 1, 2, 3], [1, 1, 0, 0])
+    rows[:28] = 1  # beyond the centres of the outer places the map goes on as it is
+    heat = np.outer(rows, columns)
+    hot, marked = heat >= 0.5, np.zeros((224, 224), bool)
+    marked[:56, :112] = True
+    first = looks[looks.index.str.contains("n00000001") & looks.index.isin(on_core.index)]
+    assert_allclose(first["core_iou_map"], heat[hot & marked].sum() / heat[hot | marked].sum(), atol=2e-3)
+    assert_allclose(first["core_area_iou_map"], (hot & marked).sum() / (hot | marked).sum(), atol=2e-3)
     with_both = off[[int(i.rsplit("_", 1)[1].split(".")[0]) == 8 for i in off.index]]
     assert (with_both["spurious_area_iou_map"] > 0.75).all()
-    # 3 of 30 have no spurious mask and look at it: an empty mask against a map that is not empty counts 0
+    none = looks[[int(i.rsplit("_", 1)[1].split(".")[0]) % 2 == 1 for i in looks.index]]
+    assert none["spurious_iou_map"].isna().all()  # no spurious mask there: nobody looked, that is not a 0
+    assert summary["n_with_spurious"] == 15
+    assert {g["n"] for g in summary["groups"] if (g["kind"], g["group"]) == ("spurious", "all")} == {15}
     table = latest_result(workspace.results("imagenet", "tiny", "interpret")).table("features").set_index("feature")
     assert table.loc[[0, 2, 4], "name"].tolist() == ["part 0", "part 1", "part 2"]
     assert table.loc[[0, 2, 4], "support"].tolist() == [8, 8, 8]

@@ -1,13 +1,22 @@
 """The heatmaps page, and heat on the sample and feature pages: what a person reads."""
 
+import io
+
+import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_array_equal
+from PIL import Image
 
 from sslviz.data import dataset as datasets
 from sslviz.data.masks import add_masks
+from sslviz.errors import SslvizError
+from sslviz.heatmaps import finish
 from sslviz.jobs import runner
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
+from sslviz.ui.overlays import blend, heat_file
 from tests.data.test_masks import blob, put
 from tests.pages.conftest import text
 
@@ -48,7 +57,7 @@ def test_the_page_says_what_the_job_says(app, masked, workspace):
     beside = "more" if mean["core", "map"] > mean["core", "blob"] else "less"
     assert f"**{beside} than a blob in the middle of every picture would** ({mean['core', 'blob']:.2f})" in words
     assert f"another image's heatmap reaches {mean['core', 'shuffled']:.2f}" in words
-    assert f"the best map of 8 x 8 places {mean['core', 'ceiling']:.2f}" in words
+    assert f"the mask itself, as a map of 8 x 8 places, {mean['core', 'ceiling']:.2f}" in words
     figures = {m.label: m.value for m in test.metric}
     assert figures["Right"] == str(summary["n_correct"])
     assert figures["Wrong"] == str(summary["n_wrong"])
@@ -79,7 +88,7 @@ def test_heat_on_the_sample_page(app, masked):
     assert "activation maps, layer expand (8 x 8). Exact: the features are the means of these maps." in words.replace("\\", "")
     assert "Hiding the hottest fifth of the picture takes" in words
     assert "**core**" in words
-    assert "A map of this size reaches" in words
+    assert "The mask itself, as a map of this size, reaches" in words
     select = next(s for s in test.selectbox if s.label == "Features")
     assert select.value is None
     test.button(key="heat-next").click().run()
@@ -108,3 +117,44 @@ def test_masks_come_in_through_the_data_page(app, scored, workspace, tmp_path, m
     assert "1 core and 0 spurious masks" in text(test)
     test = app("data")
     assert "1 core, 0 spurious" in test.dataframe[1].value["masks"].tolist()
+
+
+def test_the_picture_of_a_row_is_its_own_under_its_own_map(masked, workspace, tmp_path):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    maps = latest_result(workspace.results("photos", "tiny", "interpret")).table("maps").set_index("sample_id")["map"]
+    sample_id = max(maps.index, key=lambda i: max(maps[i]))
+    samples = datasets.load(workspace, "photos").samples
+    row = int(samples.index[samples["sample_id"] == sample_id][0])
+    heat = finish(torch.tensor(np.array(maps[sample_id]).reshape(1, 8, 8)), (32, 32))[0].numpy()
+    pixels = np.asarray(Image.open(tmp_path / "photos" / sample_id))
+    light = np.array([252, 255, 164])  # the hot end of Inferno
+    hot = np.unravel_index(heat.argmax(), heat.shape)
+    wanted = blend(pixels, heat)
+    assert np.abs(wanted[hot] - (0.3 * pixels[hot] + 0.7 * light)).max() <= 2
+    assert_array_equal(wanted[heat == 0], pixels[heat == 0])
+    shown = Image.open(io.BytesIO(heat_file("photos", "tiny", row))).resize((32, 32), Image.Resampling.BOX)
+    assert np.abs(np.asarray(shown).astype(float) - wanted).mean() < 6
+    assert np.abs(np.asarray(shown).astype(float) - pixels).mean() > 12
+    for wrong in (("photos", "tiny", 999), ("photos", "nobody", 0), ("photos", "tiny", 0)):  # row 0 is a train image
+        with pytest.raises(SslvizError):
+            heat_file(*wrong)
+
+
+def test_a_features_images_are_its_strongest_under_its_map(app, masked, workspace, tmp_path):
+    test = app("features", feature="3")
+    assert "Strongest in, and where" in text(test)
+    assert not test.exception
+    for path in (tmp_path / "photos").rglob("*.png"):
+        path.write_bytes(b"gone")
+    assert not app("features", feature="3").exception
+
+
+def test_train_masks_are_shown_by_the_folds_answers(app, scored, workspace, tmp_path):
+    for c in ("disc", "ring"):
+        for i in range(10):
+            put(tmp_path / f"masks/core/train/{c}/{i:03d}.png", blob(i, 32, 32))
+    add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+    summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app("heatmaps")
+    test.selectbox(key="interpret-show").set_value("misclassified").run()
+    assert len(test.session_state["sequence"]) == summary["n_wrong"] > 0

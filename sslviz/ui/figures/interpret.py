@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, WRONG
 
 COLOURS = {"core": "#009E73", "spurious": WRONG}
-BASES = {"blob": "centre blob", "uniform": "uniform map", "shuffled": "another image's map", "ceiling": "best of this size"}
+BASES = {"blob": "centre blob", "uniform": "uniform map", "shuffled": "another image's map", "ceiling": "mask at this size"}
 _SYMBOLS = {"blob": "circle-open", "uniform": "square-open", "shuffled": "x-thin-open", "ceiling": "line-ew-open"}
 
 
-def overlap(groups: pd.DataFrame) -> go.Figure:
+def overlap(groups: pd.DataFrame, measure: str) -> go.Figure:
     """mIoU (rows of one metric: kind, group, who, mean, low, high) as bars with intervals, base rates as marks beside them."""
     figure = go.Figure()
     names = [f"{kind}, {group}" for kind in COLOURS for group in dict.fromkeys(groups["group"])]
@@ -30,7 +30,7 @@ def overlap(groups: pd.DataFrame) -> go.Figure:
         part = groups[groups["who"] == who].set_index("name").reindex(names)
         marker = {"symbol": _SYMBOLS[who], "size": 26 if who == "ceiling" else 11, "color": NEUTRAL, "line": {"width": 2}}
         figure.add_scatter(x=names, y=part["mean"], mode="markers", name=title, marker=marker, hovertemplate="%{x}: %{y:.3f}")
-    figure.update_yaxes(title="mean IoU", range=[0, 1])
+    figure.update_yaxes(title=measure, range=[0, 1])
     return figure.update_layout(**{**LAYOUT, "height": 380})
 
 
