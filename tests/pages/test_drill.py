@@ -235,8 +235,9 @@ def test_embeddings_made_again_are_not_explained_by_old_scores(app, scored, work
     assert "the embeddings have changed since these scores were made" in text(app("sample"))
     small_encoder(workspace, feature_dim=16)
     embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    for page in ("sample", "features", "projection", "scores"):
+    for page in ("sample", "features", "scores"):
         assert "**stale**" in text(app(page))
+    assert "**Stale map**" in text(app("projection"))
 
 
 def test_old_scores_keep_their_class_names(app, scored, photos, workspace):
