@@ -36,35 +36,24 @@ def interval(span: Any, digits: int = 1) -> str:
 
 
 @cache
-def _gallery() -> Any:
-    return st.components.v2.component(
-        "sslviz_gallery",
-        html='<div class="gallery" role="group" aria-label="Images"></div>',
-        css=(_HERE / "gallery.css").read_text(encoding="utf-8"),
-        js=(_HERE / "gallery.js").read_text(encoding="utf-8"),
-    )
+def _component(name: str, html: str) -> Any:
+    """One of our own: name.css and name.js beside this file."""
+    css, js = ((_HERE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return st.components.v2.component(f"sslviz_{name}", html=html, css=css, js=js)
 
 
 def cards(items: list[dict[str, str]], key: str, side: int = 112) -> str | None:
     """A grid of picture buttons (id, url, title, detail, alt, tone); the id that was clicked, or had Enter pressed on it."""
-    picked = _gallery()(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
+    gallery = _component("gallery", '<div class="gallery" role="group" aria-label="Images"></div>')
+    picked = gallery(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
     return str(picked.clicked) if picked.clicked is not None else None
-
-
-@cache
-def _overlay() -> Any:
-    return st.components.v2.component(
-        "sslviz_overlay",
-        html='<div class="overlay"><canvas role="img"></canvas><div class="controls"></div></div>',
-        css=(_HERE / "overlay.css").read_text(encoding="utf-8"),
-        js=(_HERE / "overlay.js").read_text(encoding="utf-8"),
-    )
 
 
 def overlay(image: str, heat: str, outlines: dict[str, str], alt: str, key: str, side: int = 448) -> None:
     """A picture under its heat, with outlines (name -> address); the browser mixes them as its slider and boxes say."""
     found = [{"name": name, "url": url, "colour": f"rgb{overlays.OUTLINES[name]}"} for name, url in outlines.items()]
-    _overlay()(data={"image": image, "heat": heat, "outlines": found, "alt": alt, "side": side}, key=key)
+    html = '<div class="overlay"><canvas role="img"></canvas><div class="controls"></div></div>'
+    _component("overlay", html)(data={"image": image, "heat": heat, "outlines": found, "alt": alt, "side": side}, key=key)
 
 
 def thumb_url(dataset: Dataset, row: int) -> str:
