@@ -7,6 +7,8 @@ from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, WRONG
 
 COLOURS = {"core": "#009E73", "spurious": WRONG}
 BASES = {"blob": "centre blob", "uniform": "uniform map", "shuffled": "another image's map", "ceiling": "mask at this size"}
+_BELOW = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
+"""Above a narrow chart a legend of four lies on the marks."""
 _SYMBOLS = {"blob": "circle-open", "uniform": "square-open", "shuffled": "x-thin-open", "ceiling": "line-ew-open"}
 
 
@@ -31,7 +33,7 @@ def overlap(groups: pd.DataFrame, measure: str) -> go.Figure:
         marker = {"symbol": _SYMBOLS[who], "size": 26 if who == "ceiling" else 11, "color": NEUTRAL, "line": {"width": 2}}
         figure.add_scatter(x=names, y=part["mean"], mode="markers", name=title, marker=marker, hovertemplate="%{x}: %{y:.3f}")
     figure.update_yaxes(title=measure, range=[0, 1])
-    return figure.update_layout(**{**LAYOUT, "height": 380})
+    return figure.update_layout(**{**LAYOUT, "height": 420, "legend": _BELOW})
 
 
 def thresholds(curve: pd.DataFrame) -> go.Figure:
@@ -43,7 +45,7 @@ def thresholds(curve: pd.DataFrame) -> go.Figure:
         figure.add_scatter(x=part["threshold"], y=part["miou"], mode="lines+markers", name=f"{kind}, {group}", line=line)
     figure.update_xaxes(title="threshold of the heatmap")
     figure.update_yaxes(title="mean IoU", rangemode="tozero")
-    return figure.update_layout(**LAYOUT)
+    return figure.update_layout(**{**LAYOUT, "height": 360, "legend": _BELOW})
 
 
 def features(table: pd.DataFrame) -> go.Figure:
