@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sslviz.analysis.masks import IOUS, METRICS, SHARES, centre_blob, threshold_curve
+from sslviz.analysis.masks import IOUS, METRICS, centre_blob, threshold_curve
+from sslviz.arrays import check_maps
 
 WHO = ("map", "blob", "uniform", "shuffled", "ceiling")
 """Whose overlap: the heatmap's; of three that know nothing of the image; and, of IoUs, the mask's own as a map of this size."""
@@ -53,12 +54,13 @@ def overlaps(
     for kind in KINDS:
         there = np.array([kind in found for found in masks])
         mask = np.stack([found.get(kind, np.zeros((height, width), np.uint8)) for found in masks])
-        for who, maps in {**others, "ceiling": finish(shrunk(mask, raw.shape[1:]))}.items():
-            values = {name: measure(maps, mask, threshold, mask_threshold) for name, measure in IOUS.items()}
-            if who != "ceiling":
-                values |= {name: measure(maps, mask, mask_threshold) for name, measure in SHARES.items()}
-            for name, value in values.items():
-                columns[f"{kind}_{name}_{who}"] = np.where(there & ((who != "shuffled") | (n > 1)), value, np.nan)
+        for who, given in {**others, "ceiling": finish(shrunk(mask, raw.shape[1:]))}.items():
+            maps, core = check_maps(given, mask)
+            hot, marked = maps >= threshold, core >= mask_threshold
+            counts = there & ((who != "shuffled") | (n > 1))
+            for name, measure in METRICS.items():
+                if who != "ceiling" or name in IOUS:
+                    columns[f"{kind}_{name}_{who}"] = np.where(counts, measure(maps, hot, marked), np.nan)
         curve = np.stack([threshold_curve(heat, mask, THRESHOLDS, float(m)) for m in MASK_THRESHOLDS], 2)
         curves.append(np.where(there[:, None, None], curve, np.nan))
     return columns, np.stack(curves, 1)

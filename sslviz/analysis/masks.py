@@ -5,7 +5,6 @@ its threshold. An empty mask gives NaN where there is nothing to agree on; a map
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -34,26 +33,16 @@ def mask_iou(
     Raises InputError: wrong rank or shapes, NaN or infinity, a threshold outside (0, 1], an unknown weighting.
     """
     heat, core = check_maps(heatmap, mask)
-    for name, value in (("threshold", threshold), ("mask_threshold", mask_threshold)):
-        if not 0 < value <= 1:
-            raise InputError(f"{name} is {value:g}; expected above 0 and at most 1.")
+    _check_thresholds(threshold=threshold, mask_threshold=mask_threshold)
     if weighting not in ("heatmap", "area"):
         raise InputError(f'weighting is "{weighting}"; expected "heatmap" or "area".')
-    found: Array = _iou(heat, heat >= threshold, core >= mask_threshold, weighting)
+    measure = _iou if weighting == "heatmap" else _area_iou
+    found: Array = measure(heat, heat >= threshold, core >= mask_threshold)
     if is_torch(heatmap):
         import torch
 
         found = torch.from_numpy(found)
     return found
-
-
-def _iou(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray, weighting: str = "heatmap") -> np.ndarray:
-    values = heat if weighting == "heatmap" else np.ones_like(heat)
-    both, either = hot & marked, hot | marked
-    shared, whole = ((values * area).sum((1, 2), dtype=np.float64) for area in (both, either))
-    iou: np.ndarray = np.divide(shared, whole, out=np.zeros(len(heat)), where=whole > 0)
-    iou[~either.any((1, 2))] = np.nan
-    return iou
 
 
 def pointing_game(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) -> np.ndarray:
@@ -62,10 +51,7 @@ def pointing_game(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD
     0 for a zero map, NaN for an empty mask. Raises InputError: see `mask_iou`.
     """
     heat, core = check_maps(heatmap, mask)
-    marked = core >= mask_threshold
-    top = (heat == heat.max((1, 2), keepdims=True)) & (heat > 0)
-    hits = (top & marked).sum((1, 2)) / np.maximum(top.sum((1, 2)), 1)
-    return np.where(marked.any((1, 2)), hits, np.nan)
+    return _pointing(heat, heat > 0, core >= mask_threshold)
 
 
 def mass_inside(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) -> np.ndarray:
@@ -74,17 +60,57 @@ def mass_inside(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) 
     Raises InputError: see `mask_iou`.
     """
     heat, core = check_maps(heatmap, mask)
+    return _mass(heat, heat > 0, core >= mask_threshold)
+
+
+def threshold_curve(heatmap: Array, mask: Array, thresholds: np.ndarray, mask_threshold: float = THRESHOLD) -> np.ndarray:
+    """`mask_iou` at each heatmap threshold, float64[N, T]. Raises InputError: see `mask_iou`."""
+    heat, core = check_maps(heatmap, mask)
+    for threshold in thresholds:
+        _check_thresholds(threshold=float(threshold), mask_threshold=mask_threshold)
     marked = core >= mask_threshold
+    return np.stack([_iou(heat, heat >= float(t), marked) for t in thresholds], 1)
+
+
+def _check_thresholds(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 < value <= 1:
+            raise InputError(f"{name} is {value:g}; expected above 0 and at most 1.")
+
+
+def _iou(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    both, either = hot & marked, hot | marked
+    shared, whole = ((heat * area).sum((1, 2), dtype=np.float64) for area in (both, either))
+    iou: np.ndarray = np.divide(shared, whole, out=np.zeros(len(heat)), where=whole > 0)
+    iou[~either.any((1, 2))] = np.nan
+    return iou
+
+
+def _area_iou(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    return _iou(np.ones_like(heat), hot, marked)
+
+
+def _pointing(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    top = (heat == heat.max((1, 2), keepdims=True)) & (heat > 0)
+    hits = (top & marked).sum((1, 2)) / np.maximum(top.sum((1, 2)), 1)
+    return np.where(marked.any((1, 2)), hits, np.nan)
+
+
+def _mass(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray) -> np.ndarray:
     mass = heat.sum((1, 2), dtype=np.float64)
     inside = np.divide((heat * marked).sum((1, 2), dtype=np.float64), mass, out=np.zeros(len(heat)), where=mass > 0)
     return np.where(marked.any((1, 2)), inside, np.nan)
 
 
-IOUS: dict[str, Callable[..., np.ndarray]] = {"iou": mask_iou, "area_iou": partial(mask_iou, weighting="area")}
-"""name -> measure(heatmap, mask, threshold, mask_threshold) -> float64[N]."""
-SHARES: dict[str, Callable[..., np.ndarray]] = {"pointing": pointing_game, "mass": mass_inside}
-"""name -> measure(heatmap, mask, mask_threshold) -> float64[N]."""
-METRICS = (*IOUS, *SHARES)
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "iou": _iou,
+    "area_iou": _area_iou,
+    "pointing": _pointing,
+    "mass": _mass,
+}
+"""name -> measure(heat float[N, H, W], where it is hot bool, where the mask is bool) -> float64[N]; inputs are checked before."""
+IOUS = ("iou", "area_iou")
+"""Those of them that a ceiling is known of: the mask's own as a map."""
 
 
 def centre_blob(height: int, width: int) -> np.ndarray:
@@ -95,8 +121,3 @@ def centre_blob(height: int, width: int) -> np.ndarray:
     blob = np.exp(-(y[:, None] ** 2 + x**2) / (2 * BLOB_SIGMA**2)).astype(np.float32)
     scaled: np.ndarray = blob / blob.max()
     return scaled
-
-
-def threshold_curve(heatmap: Array, mask: Array, thresholds: np.ndarray, mask_threshold: float = THRESHOLD) -> np.ndarray:
-    """`mask_iou` at each heatmap threshold, float64[N, T]. Raises InputError: see `mask_iou`."""
-    return np.stack([np.asarray(mask_iou(heatmap, mask, float(t), mask_threshold)) for t in thresholds], 1)

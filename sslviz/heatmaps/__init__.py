@@ -70,15 +70,13 @@ def explain(encoder: Any, images: Array, features: Array, method: str = "activat
     "integrated_gradients" (layer None).
     Raises InputError: see `feature_maps`; an unknown method, one that this encoder or layer cannot give.
     """
-    import torch
-
     from sslviz.heatmaps.layers import Subject
 
     with Subject(encoder) as subject:
         inputs = subject.inputs(images)
         raw = HEATMAPS[method].maps(subject, inputs, feature_weights(features, len(inputs), subject.width), layer)
         found = finish(raw, (int(inputs.shape[2]), int(inputs.shape[3])))
-    return found if isinstance(images, torch.Tensor) else found.numpy()
+    return found if is_torch(images) else found.numpy()
 
 
 def finish(raw: "torch.Tensor", size: tuple[int, int]) -> "torch.Tensor":
