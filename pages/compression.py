@@ -1,7 +1,5 @@
 """How many features are enough?"""
 
-import shlex
-
 import streamlit as st
 
 from sslviz.ui import compression, frame, reads, report
@@ -23,6 +21,4 @@ compression.warnings()
 compression.beside(here)
 compression.take_away(here, reads.table(made.result, "shares"), summary["eps"], made.state == "fresh")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
-where = shlex.quote(str(here.workspace.root))
-command = f"sslviz compress --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
-st.code(command, language="bash", wrap_lines=True)
+report.command(here, "compress")

@@ -1,7 +1,5 @@
 """Where does it look, at the object or the background?"""
 
-import shlex
-
 import streamlit as st
 
 from sslviz.data.masks import mask_facts
@@ -26,6 +24,4 @@ interpret.charts(table, reads.table(made.result, "curve"), summary)
 interpret.images(here, made.result, reads.table(made.result, "looks"), reads.scores(scores.result, probe.result, here.dataset))
 interpret.by_feature(reads.table(made.result, "features"))
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
-where = shlex.quote(str(here.workspace.root))
-command = f"sslviz interpret --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
-st.code(command, language="bash", wrap_lines=True)
+report.command(here, "interpret")

@@ -1,7 +1,5 @@
 """Which images does this encoder represent badly?"""
 
-import shlex
-
 import streamlit as st
 
 from sslviz.ui import frame, reads, report, selection
@@ -38,6 +36,4 @@ st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
 st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
-where = shlex.quote(str(here.workspace.root))
-command = f"sslviz score --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
-st.code(command, language="bash", wrap_lines=True)
+report.command(here, "score")

@@ -198,9 +198,8 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         size, resize = family.input_size(taken.architecture)
         std = SWAV_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
         input_spec = own.input if own else InputSpec(size=size, resize=resize, std=std)
-        feature_dim = _feature_dim(family, taken.architecture, input_spec.size)
-        if own and own.outputs:
-            feature_dim = own.feature_dim
+        width = _feature_dim(family, taken.architecture, input_spec.size)
+        feature_dim = own.feature_dim if own and own.outputs else width
         notes.append(
             f"{taken.description}, {feature_dim} features; took the {taken.role} at {taken.prefix.rstrip('.') or 'the top level'}"
             + (f": {why}" if why else "")

@@ -45,8 +45,11 @@ class EncoderSpec(BaseModel):
 
     def fingerprint(self) -> str:
         """Changes with anything that changes an embedding: weights, architecture or input."""
-        parts = {"backbone", "architecture", "feature_dim", "input", "digest"} | ({"outputs"} if self.outputs else set())
-        return fingerprint(self.model_dump(mode="json", include=parts))
+        return self.fingerprint_of("backbone", "architecture", "feature_dim", "input", "digest")
+
+    def fingerprint_of(self, *fields: str) -> str:
+        """Of some fields, and of the outputs where they are selected."""
+        return fingerprint(self.model_dump(mode="json", include={*fields} | ({"outputs"} if self.outputs else set())))
 
 
 def load_spec(workspace: Workspace, name: str) -> EncoderSpec:

@@ -65,6 +65,7 @@ class Subject:
             raise InputError(f"encoder is a {type(encoder).__name__}; expected an encoder of sslviz or a torch module.")
         self.encoder = encoder
         self.network: nn.Module = encoder.backbone if isinstance(encoder, Encoder) else encoder
+        self._outputs = list(encoder.spec.outputs) if isinstance(encoder, Encoder) else []
         parameter = next(self.network.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.width = 0
@@ -162,8 +163,7 @@ class Subject:
                 self.features(part)
                 parts.append(layer.as_maps(seen[layer.name]).float())
         maps = torch.cat(parts)
-        outputs = self.encoder.spec.outputs if isinstance(self.encoder, Encoder) else ()
-        return maps[:, list(outputs)] if outputs else maps
+        return maps[:, self._outputs] if self._outputs else maps
 
     def module(self, name: str) -> nn.Module:
         """The module of a layer."""
@@ -186,11 +186,10 @@ class Subject:
         self.width = int(h.shape[1])
         prefix = getattr(self.network, "num_prefix_tokens", None)
         self._layers = [found for name, output in outputs.items() if (found := _as_layer(name, output, prefix))]
-        outputs_kept = self.encoder.spec.outputs if isinstance(self.encoder, Encoder) else ()
         for layer in reversed(self._layers if h.abs().max() > 0 else []):
             means = layer.as_maps(outputs[layer.name]).float().mean((2, 3))
-            if outputs_kept and means.shape[1] > max(outputs_kept):
-                means = means[:, list(outputs_kept)]
+            if self._outputs and means.shape[1] > max(self._outputs):
+                means = means[:, self._outputs]
             if means.shape == h.shape and torch.allclose(means, h.float(), rtol=_SAME, atol=_SAME * float(h.abs().max())):
                 same = [n for n in self._layers if torch.equal(outputs[n.name], outputs[layer.name])]
                 self._last = min(same, key=lambda n: n.name.count("."))

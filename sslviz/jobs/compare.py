@@ -149,15 +149,13 @@ def controls(workspace: Workspace, like: str) -> list[str]:
     from sslviz.encoders.backbones import BACKBONES
     from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
     from sslviz.encoders.store import save_encoder
-    from sslviz.store.fingerprints import fingerprint
 
     spec = load_spec(workspace, like)
     made: list[tuple[EncoderSpec, Any]] = []
     if spec.backbone not in ("arrays", "pixels"):
         torch.manual_seed(0)
         net = BACKBONES[spec.backbone].build(spec.architecture)
-        parts = {"backbone", "architecture", "input"} | ({"outputs"} if spec.outputs else set())
-        kind = fingerprint(spec.model_dump(mode="json", include=parts))
+        kind = spec.fingerprint_of("backbone", "architecture", "input")
         changes = {"name": f"random-weights-{kind[:6]}", "method": "random weights", "source": "never trained, seed 0"}
         made.append((spec.model_copy(update={**changes, "network": "", "licence": "", "notes": ()}), net.state_dict()))
     pixels = EncoderSpec(

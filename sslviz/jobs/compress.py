@@ -33,9 +33,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     import pandas as pd
 
     from sslviz.analysis import compression
-    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER
     from sslviz.analysis.probe import choose_l2, held_out
-    from sslviz.arrays import check_eps
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.fingerprints import fingerprint
@@ -56,9 +54,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     if test.empty:
         raise InputError(f'no {judged_on} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
 
-    eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
-    counts = embedded.counted(train["row"].to_numpy(), EPS_GRID if eps == "auto" else [eps], progress)
-    chosen = counts.select(eps, LOWER, UPPER)
+    chosen = embedded.selected(train["row"].to_numpy(), settings.eps, progress)
 
     progress.stage("reading embeddings")
     too_large = embedded.too_large(train, copies=3)  # rows, standardised rows, those of a subset

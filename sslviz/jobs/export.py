@@ -45,8 +45,6 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     import torch
 
     from sslviz.analysis.compression import subset
-    from sslviz.analysis.features import EPS_GRID, LOWER, UPPER
-    from sslviz.arrays import check_eps
     from sslviz.encoders.cut import cut_encoder
     from sslviz.encoders.run import build_encoder
     from sslviz.encoders.spec import load_spec
@@ -61,9 +59,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     if spec.backbone == "arrays":
         raise InputError(f'encoder "{spec.name}" came in as arrays ({spec.source}); there are no weights to cut.')
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
-    eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
-    counts = embedded.counted(embedded.rows("train"), EPS_GRID if eps == "auto" else [eps], progress)
-    chosen = counts.select(eps, LOWER, UPPER)
+    chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
     kept = subset(chosen.shares, settings.kind, settings.reduction, settings.seed)
 
     progress.stage("cutting the encoder")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from sslviz.store.results import Result, State, latest_result
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from sslviz.analysis.features import ActivationCounts
+    from sslviz.analysis.features import ActivationCounts, FeatureSelection
     from sslviz.analysis.softmax import Design
 
 JUDGED_ON = ("test", "val")
@@ -66,6 +66,13 @@ class Embedded:
             counts.update(block)
             progress.advance(len(read))
         return counts
+
+    def selected(self, rows: np.ndarray, eps: float | Literal["auto"], progress: Progress) -> "FeatureSelection":
+        """The discriminative features of the samples of these rows, at the default percentiles. Raises InputError: eps < 0."""
+        from sslviz.analysis.features import EPS_GRID, LOWER, UPPER
+        from sslviz.arrays import check_eps
+
+        return self.counted(rows, EPS_GRID if eps == "auto" else [check_eps(eps)], progress).select(eps, LOWER, UPPER)
 
     def class_counts(self) -> pd.Series:
         """Train samples of each class, the most frequent first. Raises InputError: fewer than the two classes a probe needs."""

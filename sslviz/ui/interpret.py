@@ -7,7 +7,7 @@ import streamlit as st
 
 from sslviz.heatmaps import HEATMAPS
 from sslviz.store.results import Result
-from sslviz.ui import widgets
+from sslviz.ui import report, widgets
 from sslviz.ui.figures import interpret as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
@@ -162,16 +162,12 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
     table = judged.merge(scored.drop(columns="correct", errors="ignore"), on="sample_id", how="inner")
     table = table[table["row"].notna()]
     left, right = st.columns(2)
-    outcomes = ["all", "misclassified", "correct"] if "correct" in table and table["correct"].notna().any() else ["all"]
-    shown = left.selectbox("Show", outcomes, key="interpret-show")
+    shown = left.selectbox("Show", report.outcomes(table), key="interpret-show")
     order = right.selectbox("Order", ["lowest overlap with the object first", "highest first"], key="interpret-order")
-    if shown != "all":
-        table = table[table["correct"].fillna(shown != "correct").astype(bool) == (shown == "correct")]
+    table = report.of_outcome(table, shown)
     table = table.sort_values(["core_iou_map", "sample_id"], ascending=[order != "highest first", True])
     if table.empty:
         st.info("No image fits.")
         return
-    st.session_state["sequence"] = table["sample_id"].head(10_000).tolist()
-    part = widgets.paged(table, _SHOWN, "interpret-page", "images")
     address = lambda row: widgets.heat_url(here.dataset, here.encoder, int(row["row"]), result.key)  # noqa: E731
-    widgets.gallery(here.dataset, part, "core_iou_map", key="interpret-grid", side=150, url=address)
+    widgets.paged_gallery(here.dataset, table, "core_iou_map", "interpret", "images", most=_SHOWN, side=150, url=address)

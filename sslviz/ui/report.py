@@ -1,5 +1,6 @@
 """The Q-Score report in words and figures, and the state of what it is made from."""
 
+import shlex
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -192,6 +193,13 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
     button(f"Make the {what} again", busy or embeddings.state != "fresh")
 
 
+def command(here: Frame, job: str) -> None:
+    """The command that gives the page's numbers."""
+    where = shlex.quote(str(here.workspace.root))
+    line = f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
+    st.code(line, language="bash", wrap_lines=True)
+
+
 def say_stale(stage: reads.Stage) -> None:
     """One sentence where a result no longer belongs to today's images, encoder or probe."""
     if stage.state == "stale":
@@ -258,14 +266,13 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
     by = b.selectbox("Sort by", list(names), format_func=lambda name: names[name], key="scores-by", persist_state="session")
     order = c.selectbox("Order", ["lowest first", "highest first"], key="scores-order", persist_state="session")
-    shown = d.selectbox("Show", _outcomes(table), key="scores-show", persist_state="session")
+    shown = d.selectbox("Show", outcomes(table), key="scores-show", persist_state="session")
     classes = sorted(table["title"].dropna().unique())
     only = st.multiselect("Classes", classes, key="scores-classes", persist_state="session", placeholder="all") if classes else []
     part = table if split == "all" else table[table["split"] == split]
     if only:
         part = part[part["title"].isin(only)]
-    if shown in ("misclassified", "correct"):
-        part = part[part["correct"].fillna(shown != "correct").astype(bool) == (shown == "correct")]
+    part = of_outcome(part, shown)
     part = part[part[by].notna()].sort_values([by, "sample_id"], ascending=[order == "lowest first", True])
     if part.empty:
         st.info("No image fits these filters.")
@@ -275,8 +282,16 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     widgets.paged_gallery(here.dataset, part, by, key="scores", what="images")
 
 
-def _outcomes(table: pd.DataFrame) -> list[str]:
+def outcomes(table: pd.DataFrame) -> list[str]:
+    """What a grid can be narrowed to by the probe's answers."""
     return ["all", "misclassified", "correct"] if "correct" in table and table["correct"].notna().any() else ["all"]
+
+
+def of_outcome(table: pd.DataFrame, shown: str) -> pd.DataFrame:
+    """The rows of one of `outcomes`; an image that was not judged is neither correct nor misclassified."""
+    if shown == "all":
+        return table
+    return table[table["correct"].fillna(shown != "correct").astype(bool) == (shown == "correct")]
 
 
 def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:

@@ -123,11 +123,13 @@ def paged(table: pd.DataFrame, most: int, key: str, what: str = "") -> pd.DataFr
     return table.iloc[(page - 1) * most : page * most]
 
 
-def paged_gallery(dataset: Dataset, table: pd.DataFrame, score: str, key: str, what: str = "") -> None:
-    """`gallery`, 60 images a page; the sample page steps through all of them in this order."""
-    shown = paged(table, 60, f"{key}-page", what)
+def paged_gallery(
+    dataset: Dataset, table: pd.DataFrame, score: str, key: str, what: str = "", most: int = 60, **look: Any
+) -> None:
+    """`gallery` (`look`: its side and url), `most` images a page; the sample page steps through all of them in this order."""
+    shown = paged(table, most, f"{key}-page", what)
     st.session_state["sequence"] = table["sample_id"].head(10_000).tolist()
-    gallery(dataset, shown, score, key=f"{key}-grid")
+    gallery(dataset, shown, score, key=f"{key}-grid", **look)
 
 
 def facts(rows: list[tuple[str, str, str]]) -> None:
