@@ -65,7 +65,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     counts = {
         "images left out": len(found.refused),
         "images have a map without positive evidence (often an empty set); they count as 0": int(table["zero"].sum()),
-        "core masks have no place at their threshold": int(table["core_mass_map"].isna().sum()),
+        "of the core masks mark nothing at the threshold": int(table["core_mass_map"].isna().sum()),
         "images have no spurious mask and do not count for it": len(table) - n_both,
     }
     notes += [
@@ -79,7 +79,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
         "n_correct": int(table["correct"].eq(True).sum()),
         "n_wrong": int(table["correct"].eq(False).sum()),
         "n_zero": int(table["zero"].sum()),
-        "n_empty_core": counts["core masks have no place at their threshold"],
+        "n_empty_core": counts["of the core masks mark nothing at the threshold"],
         "n_with_spurious": n_both,
         "refused": found.refused,
         "method": found.method,
