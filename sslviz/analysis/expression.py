@@ -3,8 +3,6 @@
 Its twin is the compiled pass in `rows.py`; tests/contracts holds both to tests/reference.py. Suffixes give shapes.
 """
 
-import numpy as np
-
 from sslviz.analysis.rows import FLAT
 from sslviz.arrays import Array, is_torch
 
@@ -32,7 +30,7 @@ def firing(h_ND: Array, eps: float) -> Array:
     return (h_ND - mean_N1 > eps * std_N1) & (std_N1 > FLAT * abs(mean_N1))
 
 
-def q_score(h_ND: Array, features_K: np.ndarray, eps: float) -> Array:
+def q_score(h_ND: Array, features_K: Array, eps: float) -> Array:
     """Q_i = mean over L_i ∩ D of h_ij - mu_i, on L2-normalised rows; 0 where that set is empty. Not divided by sigma."""
     mean_N1, _ = moments(h_ND)
     fires_NK = firing(h_ND, eps)[:, features_K]

@@ -1,5 +1,6 @@
 """Pre-train an encoder of our own on a data set's images, without labels."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -70,7 +71,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.store import save_encoder
     from sslviz.jobs.inputs import available_memory, sampled
     from sslviz.methods import METHODS
-    from sslviz.store.files import read_json, read_table, write_json
+    from sslviz.store.files import read_json, write_json
     from sslviz.store.workspace import check_name
     from sslviz.training.loop import Schedule, choose_precision, collapse, train
     from sslviz.training.sources import Files, InMemory, Source
@@ -134,12 +135,12 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
     input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
 
-    def export(as_name: str, epoch: int) -> None:
-        curve = read_table(folder / "metrics.parquet")
+    def export(as_name: str, rows: Sequence[Mapping[Any, float]]) -> None:
+        epoch = len(rows)
         card = {
             "command": _command(settings),
             "epochs": epoch,
-            "curve": {c: [float(f"{v:.5g}") for v in curve[c]] for c in ("loss", "spread", "rank")},
+            "curve": {c: [float(f"{row[c]:.5g}") for row in rows] for c in ("loss", "spread", "rank")},
         }
         spec = EncoderSpec(
             name=as_name,
@@ -154,13 +155,15 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         )
         save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head(), card)
 
-    def every_epoch(epoch: int, _: Any) -> None:
+    def every_epoch(rows: list[dict[str, float]]) -> dict[str, float]:
+        epoch = len(rows)
         if settings.snapshot_every and epoch % settings.snapshot_every == 0 and epoch < settings.epochs:
-            export(f"{name}-e{epoch:03d}", epoch)
+            export(f"{name}-e{epoch:03d}", rows)
+        return {}
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
     metrics = train(method, views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
-    export(name, settings.epochs)
+    export(name, metrics.to_dict("records"))
     last = metrics.iloc[-1]
     return {
         "encoder": name,

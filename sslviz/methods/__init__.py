@@ -85,6 +85,16 @@ class Clock(NamedTuple):
         return self.step / max(1, self.total - 1)
 
 
+class Step(NamedTuple):
+    """What a method makes of a batch."""
+
+    loss: torch.Tensor
+    outputs: torch.Tensor
+    """float[M, P], of the heads: their spread shows a collapse."""
+    features: torch.Tensor
+    """float[n_views * B, D], of the global views, by the backbone that receives gradients; the loss depends on this tensor."""
+
+
 class Method(nn.Module, ABC):
     """A backbone with its heads and loss. Views are float[B, 3, S, S] each, the global ones first."""
 
@@ -112,8 +122,8 @@ class Method(nn.Module, ABC):
         """Make heads, second network and loss."""
 
     @abstractmethod
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loss, the outputs float[M, P] whose spread shows a collapse)."""
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        """Loss, outputs and features of a batch."""
 
     def after_backward(self, clock: Clock) -> None:
         """Between gradients and step: what is held still early in the run loses its gradient here."""
@@ -132,11 +142,12 @@ class Compared(Method):
     projector: nn.Module
     criterion: nn.Module
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = (self.projector(self.backbone(view)) for view in views)
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        h_MD = one_by_one(self.backbone, views)
+        first, second = (self.projector(h) for h in h_MD.chunk(2))
         with full_precision(first):
             loss = self.criterion(first.float(), second.float())
-        return loss, torch.cat([first, second])
+        return Step(loss, torch.cat([first, second]), h_MD)
 
 
 def rising_momentum(start: float, clock: Clock) -> float:
@@ -149,10 +160,15 @@ def full_precision(outputs: torch.Tensor) -> torch.autocast:
     return torch.autocast(outputs.device.type, enabled=False)
 
 
+def one_by_one(network: nn.Module, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of the views, below one another; each view meets the network's BatchNorm by itself."""
+    return torch.cat([network(view) for view in views])
+
+
 def by_resolution(network: nn.Module, views: Sequence[torch.Tensor], n_views: int) -> list[torch.Tensor]:
-    """Outputs of each view; views of one size go through the network, and its BatchNorm, together (SwAV, DINO)."""
-    groups = [group for group in (views[:n_views], views[n_views:]) if group]
-    return [out for group in groups for out in network(torch.cat(list(group))).chunk(len(group))]
+    """Features of the global views, and of the local ones where there are any; views of one size go through the network, and
+    its BatchNorm, together (SwAV, DINO)."""
+    return [network(torch.cat(list(group))) for group in (views[:n_views], views[n_views:]) if group]
 
 
 METHODS: Registry[type[Method]] = Registry("method", __name__)

@@ -9,7 +9,7 @@ from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
 from sslviz.encoders.catalogue import lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision, rising_momentum
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one, rising_momentum
 
 
 @METHODS.register("byol")
@@ -38,8 +38,9 @@ class BYOL(Method):
         self.momentum = options.momentum
         self.criterion = NegativeCosineSimilarity()
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        z = [self.projector(self.backbone(view)) for view in views]
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        h_MD = one_by_one(self.backbone, views)
+        z = [self.projector(h) for h in h_MD.chunk(2)]
         first, second = (self.predictor(of_view) for of_view in z)
         with torch.no_grad():
             first_target, second_target = (self.target_projector(self.target_backbone(view)) for view in views)
@@ -50,7 +51,7 @@ class BYOL(Method):
                 + 2 * self.criterion(first.float(), second_target.float())
                 + 2 * self.criterion(second.float(), first_target.float())
             )
-        return loss, torch.cat(z)
+        return Step(loss, torch.cat(z), h_MD)
 
     def after_step(self, clock: Clock) -> None:
         momentum = rising_momentum(self.momentum, clock)

@@ -9,7 +9,7 @@ from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
 from sslviz.encoders.catalogue import LAST_LIGHTLY, authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, by_resolution, full_precision, rising_momentum
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, by_resolution, full_precision, rising_momentum
 
 
 @METHODS.register("dino")
@@ -57,7 +57,7 @@ class DINO(Method):
         self.momentum, self.temperature = options.momentum, options.temperature
         self.criterion = DINOLoss(options.output_dim)
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
         h = by_resolution(self.backbone, views, self.n_views)
         student = self.projector(torch.cat(h))
         global_views = torch.cat(list(views[: self.n_views]))
@@ -69,7 +69,7 @@ class DINO(Method):
             loss = self.criterion(
                 list(teacher.float().chunk(self.n_views)), list(student.float().chunk(len(views))), teacher_temp=temperature
             )
-        return loss, teacher
+        return Step(loss, teacher, h[0])
 
     def after_backward(self, clock: Clock) -> None:
         self.projector.cancel_last_layer_gradients(clock.epoch)

@@ -10,7 +10,7 @@ from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requ
 from torch import distributed
 
 from sslviz.encoders.catalogue import authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one
 
 
 @METHODS.register("moco")
@@ -50,13 +50,14 @@ class MoCo(Method):
         bank.register_buffer("bank", bank.bank, persistent=True)
         bank.register_buffer("bank_ptr", bank.bank_ptr, persistent=True)
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = (self.projector(self.backbone(view)) for view in views)
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        h_MD = one_by_one(self.backbone, views)
+        first, second = (self.projector(h) for h in h_MD.chunk(2))
         first_key, second_key = (self._key(view) for view in views)
         queries, keys = torch.cat([first, second]), torch.cat([second_key, first_key])
         with full_precision(queries):
             loss = self.criterion(queries.float(), keys.float())
-        return loss, queries
+        return Step(loss, queries, h_MD)
 
     @torch.no_grad()
     def _key(self, view: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 
 from sslviz.encoders.catalogue import lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision
 
 
 @METHODS.register("simclr")
@@ -31,8 +31,9 @@ class SimCLR(Method):
         self.projector = SimCLRProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
         self.criterion = NTXentLoss(temperature=options.temperature, gather_distributed=True)
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        z_MP = self.projector(self.backbone(torch.cat(list(views))))
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        h_MD = self.backbone(torch.cat(list(views)))
+        z_MP = self.projector(h_MD)
         with full_precision(z_MP):
             loss = self.criterion(*z_MP.float().chunk(2))
-        return loss, z_MP
+        return Step(loss, z_MP, h_MD)

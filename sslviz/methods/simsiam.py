@@ -7,7 +7,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 
 from sslviz.encoders.catalogue import authors
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, full_precision
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one
 
 
 @METHODS.register("simsiam")
@@ -38,12 +38,13 @@ class SimSiam(Method):
         self.predictor = SimSiamPredictionHead(options.output_dim, options.output_dim // 4, options.output_dim)
         self.criterion = NegativeCosineSimilarity()
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = (self.projector(self.backbone(view)) for view in views)
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        h_MD = one_by_one(self.backbone, views)
+        first, second = (self.projector(h) for h in h_MD.chunk(2))
         first_guess, second_guess = self.predictor(first), self.predictor(second)
         with full_precision(first):
             loss = 0.5 * (
                 self.criterion(first_guess.float(), second.detach().float())
                 + self.criterion(second_guess.float(), first.detach().float())
             )
-        return loss, torch.cat([first, second])
+        return Step(loss, torch.cat([first, second]), h_MD)

@@ -10,7 +10,7 @@ from lightly.models.utils import normalize_weight
 from torch import nn
 
 from sslviz.encoders.catalogue import SWAV_STD, authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Views, by_resolution, full_precision
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, by_resolution, full_precision
 
 
 @METHODS.register("swav")
@@ -45,13 +45,13 @@ class SwAV(Method):
         normalize_weight(self.prototypes.weight)
         self.criterion = SwaVLoss(temperature=options.temperature, sinkhorn_gather_distributed=True)
 
-    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
         h = by_resolution(self.backbone, views, self.n_views)
         z_MP = self.projector(torch.cat(h))
         with full_precision(z_MP):
             scores = list(self.prototypes(F.normalize(z_MP.float(), dim=1)).chunk(len(views)))
             loss = self.criterion(scores[: self.n_views], scores[self.n_views :]).squeeze()
-        return loss, z_MP
+        return Step(loss, z_MP, h[0])
 
     def after_backward(self, clock: Clock) -> None:
         if clock.epoch == 0:

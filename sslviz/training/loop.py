@@ -6,21 +6,23 @@ uninterrupted one would have seen. One process, or the same code on several unde
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from lightly.utils.lars import LARS
 
 from sslviz.analysis.rank import rank_me
 from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import Clock, Method, Views
 from sslviz.progress import Progress
 from sslviz.store.files import whole_file, write_table
+from sslviz.training.regulariser import Objective, Regulariser, Selection
 from sslviz.training.sources import Planned, Source
 from sslviz.training.views import draw_crops, local_size, recolour
 
@@ -29,13 +31,17 @@ _TRIAL_STEPS = 10
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and pace of a run; learning rates are per step, after scaling with the batch."""
+    """Length and pace of a run; learning rates are per step, after scaling with the batch.
+
+    lars: SGD whose step of each weight matrix is in proportion to the weight's norm (You et al., 2017), by 0.001.
+    """
 
     epochs: int
     batch_size: int
     lr: float
     warmup_epochs: int
     seed: int
+    optimizer: Literal["sgd", "lars"] = "sgd"
 
 
 def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
@@ -57,10 +63,12 @@ def train(
     folder: Path,
     fabric: lightning.Fabric,
     progress: Progress,
-    every_epoch: Callable[[int, Method], None] = lambda epoch, method: None,
+    every_epoch: Callable[[list[dict[str, float]]], Mapping[str, float]] = lambda rows: {},
+    regulariser: Regulariser | None = None,
 ) -> pd.DataFrame:
     """Train `method` on the source's images; returns the metrics, one row an epoch, also in folder/metrics.parquet.
 
+    `every_epoch`, given the metrics so far, may measure, which adds to the last row, and choose other discriminative features.
     Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
     RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
     """
@@ -78,8 +86,10 @@ def train(
     decay = [p for p in trained if p.ndim > 1]
     no_decay = [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
-    optimizer: Any = torch.optim.SGD(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    model, optimizer = fabric.setup(method, optimizer)
+    kind: Any = LARS if schedule.optimizer == "lars" else torch.optim.SGD
+    optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    objective = Objective(method, regulariser)
+    model, optimizer = fabric.setup(objective, optimizer)
 
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
     step, rows = 0, list[dict[str, float]]()
@@ -89,6 +99,8 @@ def train(
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         step, sums, rows = state["step"], state["sums"], state["rows"]
+        if regulariser is not None:
+            regulariser.selection = Selection(state["features"].numpy(), state["eps"])
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -99,6 +111,8 @@ def train(
                 "sums": sums,
                 "rows": rows,
             }
+            if regulariser is not None:
+                content |= {"features": torch.from_numpy(regulariser.selection.features), "eps": regulariser.eps}
             with whole_file(checkpoint) as beside:
                 torch.save(content, beside)
         fabric.barrier()
@@ -122,7 +136,7 @@ def train(
     while step < total:
         epoch, inside = divmod(step, steps_per_epoch)
         if inside == 0:
-            sums = {"loss": 0.0, "spread": 0.0}
+            sums = {}
         shown = recolour(next(batches), views, _generator(schedule.seed, step, 2 + 2 * fabric.global_rank))
         shown = [((v - mean) / std).to(memory_format=torch.channels_last) for v in shown]
         clock = Clock(step, total, steps_per_epoch)
@@ -131,7 +145,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(schedule.seed * 1_000_003 + step)
-        loss, outputs = model(shown, clock)
+        loss, outputs, watched = model(shown, clock)
         if not torch.isfinite(loss):
             kept = "the checkpoint of the last whole epoch is kept" if rows else "no epoch was finished, nothing is kept"
             raise RunFailed(
@@ -139,21 +153,25 @@ def train(
                 f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
             )
         fabric.backward(loss)
+        pulls = objective.gradient_norms()
         method.after_backward(clock)
         optimizer.step()
         method.after_step(clock)
         optimizer.zero_grad(set_to_none=True)
-        sums["loss"] += loss.item()
-        sums["spread"] += spread(outputs.detach().float()).item()
+        seen = {"loss": loss.detach(), "spread": spread(outputs.detach().float()), **watched, **pulls}
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in seen.items()}
         step += 1
         if step % steps_per_epoch == 0:
             row = {"epoch": epoch + 1, "step": step, "lr": lr, **{k: v / steps_per_epoch for k, v in sums.items()}}
             row["rank"] = rank_me(outputs.detach().float().cpu().numpy())
             rows.append(row)
+            if fabric.is_global_zero:
+                row |= every_epoch(rows)
+            if regulariser is not None:
+                regulariser.selection = Selection(*fabric.broadcast(tuple(regulariser.selection)))
             save()
             if fabric.is_global_zero:
                 write_table(table, pd.DataFrame(rows))
-                every_epoch(epoch + 1, method)
             speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
             epoch_began, epoch_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)
@@ -204,7 +222,7 @@ def choose_precision(method: Method, views: Views, size: int, batch: int, device
         for _ in range(3):
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss, _ = method(shown, Clock(0, 1, 1))
+                loss = method(shown, Clock(0, 1, 1)).loss
             loss.backward()
             best = min(best, time.perf_counter() - start)
         return best

@@ -9,7 +9,7 @@ import torch
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
-from sslviz.methods import METHODS, Views  # noqa: F401 (TWO takes it from here)
+from sslviz.methods import METHODS, Step, Views  # noqa: F401 (TWO takes it from here)
 from sslviz.progress import Progress
 from sslviz.training.loop import Schedule, collapse, learning_rate, spread, train
 from sslviz.training.sources import InMemory
@@ -98,9 +98,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path)
     calls = []
 
     def breaks(views, clock):
-        loss, outputs = forward(views, clock)
+        step = forward(views, clock)
         calls.append(1)
-        return (loss * float("nan") if len(calls) > 5 else loss), outputs
+        return step._replace(loss=step.loss * float("nan")) if len(calls) > 5 else step
 
     model.forward = breaks
     with pytest.raises(RunFailed, match=r"loss is nan at step 5 \(epoch 3\)"):
@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path)
 
 def test_a_loss_that_is_not_finite_at_once_promises_no_checkpoint(tmp_path):
     model = method()
-    model.forward = lambda views, clock: (torch.tensor(float("inf"), requires_grad=True), torch.ones(2, 4))
+    model.forward = lambda views, clock: Step(torch.tensor(float("inf"), requires_grad=True), torch.ones(2, 4), torch.ones(2, 4))
     with pytest.raises(RunFailed, match=r"loss is inf at step 0 \(epoch 1\); no epoch was finished, nothing is kept"):
         run(tmp_path, model=model)
     assert not (tmp_path / "checkpoint.pt").exists()

@@ -1,0 +1,189 @@
+"""The regulariser against hand-worked rows, slow loops, finite differences, and itself in two processes."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sslviz.methods import METHODS
+from sslviz.training.regulariser import Objective, Regulariser, Selection, Weights
+from tests.contracts.test_methods import SECOND_EPOCH, make, views_of
+
+# unit rows (0, 0, .6, .8) and (0, .6, 0, .8): mean .35, population std .357, threshold at eps .65 .582
+ROWS = torch.tensor([[0, 0, 0.6, 0.8], [0, 0.6, 0, 0.8]], dtype=torch.float64)
+D23 = Selection(np.array([2, 3]), 0.65)
+
+
+def terms_of(rows, selection=D23, **weights):
+    h = rows.clone().requires_grad_()
+    return h, Regulariser(selection, Weights(**weights))(h)
+
+
+def test_the_hand_worked_rows():
+    _, terms = terms_of(ROWS, lambda1=0.1, lambda2=10)
+    assert float(terms.mean_q) == pytest.approx((0.35 + 0.45) / 2)  # row 1: mean of .6 and .8 less .35; row 2: only .8
+    assert float(terms.q_term) == pytest.approx(-0.1 * 0.35 / 2)  # only row 1 lies below the mean; over both rows
+    assert float(terms.mean_l1) == pytest.approx((0 + 0.6 + 0.6 + 1.6) / 4)
+    assert float(terms.l1_term) == pytest.approx(10 * 1.6)  # only the last column lies above; not divided by the rows
+    assert float(terms.empty_share) == 0
+
+
+def test_rows_are_normalised_unless_told_otherwise():
+    _, scaled = terms_of(ROWS * torch.tensor([[7.0], [3.0]]))
+    _, plain = terms_of(ROWS)
+    torch.testing.assert_close(scaled.q_term, plain.q_term)
+    torch.testing.assert_close(scaled.l1_term, plain.l1_term)
+    _, raw = terms_of(ROWS * torch.tensor([[2.0], [1.0]]), normalise=False)
+    assert float(raw.mean_q) == pytest.approx((0.7 + 0.45) / 2)
+    assert float(raw.mean_l1) == pytest.approx((0.6 + 1.2 + 2.4) / 4)
+
+
+def test_the_gradient_by_hand():
+    h, terms = terms_of(ROWS, lambda1=0.1, lambda2=10, normalise=False)
+    terms.q_term.backward(retain_graph=True)
+    expected = torch.tensor([[-0.25, -0.25, 0.25, 0.25], [0, 0, 0, 0]], dtype=torch.float64) * (-0.1 / 2)
+    torch.testing.assert_close(h.grad, expected)  # (1/2 in L and D) - 1/4, of row 1
+    h.grad = None
+    terms.l1_term.backward()
+    expected = torch.tensor([[0, 0, 0, 10], [0, 0, 0, 10]], dtype=torch.float64)
+    torch.testing.assert_close(h.grad, expected)
+
+
+def test_lasso_counts_every_column():
+    _, terms = terms_of(ROWS, lambda2=1, lasso=True)
+    assert float(terms.l1_term) == pytest.approx(2.8)
+
+
+def test_a_sample_in_which_nothing_of_d_fires():
+    only_2 = Selection(np.array([2]), 0.65)
+    h, terms = terms_of(ROWS, only_2, lambda1=1)
+    assert float(terms.empty_share) == 0.5  # row 2
+    assert float(terms.mean_q) == pytest.approx(0.25 / 2)
+    terms.q_term.backward()
+    assert float(h.grad.abs().sum()) == 0  # the trap: Q = 0 below the mean, and no gradient
+    h, terms = terms_of(ROWS, only_2, lambda1=1, empty="highest", normalise=False)
+    assert float(terms.mean_q) == pytest.approx((0.25 - 0.35) / 2)  # its highest feature of D: 0 - .35
+    terms.q_term.backward()
+    torch.testing.assert_close(h.grad[1], torch.tensor([0.25, 0.25, -0.75, 0.25], dtype=torch.float64) / 2)
+
+
+def test_no_discriminative_feature_at_all():
+    h, terms = terms_of(ROWS, Selection(np.array([], dtype=int), 0.65), empty="highest")
+    assert float(terms.q_term) == 0
+    assert float(terms.empty_share) == 1
+    (terms.q_term + terms.l1_term).backward()
+    assert torch.isfinite(h.grad).all()
+
+
+@pytest.mark.parametrize("weights", [{}, {"lasso": True}, {"empty": "highest"}, {"normalise": False}])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_equal_finite_differences(weights, seed):
+    torch.manual_seed(seed)
+    h = (torch.randn(6, 20, dtype=torch.float64).abs() ** 3 + 0.01).requires_grad_()  # away from the kink of | |
+    own = Regulariser(Selection(np.arange(0, 20, 2), 1.0), Weights(lambda1=1, lambda2=1, **weights))
+    assert torch.autograd.gradcheck(lambda h: own(h).q_term, h)
+    assert torch.autograd.gradcheck(lambda h: own(h).l1_term, h)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_terms_by_loops(seed):
+    torch.manual_seed(seed)
+    h = torch.randn(9, 30).abs() ** 3
+    chosen, eps = list(range(5, 25)), 1.5
+    _, terms = terms_of(h, Selection(np.array(chosen), eps), lambda1=2, lambda2=3)
+    unit = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in h.double().tolist()]
+    scores = []
+    for row in unit:
+        mean = sum(row) / len(row)
+        std = math.sqrt(sum((v - mean) ** 2 for v in row) / len(row))
+        excess = [row[j] - mean for j in chosen if row[j] > mean + eps * std]
+        scores.append(sum(excess) / len(excess) if excess else 0.0)
+    alpha = sum(scores) / len(scores)
+    assert float(terms.q_term) == pytest.approx(-2 * sum(q for q in scores if q < alpha) / len(scores), rel=1e-5)
+    columns = [sum(abs(row[k]) for row in unit) for k in range(30)]
+    beta = sum(columns) / len(columns)
+    assert float(terms.l1_term) == pytest.approx(3 * sum(c for c in columns if c > beta), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_loss_meets_the_features_of_the_global_views(name):
+    """The objective adds the terms of exactly those rows and says how hard each loss pulls."""
+    method, views = make(name), views_of(name)
+    start = {k: v.clone() for k, v in method.state_dict().items()}
+    step = method(views, SECOND_EPOCH)
+    assert step.features.shape == (2 * len(views[0]), 24)
+    alone = torch.autograd.grad(step.loss, step.features, retain_graph=True)[0]
+    assert alone.abs().sum() > 0
+    method.load_state_dict(start)
+    own = Regulariser(Selection(np.arange(8), 0.5), Weights(lambda1=0.5, lambda2=0.25))
+    objective = Objective(method, own)
+    loss, outputs, watched = objective(views, SECOND_EPOCH)
+    torch.testing.assert_close(outputs, step.outputs)
+    terms = own(step.features)
+    torch.testing.assert_close(loss, step.loss + terms.q_term + terms.l1_term)
+    assert float(watched["ssl_loss"]) == pytest.approx(float(step.loss), rel=1e-6)
+    loss.backward()
+    norms = objective.gradient_norms()
+    assert norms["ssl_gradient"] == pytest.approx(float(alone.norm()), rel=1e-3)
+    for term, key in ((terms.q_term, "q_gradient"), (terms.l1_term, "l1_gradient")):
+        pull = torch.autograd.grad(term, step.features, retain_graph=True)[0]
+        assert norms[key] == pytest.approx(float(pull.norm()), rel=1e-4)
+
+
+def test_without_weights_nothing_changes():
+    """The control arm watches the terms but trains as if there were none: the same bits."""
+    gradients = []
+    for own in (None, Regulariser(Selection(np.arange(8), 0.5), Weights(0, 0))):
+        method = make("simclr")
+        loss, *_ = Objective(method, own)(views_of("simclr"), SECOND_EPOCH)
+        loss.backward()
+        gradients.append([p.grad for p in method.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+TWO = """
+import sys, torch, lightning
+sys.path.insert(0, {root!r})
+from tests.training.test_regulariser import GIVEN, ROWS_8, Regulariser, Weights
+fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
+fabric.launch()
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(5, 12)
+        self.own = Regulariser(GIVEN, Weights(lambda1=0.7, lambda2=0.3))
+    def forward(self, x):
+        return self.own(torch.relu(self.layer(x)))
+net = Net()
+model, _ = fabric.setup(net, torch.optim.SGD(net.parameters(), 0.1))
+rows = ROWS_8[fabric.global_rank * 8 // {devices} :][: 8 // {devices}]
+terms = model(rows)
+fabric.backward(terms.q_term + terms.l1_term)
+if fabric.is_global_zero:
+    facts = [float(terms.mean_q), float(terms.mean_l1), float(terms.empty_share)]
+    torch.save({{"facts": torch.tensor(facts), "gradient": net.layer.weight.grad}}, {out!r})
+"""
+ROWS_8 = torch.linspace(-1, 1, 40).reshape(8, 5).sin()
+GIVEN = Selection(np.arange(2, 10), 0.8)
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    found = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.pt"
+        script = tmp_path / f"run{devices}.py"
+        root = str(Path(__file__).parents[2])
+        script.write_text(TWO.format(root=root, devices=devices, out=str(out)))
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False, env=dict(os.environ)
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(torch.load(out, weights_only=True))
+    torch.testing.assert_close(found[1]["facts"], found[0]["facts"])
+    torch.testing.assert_close(found[1]["gradient"], found[0]["gradient"])
