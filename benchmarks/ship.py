@@ -14,6 +14,7 @@ encoder on the demo's test images.
 """
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from safetensors.torch import load_file
 from sslviz.data import dataset as datasets
 from sslviz.data.demo import files
 from sslviz.encoders.spec import load_spec
-from sslviz.encoders.store import load_weights, save_weights
+from sslviz.encoders.store import load_weights, read_card, save_weights
 from sslviz.jobs.compare import row
+from sslviz.jobs.pretrain import PretrainSettings, made_with
 from sslviz.jobs.runner import list_runs
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json, write_json
@@ -58,9 +60,19 @@ def weights(workspace: Workspace, name: str) -> None:
         halved(load_weights(workspace, spec)),
         {"sslviz": spec.model_dump_json(exclude={"digest"})},
     )
-    save_weights(folder / "head.safetensors", halved(load_file(workspace.encoder(name) / "head.safetensors")), {})
+    head = load_file(workspace.encoder(name) / "head.safetensors")
+    save_weights(folder / "head.safetensors", halved(head), {"sslviz": made_with(trained_by(workspace, name)).model_dump_json()})
     shutil.copy(workspace.encoder(name) / "card.json", folder)
     print(f"{name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB")
+
+
+def trained_by(workspace: Workspace, name: str) -> PretrainSettings:
+    """The settings of the command on an encoder's card."""
+    card = read_card(workspace, name)
+    assert card is not None
+    words = shlex.split(card.command)[2:]
+    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    return PretrainSettings.model_validate(given)
 
 
 def park(workspace: Workspace, name: str) -> None:

@@ -116,6 +116,14 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     )
 
 
+def ranking(score: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """(AUROC, AUPRC) of score float[N] for correct bool[N], samples counted weights int[N] times; NaN for one outcome only."""
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1
+    auroc, auprc, *_ = _metrics(correct[order], ends, weights[order])
+    return float(auroc), float(auprc)
+
+
 @_njit
 def _metrics(hits: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
     """Samples in order of falling score, `ends` of their groups of equal score, and how often each was drawn."""

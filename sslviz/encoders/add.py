@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
-from sslviz.encoders.store import save_encoder
+from sslviz.encoders.store import read_head, save_encoder
 from sslviz.errors import InputError, NotFound, shown
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
@@ -38,8 +38,6 @@ def add_encoder(
             return _add_timm(workspace, f"hf-hub:{source.removeprefix('hf:')}", name)
         name = name or name_from_path(Path(source.removeprefix("hf:")))
         source = str(found_file)
-    from safetensors.torch import load_file
-
     from sslviz.encoders.doctor import read_encoder
 
     for key in ("mean", "std"):
@@ -58,7 +56,7 @@ def add_encoder(
             )
     head, card = (path.with_name(part) for part in ("head.safetensors", "card.json"))
     ours = found.writer == "sslviz"
-    spec = save_encoder(workspace, spec, weights, load_file(head) if ours and head.exists() else None)
+    spec = save_encoder(workspace, spec, weights, read_head(head) if ours else None)
     if ours and card.exists():
         shutil.copyfile(card, workspace.encoder(name) / "card.json")
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())

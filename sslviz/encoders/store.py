@@ -1,10 +1,12 @@
 """Encoders in a workspace: encoder.json beside weights.safetensors, with head.safetensors and card.json where they are known."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from sslviz.encoders.spec import EncoderSpec
@@ -16,11 +18,22 @@ from sslviz.store.workspace import Workspace
 MIN_FEATURES = 8
 
 
+@dataclass(frozen=True)
+class Head:
+    """What training goes on from beside the backbone that is kept: projector, predictor, second network, queue.
+
+    tensors: as their writer named them · facts: who wrote them, and for our own what they are made with.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+
 def save_encoder(
     workspace: Workspace,
     spec: EncoderSpec,
     weights: dict[str, torch.Tensor],
-    head: dict[str, torch.Tensor] | None = None,
+    head: Head | None = None,
     card: dict[str, Any] | None = None,
 ) -> EncoderSpec:
     """Store an encoder; returns its spec with the digest of the weights. The weights file alone also tells what it is.
@@ -33,7 +46,7 @@ def save_encoder(
     folder = workspace.create().encoder(spec.name)
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
     if head:
-        save_weights(folder / "head.safetensors", head, {})
+        save_weights(folder / "head.safetensors", head.tensors, {"sslviz": json.dumps(head.facts)})
     if card:
         write_json(folder / "card.json", card)
     spec = spec.model_copy(update={"digest": file_digest(folder / "weights.safetensors")})
@@ -45,6 +58,17 @@ def check_width(spec: EncoderSpec) -> None:
     """Raises InputError for an encoder narrower than 8 features."""
     if spec.feature_dim < MIN_FEATURES:
         raise InputError(f'encoder "{spec.name}" has {spec.feature_dim} features; expected at least {MIN_FEATURES}.')
+
+
+def read_head(path: Path) -> Head | None:
+    """The head in a head.safetensors; None where there is no such file, or none that can be read."""
+    try:
+        with safe_open(path, "pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+            facts = json.loads((handle.metadata() or {}).get("sslviz", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return Head(tensors, facts) if isinstance(facts, dict) else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Jobs: settings in, a result in the workspace out. Command line, app and runs all go through them."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -34,7 +35,7 @@ class Job:
     summary: str
 
 
-_NO_JOBS = frozenset({"runner", "inputs", "damage"})
+_NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "training"})
 JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 
@@ -46,6 +47,20 @@ def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Ru
         return run
 
     return enter
+
+
+def command_of(job: str, settings: Settings) -> str:
+    """The command line that runs a job with these settings: what is required, and every setting that is not the default."""
+    words = ["sslviz", job]
+    given = settings.model_dump(exclude_defaults=True)
+    for name, info in type(settings).model_fields.items():
+        if name in given or info.is_required():
+            value, flag = getattr(settings, name), name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [word for one in (value if isinstance(value, list) else [value]) for word in (f"--{flag}", str(one))]
+    return shlex.join(words)
 
 
 def parse(settings: type[Settings], values: dict[str, Any]) -> Settings:

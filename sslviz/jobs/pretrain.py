@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import Settings, job
+from sslviz.jobs import Settings, command_of, job
+from sslviz.jobs.training import LARGE
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from sslviz.methods import Views
-
-_LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CIFAR-10, appendix B.9) and cut from the files
+    from sslviz.methods.heads import Made
 
 
 class PretrainSettings(Settings):
@@ -60,21 +60,17 @@ class PretrainSettings(Settings):
 )
 def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Pre-train an encoder on a data set's train images, without labels."""
-    import lightning
     import torch
 
     from sslviz.data import dataset as datasets
-    from sslviz.data.loading import load_pixels
     from sslviz.encoders.backbones import BACKBONES
-    from sslviz.encoders.run import pick_device
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.inputs import available_memory, sampled
+    from sslviz.jobs.training import fabric_for, train_images
     from sslviz.methods import METHODS
-    from sslviz.store.files import read_json, write_json
+    from sslviz.methods.heads import take_apart
     from sslviz.store.workspace import check_name
-    from sslviz.training.loop import Schedule, choose_precision, collapse, train
-    from sslviz.training.sources import Files, InMemory, Source
+    from sslviz.training.loop import Schedule, collapse, train
 
     folder = progress.folder
     if folder is None:
@@ -84,24 +80,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
-    if dataset.root is None:
-        raise InputError(f'data set "{dataset.name}" has arrays only; pre-training needs images.')
-    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
-    bytes_needed = len(ids) * 3 * settings.size**2
-    fits = bytes_needed < 0.5 * available_memory()
-    if settings.input == "memory" and not fits:
-        raise InputError(
-            f"{len(ids):,} images of {settings.size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
-            f"what is free. Choose --input files, or a smaller --size."
-        )
-    from_files = settings.input == "files" or (settings.input == "auto" and (settings.size >= _LARGE or not fits))
-    some = ids if not from_files else sampled(ids, 2000, settings.seed)
-    images, bad = load_pixels(dataset.root, some.tolist(), settings.size, settings.workers, progress)
-    if bad:
-        progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
-    source: Source = InMemory(images)
-    if from_files:
-        source = Files(dataset.root, ids.tolist(), settings.workers, progress.warn)
+    source, images, bad = train_images(dataset, settings.size, settings.input, settings.workers, settings.seed, progress)
 
     torch.manual_seed(settings.seed)
     architecture = {
@@ -110,19 +89,13 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "stem_stride": settings.stem_stride,
         "feature_dim": settings.feature_dim,
     }
-    views = _views(method_class.views, settings)
-    own = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
-    options = method_class.options.changed(settings.method, **{name: getattr(settings, name) for name in own})
+    made = made_with(settings)
     backbone = BACKBONES["small_resnet"].build(architecture)
-    method = method_class(backbone, settings.feature_dim, options, views.n_views)
-    device = pick_device(settings.device)
-    chosen = folder / "precision.json"
-    precision: Any = settings.precision
-    if precision == "auto":
-        if not chosen.exists():
-            write_json(chosen, {"precision": choose_precision(method, views, settings.size, settings.batch_size, device)})
-        precision = read_json(chosen)["precision"]
-    fabric = lightning.Fabric(accelerator=device, devices=1, precision=precision)
+    method = method_class(backbone, settings.feature_dim, made.options, made.views.n_views)
+    fabric, precision = fabric_for(
+        method, made.views, settings.size, settings.batch_size, settings.device, settings.precision, folder
+    )
+    device = fabric.device.type
     progress.note(device=device, precision=precision, images=len(source))
 
     recipe = method_class.recipe
@@ -138,7 +111,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     def export(as_name: str, rows: Sequence[Mapping[Any, float]]) -> None:
         epoch = len(rows)
         card = {
-            "command": _command(settings),
+            "command": command_of("pretrain", settings),
             "epochs": epoch,
             "curve": {c: [float(f"{row[c]:.5g}") for row in rows] for c in ("loss", "spread", "rank")},
         }
@@ -151,9 +124,9 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             method=settings.method,
             network=method_class.branch,
             source=f"sslviz pretrain on {dataset.name} ({len(source):,} images), epoch {epoch} of {settings.epochs}",
-            notes=(_command(settings),),
+            notes=(command_of("pretrain", settings),),
         )
-        save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), method.head(), card)
+        save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), take_apart(method, made), card)
 
     def every_epoch(rows: list[dict[str, float]]) -> dict[str, float]:
         epoch = len(rows)
@@ -162,7 +135,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         return {}
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
-    metrics = train(method, views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
+    metrics = train(method, made.views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
     export(name, metrics.to_dict("records"))
     last = metrics.iloc[-1]
     return {
@@ -178,11 +151,22 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     }
 
 
+def made_with(settings: PretrainSettings) -> "Made":
+    """What these settings make the method's heads and views of."""
+    from sslviz.methods import METHODS
+    from sslviz.methods.heads import Made
+
+    method = METHODS[settings.method]
+    names = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
+    options = method.options.changed(settings.method, **{name: getattr(settings, name) for name in names})
+    return Made(method=settings.method, options=options, views=_views(method.views, settings), size=settings.size)
+
+
 def _views(own: "Views", settings: PretrainSettings) -> "Views":
     """The method's views with what the settings change; local views go on from where the global ones end, as published."""
     low = settings.crop_min or own.scale[0]
     ratio = low / own.scale[0]
-    blur = settings.size >= _LARGE if settings.blur is None else settings.blur
+    blur = settings.size >= LARGE if settings.blur is None else settings.blur
     return replace(
         own,
         scale=(low, own.scale[1]),
@@ -197,9 +181,3 @@ def _views(own: "Views", settings: PretrainSettings) -> "Views":
 def _triple(values: Any) -> tuple[float, float, float]:
     a, b, c = (round(float(v), 4) for v in values)
     return a, b, c
-
-
-def _command(settings: PretrainSettings) -> str:
-    """The command that trains this encoder again: every setting that is not the default."""
-    given = settings.model_dump(exclude_defaults=True) | {"dataset": settings.dataset, "method": settings.method}
-    return "sslviz pretrain " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())

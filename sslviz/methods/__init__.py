@@ -69,15 +69,17 @@ class Options:
 
 
 class Clock(NamedTuple):
-    """Where a run stands: steps taken, of how many, and steps an epoch. (A tuple: Fabric takes frozen dataclasses apart.)"""
+    """Where a run stands: steps taken, of how many, and steps an epoch; `further`: its heads were trained before, so nothing is
+    held still or warmed up. (A tuple: Fabric takes frozen dataclasses apart.)"""
 
     step: int
     total: int
     steps_per_epoch: int
+    further: bool = False
 
     @property
-    def epoch(self) -> int:
-        return self.step // self.steps_per_epoch
+    def first_epoch(self) -> bool:
+        return self.step < self.steps_per_epoch and not self.further
 
     @property
     def done(self) -> float:
@@ -131,7 +133,7 @@ class Method(nn.Module, ABC):
     def after_step(self, clock: Clock) -> None:
         """After the optimiser's step: moving averages, normalised prototypes."""
 
-    def head(self) -> dict[str, torch.Tensor]:
+    def rest(self) -> dict[str, torch.Tensor]:
         """Everything but the kept backbone: what training goes on from."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(f"{self.keeps}.")}
 
@@ -171,4 +173,4 @@ def by_resolution(network: nn.Module, views: Sequence[torch.Tensor], n_views: in
     return [network(torch.cat(list(group))) for group in (views[:n_views], views[n_views:]) if group]
 
 
-METHODS: Registry[type[Method]] = Registry("method", __name__)
+METHODS: Registry[type[Method]] = Registry("method", __name__, beside=frozenset({"heads"}))

@@ -64,7 +64,7 @@ class DINO(Method):
         with torch.no_grad():
             teacher = self.teacher_projector(self.teacher_backbone(global_views))
         low, high = min(0.04, self.temperature), self.temperature
-        temperature = min(high, low + (high - low) * clock.done / 0.1)
+        temperature = high if clock.further else min(high, low + (high - low) * clock.done / 0.1)
         with full_precision(student):
             loss = self.criterion(
                 list(teacher.float().chunk(self.n_views)), list(student.float().chunk(len(views))), teacher_temp=temperature
@@ -72,7 +72,7 @@ class DINO(Method):
         return Step(loss, teacher, h[0])
 
     def after_backward(self, clock: Clock) -> None:
-        self.projector.cancel_last_layer_gradients(clock.epoch)
+        self.projector.cancel_last_layer_gradients(0 if clock.first_epoch else 1)
 
     def after_step(self, clock: Clock) -> None:
         momentum = rising_momentum(self.momentum, clock)

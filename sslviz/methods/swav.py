@@ -54,7 +54,7 @@ class SwAV(Method):
         return Step(loss, z_MP, h[0])
 
     def after_backward(self, clock: Clock) -> None:
-        if clock.epoch == 0:
+        if clock.first_epoch:
             self.prototypes.weight.grad = None
 
     def after_step(self, clock: Clock) -> None:

@@ -6,8 +6,8 @@ uninterrupted one would have seen. One process, or the same code on several unde
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,16 @@ from sslviz.training.views import draw_crops, local_size, recolour
 
 _TRIAL_STEPS = 10
 
+Normalise = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of red, green and blue."""
+
 
 @dataclass(frozen=True)
 class Schedule:
     """Length and pace of a run; learning rates are per step, after scaling with the batch.
 
-    lars: SGD whose step of each weight matrix is in proportion to the weight's norm (You et al., 2017), by 0.001.
+    lars: SGD whose step of each weight matrix is in proportion to the weight's norm (You et al., 2017), by 0.001 · further:
+    the heads were trained before · heads_only: the backbones stay as they are.
     """
 
     epochs: int
@@ -42,6 +46,8 @@ class Schedule:
     warmup_epochs: int
     seed: int
     optimizer: Literal["sgd", "lars"] = "sgd"
+    further: bool = False
+    heads_only: bool = False
 
 
 def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
@@ -58,7 +64,7 @@ def train(
     views: Views,
     images: Source,
     size: int,
-    normalise: tuple[tuple[float, float, float], tuple[float, float, float]],
+    normalise: Normalise,
     schedule: Schedule,
     folder: Path,
     fabric: lightning.Fabric,
@@ -78,10 +84,12 @@ def train(
     if n < batch:
         raise InputError(f"data set smaller than one batch: {n} images, batch size {batch}. Choose --batch-size {n} or less.")
     steps_per_epoch = n // batch
-    local = batch // fabric.world_size
 
     method = method.to(memory_format=torch.channels_last)
     recipe = method.recipe
+    backbones = [part for name, part in method.named_children() if name.endswith("backbone")]
+    if schedule.heads_only:
+        method.backbone.requires_grad_(False)
     trained = [p for p in method.parameters() if p.requires_grad]
     decay = [p for p in trained if p.ndim > 1]
     no_decay = [p for p in trained if p.ndim <= 1]
@@ -117,29 +125,23 @@ def train(
                 torch.save(content, beside)
         fabric.barrier()
 
-    mean, std = (torch.tensor(v, device=fabric.device)[:, None, None] for v in normalise)
     total = schedule.epochs * steps_per_epoch
     progress.stage("training", total)
     progress.advance(step)
     method.train()
+    if schedule.heads_only:
+        for backbone in backbones:
+            backbone.eval()
     epoch_began, epoch_step = time.monotonic(), step
     began, first = epoch_began, step
 
-    def plan(start: int) -> Iterator[Planned]:
-        for k in range(start, total):
-            epoch, inside = divmod(k, steps_per_epoch)
-            order = torch.randperm(n, generator=_generator(schedule.seed, epoch, 0))
-            rows = order[inside * batch : (inside + 1) * batch][fabric.global_rank * local :][:local].tolist()
-            yield Planned(rows, draw_crops(local, views, size, _generator(schedule.seed, k, 1 + 2 * fabric.global_rank)))
-
-    batches = images.batches(plan(step), fabric.device)
+    batches = batches_of(views, images, size, normalise, schedule, fabric, range(step, total))
     while step < total:
         epoch, inside = divmod(step, steps_per_epoch)
         if inside == 0:
             sums = {}
-        shown = recolour(next(batches), views, _generator(schedule.seed, step, 2 + 2 * fabric.global_rank))
-        shown = [((v - mean) / std).to(memory_format=torch.channels_last) for v in shown]
-        clock = Clock(step, total, steps_per_epoch)
+        shown = next(batches)
+        clock = Clock(step, total, steps_per_epoch, schedule.further)
 
         lr = learning_rate(step, steps_per_epoch, schedule)
         for group in optimizer.param_groups:
@@ -186,7 +188,53 @@ def train(
         except Cancelled:
             save()
             raise
+    method.backbone.requires_grad_(True)
     return pd.DataFrame(rows)
+
+
+def batches_of(
+    views: Views,
+    images: Source,
+    size: int,
+    normalise: Normalise,
+    schedule: Schedule,
+    fabric: lightning.Fabric,
+    steps: Iterable[int],
+) -> Iterator[list[torch.Tensor]]:
+    """The views of each step, float[B, 3, S, S] each, as the networks take them: this process's share of the batch."""
+    batch, rank = schedule.batch_size, fabric.global_rank
+    local, steps_per_epoch = batch // fabric.world_size, len(images) // batch
+
+    def plan() -> Iterator[Planned]:
+        for step in steps:
+            epoch, inside = divmod(step, steps_per_epoch)
+            order = torch.randperm(len(images), generator=_generator(schedule.seed, epoch, 0))
+            rows = order[inside * batch : (inside + 1) * batch][rank * local :][:local].tolist()
+            yield Planned(rows, draw_crops(local, views, size, _generator(schedule.seed, step, 1 + 2 * rank)))
+
+    mean, std = (torch.tensor(v, device=fabric.device)[:, None, None] for v in normalise)
+    for step, cut in zip(steps, images.batches(plan(), fabric.device), strict=True):
+        coloured = recolour(cut, views, _generator(schedule.seed, step, 2 + 2 * rank))
+        yield [((view - mean) / std).to(memory_format=torch.channels_last) for view in coloured]
+
+
+def pull_ratio(method: Method, regulariser: Regulariser, batches: Iterable[list[torch.Tensor]]) -> float:
+    """How many times harder the method's own loss pulls at the features than the regulariser's first term at lambda1 = 1.
+
+    Frobenius norms of the gradients, mean over the batches (ours); infinity where that term pulls at nothing. The method is left
+    as it came.
+    """
+    state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    objective = Objective(method, Regulariser(regulariser.selection, replace(regulariser.weights, lambda1=1.0))).train()
+    own = first = 0.0
+    for shown in batches:
+        loss, *_ = objective(shown, Clock(0, 1, 1, further=True))
+        loss.backward()
+        norms = objective.gradient_norms()
+        own, first = own + norms["ssl_gradient"], first + norms["q_gradient"]
+        method.zero_grad(set_to_none=True)
+    method.load_state_dict(state)
+    return own / first if first else math.inf
 
 
 def collapse(spread: float, rank: float) -> str:

@@ -124,7 +124,7 @@ def test_backbone_and_head_together_are_the_whole_state(name):
     method(views, SECOND_EPOCH)  # fills queues, moves centres
     method.after_step(SECOND_EPOCH)
     kept = {f"{method.keeps}.{k}": v.clone() for k, v in getattr(method, method.keeps).state_dict().items()}
-    head = {k: v.clone() for k, v in method.head().items()}
+    head = {k: v.clone() for k, v in method.rest().items()}
     assert not kept.keys() & head.keys()
     expected = method(views, SECOND_EPOCH)[0]
     other = make(name, seed=7)

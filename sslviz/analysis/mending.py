@@ -1,0 +1,154 @@
+"""What further training did to an encoder: figures of each arm and seed, and differences on the very same images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sslviz.analysis.evaluation import ranking
+
+FIGURES = (
+    "top1",
+    "auroc",
+    "auprc",
+    "q_correct",
+    "q_wrong",
+    "q_correct_fixed",
+    "q_wrong_fixed",
+    "q_all",
+    "q_all_fixed",
+    "empty_share",
+    "top1_40",
+    "core_correct",
+    "core_wrong",
+    "spurious_correct",
+    "spurious_wrong",
+)
+_SPLIT = {"q_{}": "q", "q_{}_fixed": "q_fixed", "core_{}": "core", "spurious_{}": "spurious"}
+_MEANS: dict[str, tuple[str, bool | None]] = {
+    "top1": ("correct", None),
+    "q_all": ("q", None),
+    "q_all_fixed": ("q_fixed", None),
+    "empty_share": ("empty", None),
+    "top1_40": ("correct_40", None),
+    **{name.format("correct"): (column, True) for name, column in _SPLIT.items()},
+    **{name.format("wrong"): (column, False) for name, column in _SPLIT.items()},
+}
+_CELLS = 4_000_000  # of draws and images at a time
+
+
+def figures(images: pd.DataFrame) -> dict[str, float]:
+    """The figures of one encoder on judged images; NaN for what is not known.
+
+    images: q, q_fixed (D and eps of the base encoder), empty (bool), and where they are known correct, correct_40 (on the 60 % of
+    the features that are discriminative), core and spurious (IoU). AUROC and AUPRC of q, positive = correct.
+    """
+    return dict(zip(FIGURES, _Judged(images).figures(np.ones((1, len(images)), np.int64))[0].tolist(), strict=True))
+
+
+class _Judged:
+    """Images prepared for many draws: each figure but AUROC and AUPRC is a mean over a part of them."""
+
+    def __init__(self, images: pd.DataFrame) -> None:
+        n = len(images)
+        self.right = images["correct"].to_numpy(dtype=bool) if "correct" in images else None
+        self.q = images["q"].to_numpy(dtype=float)
+        self.values_NF, self.counted_NF = np.zeros((n, len(FIGURES))), np.zeros((n, len(FIGURES)))
+        for k, figure in enumerate(FIGURES):
+            column, part = _MEANS.get(figure, ("", None))
+            if column in images:
+                values = images[column].to_numpy(dtype=float)
+                counted = ~np.isnan(values)
+                if part is not None:
+                    counted &= False if self.right is None else self.right == part
+                self.values_NF[:, k], self.counted_NF[:, k] = np.where(counted, values, 0), counted
+
+    def figures(self, weights_BN: np.ndarray) -> np.ndarray:
+        """float[B, F] of draws int[B, N]: how often each image counts."""
+        total = weights_BN @ self.counted_NF
+        found: np.ndarray = np.full(total.shape, np.nan)
+        np.divide(weights_BN @ self.values_NF, total, out=found, where=total > 0)
+        if self.right is not None:
+            ranked = [ranking(self.q, self.right, weights) for weights in weights_BN]
+            found[:, [FIGURES.index("auroc"), FIGURES.index("auprc")]] = ranked
+        return found
+
+
+def mended_and_broken(before: pd.Series, after: pd.Series) -> tuple[int, int]:
+    """How many images only the probe of the second encoder gets right, and only that of the first; bool, index sample_id."""
+    both = pd.concat([before.rename("before"), after.rename("after")], axis=1).dropna().astype(bool)
+    return int((~both["before"] & both["after"]).sum()), int((both["before"] & ~both["after"]).sum())
+
+
+def differences(arms: Mapping[str, Sequence[pd.DataFrame]], against: str, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """arm, against, figure, mean, low, high, of_seeds: each arm's figures less those of arm `against`.
+
+    arms: name -> the `images` of each seed (see `figures`), the same images in the same order in all. Seed k is compared with
+    seed k of the other arm, or with its only one. mean: over seeds · low, high: 95 %, percentile bootstrap over the images,
+    which are drawn alike for all arms and seeds (they say nothing of other seeds) · of_seeds: the difference of each seed.
+    """
+    n = len(arms[against][0])
+    prepared = {arm: [_Judged(images) for images in tables] for arm, tables in arms.items()}
+    rng, left = np.random.default_rng(seed), n_bootstrap
+    points = _of_arms(prepared, np.ones((1, n), np.int64))
+    draws = {arm: [np.empty((0, *found.shape[1:]))] for arm, found in points.items()}
+    while left:
+        step = min(left, max(1, _CELLS // n))
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=step)
+        for arm, found in _of_arms(prepared, weights).items():
+            draws[arm].append(found)
+        left -= step
+    rows: list[dict[str, Any]] = []
+    for arm in arms:
+        if arm == against:
+            continue
+        gap = (points[arm] - points[against])[0]
+        spread = (np.concatenate(draws[arm]) - np.concatenate(draws[against])).mean(1)
+        for k, figure in enumerate(FIGURES):
+            known = spread[:, k][~np.isnan(spread[:, k])]
+            low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 20 else (np.nan, np.nan)
+            rows.append(
+                {
+                    "arm": arm,
+                    "against": against,
+                    "figure": figure,
+                    "mean": float(gap[:, k].mean()),
+                    "low": float(low),
+                    "high": float(high),
+                    "of_seeds": gap[:, k].tolist(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _of_arms(prepared: Mapping[str, Sequence[_Judged]], weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+    """arm -> figures float[B, seeds, F]."""
+    return {arm: np.stack([one.figures(weights_BN) for one in seeds], axis=1) for arm, seeds in prepared.items()}
+
+
+def class_means(H: np.ndarray, labels: np.ndarray, correct: np.ndarray, features: np.ndarray) -> pd.DataFrame:
+    """outcome, label, feature, mean, n: class-average representations of unit rows float[N, D], right and wrong images apart."""
+    rows = []
+    for outcome, part in (("correct", correct), ("wrong", ~correct)):
+        for label in np.unique(labels):
+            chosen = part & (labels == label)
+            if chosen.any():
+                means = H[chosen][:, features].mean(0)
+                n = int(chosen.sum())
+                rows += [(outcome, int(label), int(f), float(m), n) for f, m in zip(features, means, strict=True)]
+    return pd.DataFrame(rows, columns=["outcome", "label", "feature", "mean", "n"])
+
+
+def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
+    """One sentence: whether the regulariser gained accuracy over the control that was trained on as long."""
+    found = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == arm)]
+    if found.empty or found["mean"].isna().any():
+        return ""
+    row = found.iloc[0]
+    gain = f"{100 * row['mean']:+.1f} points (95 % {100 * row['low']:+.1f} to {100 * row['high']:+.1f}) beside the control"
+    if row["low"] > 0:
+        return f"The regulariser gains: top-1 {gain}, on these images."
+    if row["high"] < 0:
+        return f"The regulariser loses: top-1 {gain}, on these images."
+    return f"No gain over the control can be told from zero: top-1 {gain}."

@@ -1,0 +1,495 @@
+"""Mend an encoder: train it on with the Q-Score regulariser, beside controls, and say what that did on the very same images."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import isinf, isnan
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from sslviz.errors import InputError, RunFailed
+from sslviz.jobs import Eps, Settings, command_of, job
+from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from sslviz.encoders.spec import EncoderSpec
+    from sslviz.jobs.inputs import Embedded
+    from sslviz.jobs.mended import Judged
+    from sslviz.methods import Method
+    from sslviz.methods.heads import Made
+    from sslviz.training.regulariser import Regulariser, Selection, Weights
+    from sslviz.training.sources import Source
+
+Arm = Literal["control", "both", "lambda1", "lambda2", "lasso", "strong"]
+ARMS: dict[Arm, str] = {
+    "control": "the same further training without either term",
+    "both": "both terms: the Q-Score regulariser",
+    "lambda1": "the Q term only",
+    "lambda2": "the column term only",
+    "lasso": "the column term over all columns (the paper's own alternative)",
+    "strong": "both, lambda1 raised until it pulls at the features with 1 % of the own loss's force (ours)",
+}
+PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
+_STRONG, _STRONG_BATCHES = 0.01, 4
+_WATCHED, _WATCHED_TRAIN = 512, 2000
+
+
+class FinetuneSettings(Settings):
+    dataset: str = Field(description="data set in the workspace whose train images are trained on")
+    encoder: str = Field(description="encoder in the workspace to go on from")
+    arms: list[Arm] = Field(
+        ["control", "both"],
+        description="what is trained beside the base, once for each: " + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
+    )
+    seeds: list[int] = Field([0], description="of order and views, once for each")
+    preset: Literal["published", "small"] = Field(
+        "published", description="published: 50 epochs at 1e-5; small, for a CPU (ours): 10 epochs at 0.2"
+    )
+    epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
+    lr: float | None = Field(None, ge=0, description="peak learning rate; default the preset's")
+    optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
+    warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
+    batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
+    lambda1: float = Field(1e-4, ge=0, description="weight of the Q term")
+    lambda2: float = Field(1e-4, ge=0, description="weight of the column term; its effect grows with the batch")
+    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    refresh_every: int = Field(0, ge=0, description="(ours) choose the features D anew every so many epochs; 0 never")
+    empty: Literal["zero", "highest"] = Field(
+        "zero", description="(ours) Q of a sample in which no feature of D fires; at zero it gets no gradient"
+    )
+    normalise: bool = Field(True, description="(ours) the terms see rows of L2 norm 1")
+    judge_every: int = Field(5, ge=0, description="a probe's accuracy on a sample every so many epochs; 0 never")
+    method: str = Field("", description="self-supervised method of an encoder that comes without its head; default its own")
+    head_epochs: int = Field(5, ge=1, description="epochs that train such a fresh head on the frozen encoder")
+    name: str = Field("", description="lead of the new encoders' names NAME-ARM-sSEED; default the encoder's")
+    input: Literal["auto", "memory", "files"] = Field("auto", description="hold pictures in memory, or cut views from the files")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
+    workers: int = Field(2, ge=1, le=128, description="threads, or with files processes, that read images")
+
+    def encoder_name(self, arm: str, seed: int) -> str:
+        """Of the encoder that an arm makes."""
+        return f"{self.name or self.encoder}-{arm}-s{seed}"
+
+    def pace(self) -> tuple[int, float, int]:
+        """(epochs, peak learning rate, epochs of warm-up)."""
+        epochs = self.epochs or PRESETS[self.preset]["epochs"]
+        lr = PRESETS[self.preset]["lr"] if self.lr is None else self.lr
+        return epochs, lr, min(epochs // 10 if self.warmup_epochs is None else self.warmup_epochs, epochs - 1)
+
+
+@job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
+def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """Train an encoder on with the Q-Score regulariser, beside controls, and compare them with it on the very same images."""
+    import pandas as pd
+
+    from sslviz.analysis import mending
+    from sslviz.jobs.inputs import open_embedded
+    from sslviz.jobs.mended import judge
+    from sslviz.store.files import only_writer
+    from sslviz.store.results import save_result
+    from sslviz.training.regulariser import Selection
+
+    if not settings.arms or not settings.seeds:
+        raise InputError("name at least one arm and one seed.")
+    origin = Origin.read(workspace, settings)
+    base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress)
+    embedded = open_embedded(workspace, settings.dataset, settings.encoder)
+    chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
+    fixed = Selection(chosen.features, chosen.eps)
+    notes = [*origin.notes, *base.notes]
+    if not len(fixed.features):
+        notes.append("no feature is discriminative: D is empty and the Q term does nothing")
+
+    trainer = _Trainer(settings, workspace, origin, embedded, fixed, base, progress)
+    arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
+    trained = [trainer.train(arm, seed, _Led(progress, arm, seed, k, len(arms))) for k, (arm, seed) in enumerate(arms)]
+    judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
+    rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
+    images = {"base": [base.images]}
+    for k, one in enumerate(trained):
+        led = _Led(progress, one.arm, one.seed, k, len(arms))
+        after = judge(workspace, settings.dataset, one.encoder, settings.eps, fixed, led)
+        judged.append((one.arm, one.seed, after))
+        images.setdefault(one.arm, []).append(after.images)
+        rows.append({**one.facts(), **after.figures(), **base.changed(after)})
+        notes += [note for note in [*one.notes, *after.notes] if note not in notes]
+    progress.stage("comparing")
+    against = [arm for arm in ("base", "control") if arm in images]
+    differences = pd.concat([mending.differences(images, arm) for arm in against], ignore_index=True)
+    tables = {
+        "arms": pd.DataFrame(rows),
+        "differences": differences,
+        "images": pd.concat(
+            [one.images.reset_index().assign(arm=arm, seed=seed) for arm, seed, one in judged], ignore_index=True
+        ),
+        "panels": pd.concat([one.panel(fixed).assign(arm=arm, seed=seed) for arm, seed, one in judged], ignore_index=True),
+        "curves": pd.concat([t.curve.assign(arm=t.arm, seed=t.seed) for t in trained], ignore_index=True),
+    }
+    epochs, lr, warmup = settings.pace()
+    summary = {
+        "arms": [{k: _known(v) for k, v in row.items()} for row in rows],
+        "judged_on": base.split,
+        "n": len(base.images),
+        "method": origin.made.method,
+        "epochs": epochs,
+        "lr": lr,
+        "warmup_epochs": warmup,
+        "eps": fixed.eps,
+        "n_discriminative": len(fixed.features),
+        "verdict": mending.verdict(differences),
+        "notes": notes,
+    }
+    for note in notes:
+        progress.warn(note)
+    folder = workspace.results(settings.dataset, settings.encoder, "finetune")
+    with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}"):
+        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device"})
+        save_result(folder, plain, embedded.inputs, tables, summary)
+    return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The encoder that training goes on from, with its head; `fresh`: it came without one."""
+
+    spec: "EncoderSpec"
+    weights: "dict[str, torch.Tensor]"
+    made: "Made"
+    head: Any
+    notes: list[str]
+
+    @classmethod
+    def read(cls, workspace: Workspace, settings: FinetuneSettings) -> "Origin":
+        """Raises InputError for an encoder that cannot be trained on: arrays, a timm model, an unknown method without a head."""
+        from sslviz.encoders.backbones import BACKBONES
+        from sslviz.encoders.spec import load_spec
+        from sslviz.encoders.store import load_weights, read_head
+        from sslviz.methods import METHODS
+        from sslviz.methods.heads import Made, put_together
+
+        workspace.existing_encoder(settings.encoder)
+        spec = load_spec(workspace, settings.encoder)
+        if spec.backbone in ("arrays", "pixels"):
+            raise InputError(f'encoder "{spec.name}" has no weights to train ({spec.source}).')
+        if spec.outputs:
+            raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
+        weights = load_weights(workspace, spec)
+        head = read_head(workspace.encoder(spec.name) / "head.safetensors")
+        if head is not None:
+            return cls(spec, weights, put_together(spec, weights, head)[1], head, [])
+        name = settings.method or spec.method
+        if name not in METHODS.names():
+            raise InputError(
+                f'encoder "{spec.name}" came without its head and its method is {name}. '
+                f"Say which loss to go on with: --method {'|'.join(METHODS.names())}"
+            )
+        if not BACKBONES[spec.backbone].anchors:
+            raise InputError(f'encoder "{spec.name}" ({spec.backbone}) cannot be trained here; ResNets can.')
+        method = METHODS[name]
+        made = Made(method=name, options=method.options, views=method.views, size=spec.input.size)
+        note = (
+            f"{spec.name} came without its head: a fresh one is trained on the frozen encoder for {settings.head_epochs} epochs"
+        )
+        return cls(spec, weights, made, None, [note])
+
+    def method(self) -> "Method":
+        """The method as it was when the encoder was stored."""
+        from sslviz.methods.heads import begin_anew, put_together
+
+        if self.head is None:
+            return begin_anew(self.spec, self.weights, self.made)
+        return put_together(self.spec, self.weights, self.head)[0]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    arm: str
+    seed: int
+    encoder: str
+    weights: "Weights"
+    curve: "pd.DataFrame"
+    notes: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        own = self.weights
+        return {"arm": self.arm, "seed": self.seed, "encoder": self.encoder, "lambda1": own.lambda1, "lambda2": own.lambda2}
+
+
+class _Trainer:
+    """Trains one arm after another from the same start, on the same images in the same order."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        workspace: Workspace,
+        origin: Origin,
+        embedded: "Embedded",
+        fixed: "Selection",
+        base: "Judged",
+        progress: Progress,
+    ) -> None:
+        if progress.folder is None:
+            raise ValueError("finetune needs a run folder for its checkpoints")
+        self.settings, self.workspace, self.origin = settings, workspace, origin
+        self.embedded, self.fixed, self.base = embedded, fixed, base
+        self.folder, self.progress = progress.folder, progress
+
+    def train(self, arm: Arm, seed: int, progress: Progress) -> _Trained:
+        """One arm; where its encoder is there already, made in the very same way, that one is taken.
+
+        Raises InputError where another encoder has its name.
+        """
+        import pandas as pd
+
+        from sslviz.encoders.store import save_encoder
+        from sslviz.methods.heads import take_apart
+        from sslviz.store.files import read_json
+        from sslviz.training.loop import Schedule, train
+        from sslviz.training.regulariser import Regulariser
+
+        name = check_name("encoder", self.settings.encoder_name(arm, seed))
+        weights, notes = self._weights(arm)
+        key = self._key(weights, seed)
+        card = self.workspace.encoder(name) / "card.json"
+        if name in self.workspace.encoders():
+            content = read_json(card) if card.exists() else {}
+            if content.get("made_by") != key:
+                raise InputError(
+                    f'encoder "{name}" is already there, made in another way. '
+                    f"Choose another --name or remove it: sslviz encoders remove {name}"
+                )
+            return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
+        epochs, lr, warmup = self.settings.pace()
+        settings, made = self.settings, self.origin.made
+        method = self._start()
+        regulariser = Regulariser(self.fixed, weights)
+        watch = _Watch(self, method, regulariser)
+        schedule = Schedule(epochs, settings.batch_size, lr, warmup, seed, settings.optimizer, further=True)
+        folder = self.folder / f"{arm}-s{seed}"
+        folder.mkdir(exist_ok=True)
+        curve = train(
+            method,
+            made.views,
+            self.images,
+            made.size,
+            self.normalise,
+            schedule,
+            folder,
+            self._fabric(method),
+            progress,
+            watch.every_epoch,
+            regulariser,
+        )
+        spec = self.origin.spec.model_copy(
+            update={
+                "name": name,
+                "source": f"sslviz finetune of {settings.encoder} on {settings.dataset}, {arm}, seed {seed}, {epochs} epochs",
+                "notes": (command_of("finetune", settings),),
+            }
+        )
+        content = {
+            "command": command_of("finetune", settings),
+            "epochs": epochs,
+            "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
+            "made_by": key,
+        }
+        save_encoder(self.workspace, spec, getattr(method, method.keeps).state_dict(), take_apart(method, made), content)
+        (folder / "checkpoint.pt").unlink()
+        return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
+
+    @property
+    def normalise(self) -> Any:
+        return self.origin.spec.input.mean, self.origin.spec.input.std
+
+    @cached_property
+    def images(self) -> "Source":
+        from sslviz.jobs.training import train_images
+
+        own = self.settings
+        return train_images(self.embedded.dataset, self.origin.made.size, own.input, own.workers, 0, self.progress)[0]
+
+    @cached_property
+    def strong(self) -> float:
+        """lambda1 at which the Q term pulls with 1 % of the own loss's force, over the first batches of seed 0."""
+        from sslviz.training.loop import Schedule, batches_of, pull_ratio
+        from sslviz.training.regulariser import Regulariser
+
+        self.progress.stage("measuring how hard the Q term pulls")
+        own, method = self.settings, self._start()
+        fabric = self._fabric(method)
+        schedule = Schedule(1, own.batch_size, 0, 0, 0)
+        steps = range(max(1, min(_STRONG_BATCHES, len(self.images) // own.batch_size)))
+        batches = batches_of(self.origin.made.views, self.images, self.origin.made.size, self.normalise, schedule, fabric, steps)
+        return _STRONG * pull_ratio(method.to(fabric.device), Regulariser(self.fixed, self._plain).to(fabric.device), batches)
+
+    @property
+    def _plain(self) -> "Weights":
+        from sslviz.training.regulariser import Weights
+
+        own = self.settings
+        return Weights(own.lambda1, own.lambda2, normalise=own.normalise, empty=own.empty)
+
+    def _weights(self, arm: Arm) -> "tuple[Weights, list[str]]":
+        from dataclasses import replace
+
+        if arm == "strong" and isinf(self.strong):
+            raise RunFailed("the Q term pulls at nothing here (all sets are empty): the arm strong cannot be trained.")
+        changes: dict[Arm, dict[str, Any]] = {
+            "control": {"lambda1": 0.0, "lambda2": 0.0},
+            "both": {},
+            "lambda1": {"lambda2": 0.0},
+            "lambda2": {"lambda1": 0.0},
+            "lasso": {"lambda1": 0.0, "lasso": True},
+            "strong": {"lambda1": float(f"{self.strong:.3g}")} if arm == "strong" else {},
+        }
+        weights = replace(self._plain, **changes[arm])
+        notes = (
+            [f"strong: lambda1 is {weights.lambda1:.3g}, the Q term at 1 % of the own loss's force"] if arm == "strong" else []
+        )
+        return weights, notes
+
+    def _key(self, weights: "Weights", seed: int) -> str:
+        """Of everything that the encoder of an arm follows from."""
+        from dataclasses import asdict
+
+        from sslviz.store.fingerprints import fingerprint
+
+        own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "input", "precision"})
+        selection = [self.fixed.features.tolist(), self.fixed.eps]
+        head = self.settings.head_epochs if self.origin.head is None else None
+        start = [self.origin.spec.fingerprint(), self.origin.made.model_dump(mode="json"), head]
+        return fingerprint(
+            [start, self.embedded.dataset.fingerprint, selection, asdict(weights), self.settings.pace(), seed, own]
+        )
+
+    def _fabric(self, method: "Method") -> Any:
+        from sslviz.jobs.training import fabric_for
+
+        own, made = self.settings, self.origin.made
+        fabric, precision = fabric_for(method, made.views, made.size, own.batch_size, own.device, own.precision, self.folder)
+        self.progress.note(device=fabric.device.type, precision=precision, images=len(self.images))
+        return fabric
+
+    def _start(self) -> "Method":
+        """The method that every arm begins with; where the encoder came without a head, with one that was trained on it."""
+        method = self.origin.method()
+        if self.origin.head is None:
+            method.load_state_dict(self._fresh)
+        return method
+
+    @cached_property
+    def _fresh(self) -> "dict[str, torch.Tensor]":
+        import torch
+
+        from sslviz.training.loop import Schedule, train
+
+        own, made = self.settings, self.origin.made
+        torch.manual_seed(0)
+        method = self.origin.method()
+        lr = method.recipe.base_lr * own.batch_size / 256
+        schedule = Schedule(own.head_epochs, own.batch_size, lr, min(1, own.head_epochs - 1), 0, heads_only=True)
+        folder = self.folder / "head"
+        folder.mkdir(exist_ok=True)
+        progress = _Led(self.progress, "fresh head", 0, 0, 1)
+        train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self._fabric(method), progress)
+        return method.state_dict()
+
+
+class _Watch:
+    """What is measured at the end of an epoch, on a fixed sample: mean Q of images that the base's probe got right and wrong,
+    every so often a probe's accuracy, and D where it is to be chosen anew."""
+
+    def __init__(self, trainer: _Trainer, method: "Method", regulariser: "Regulariser") -> None:
+        self.trainer, self.method, self.regulariser = trainer, method, regulariser
+
+    def every_epoch(self, rows: list[dict[str, float]]) -> dict[str, float]:
+        import numpy as np
+
+        from sslviz.analysis.probe import linear_probe
+        from sslviz.analysis.rows import score_rows
+
+        settings, base = self.trainer.settings, self.trainer.base
+        epoch, epochs = len(rows), settings.pace()[0]
+        if settings.refresh_every and epoch % settings.refresh_every == 0 and epoch < epochs:
+            self._refresh()
+        sample = base.sample(_WATCHED)
+        H = np.concatenate(list(self._embedded(sample.index.tolist())))
+        q = score_rows(H, self.trainer.fixed.features, self.trainer.fixed.eps).q
+        found = {"watched_q": float(q.mean())}
+        if "correct" in sample:
+            right = sample["correct"].to_numpy(dtype=bool)
+            for outcome, part in (("correct", right), ("wrong", ~right)):
+                found[f"watched_q_{outcome}"] = float(q[part].mean()) if part.any() else float("nan")
+            due = settings.judge_every and (epoch % settings.judge_every == 0 or epoch == epochs)
+            found["watched_top1"] = float("nan")
+            if due and base.l2 is not None:
+                train = self.trainer.embedded.samples
+                train = train[(train["split"] == "train") & (train["label"] >= 0)]
+                train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
+                H_train = np.concatenate(list(self._embedded(train["sample_id"].tolist())))
+                probe = linear_probe(H_train, train["label"].to_numpy(), H, sample["label"].to_numpy(), l2=base.l2)
+                found["watched_top1"] = float("nan") if probe.top1 is None else probe.top1
+        return found
+
+    def _refresh(self) -> None:
+        from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
+        from sslviz.training.regulariser import Selection
+
+        samples = self.trainer.embedded.samples
+        eps = self.trainer.settings.eps
+        counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
+        for block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
+            counts.update(block)
+        chosen = counts.select(eps, LOWER, UPPER)
+        self.regulariser.selection = Selection(chosen.features, chosen.eps)
+
+    def _embedded(self, sample_ids: list[str]) -> "Iterable[np.ndarray]":
+        """Embeddings float32[b, D] of pictures by the kept branch as it is now, batch by batch; the training is not touched."""
+        from copy import deepcopy
+
+        import torch
+
+        from sslviz.data.loading import ahead, read_picture
+        from sslviz.encoders.run import Encoder
+
+        root = self.trainer.embedded.dataset.root
+        assert root is not None
+        spec, batch = self.trainer.origin.spec, 64
+        encoder = Encoder(spec, deepcopy(getattr(self.method, self.method.keeps)), str(self.regulariser.features.device))
+        workers = self.trainer.settings.workers
+        pictures = ahead(
+            lambda s: read_picture(root / s, spec.input.resize, spec.input.size, thumb=False), sample_ids, workers, 2 * batch
+        )
+        waiting: list[torch.Tensor] = []
+        for k, loaded in enumerate(pictures):
+            if loaded.pixels is None:
+                raise RunFailed(f"{sample_ids[k]} {loaded.error}; it could be read before this run.")
+            waiting.append(loaded.pixels)
+            if len(waiting) == batch or k == len(sample_ids) - 1:
+                yield encoder.embed(torch.stack(waiting)).cpu().numpy()
+                waiting = []
+
+
+def _known(value: Any) -> Any:
+    """None instead of NaN, which JSON lacks."""
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+class _Led(Progress):
+    """Another's progress, its stages led by what is being worked at."""
+
+    def __init__(self, progress: Progress, arm: str, seed: int, place: int, of: int) -> None:
+        self.progress, self.folder = progress, progress.folder
+        self.lead = f"{arm}, seed {seed} ({place + 1} of {of})"
+        self.advance, self.note, self.warn, self.check = progress.advance, progress.note, progress.warn, progress.check  # type: ignore[method-assign]
+
+    def stage(self, name: str, total: int = 0) -> None:
+        self.progress.stage(f"{self.lead}: {name}", total)

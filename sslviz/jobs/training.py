@@ -1,0 +1,71 @@
+"""What the jobs that train have in common: where pictures come from, on which device and in which precision."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sslviz.errors import InputError
+from sslviz.jobs.inputs import available_memory, sampled
+from sslviz.progress import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import lightning
+    import torch
+
+    from sslviz.data.dataset import Dataset
+    from sslviz.methods import Method, Views
+    from sslviz.training.sources import Source
+
+LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CIFAR-10, appendix B.9) and cut from the files
+_SAMPLE = 2000
+
+
+def train_images(
+    dataset: "Dataset", size: int, kind: str, workers: int, seed: int, progress: Progress
+) -> "tuple[Source, torch.Tensor, list[str]]":
+    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample, files left out).
+
+    kind: memory, files, or auto. Raises InputError for a data set without pictures, or one that memory cannot hold.
+    """
+    from sslviz.data.loading import load_pixels
+    from sslviz.training.sources import Files, InMemory
+
+    if dataset.root is None:
+        raise InputError(f'data set "{dataset.name}" has arrays only; training needs images.')
+    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
+    bytes_needed = len(ids) * 3 * size**2
+    fits = bytes_needed < 0.5 * available_memory()
+    if kind == "memory" and not fits:
+        raise InputError(
+            f"{len(ids):,} images of {size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
+            f"what is free. Choose --input files, or a smaller --size."
+        )
+    from_files = kind == "files" or (kind == "auto" and (size >= LARGE or not fits))
+    some = sampled(ids, _SAMPLE, seed) if from_files else ids
+    pixels, bad = load_pixels(dataset.root, np.asarray(some).tolist(), size, workers, progress)
+    if bad:
+        progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
+    return (Files(dataset.root, ids.tolist(), workers, progress.warn) if from_files else InMemory(pixels)), pixels, bad
+
+
+def fabric_for(
+    method: "Method", views: "Views", size: int, batch_size: int, device: str, precision: str, folder: "Path"
+) -> "tuple[lightning.Fabric, str]":
+    """Fabric on a device ("auto" takes a GPU if there is one), and the precision it runs in; "auto" measures once, and
+    folder/precision.json keeps what was chosen, so that a resumed run goes on in it."""
+    import lightning
+
+    from sslviz.encoders.run import pick_device
+    from sslviz.store.files import read_json, write_json
+    from sslviz.training.loop import choose_precision
+
+    device = pick_device(device)
+    chosen: Any = precision
+    if precision == "auto":
+        record = folder / "precision.json"
+        if not record.exists():
+            write_json(record, {"precision": choose_precision(method, views, size, batch_size, device)})
+        chosen = read_json(record)["precision"]
+    return lightning.Fabric(accelerator=device, devices=1, precision=chosen), chosen
