@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -79,10 +80,10 @@ def _option(name: str, info: FieldInfo) -> Any:
     """A settings field as a typer option; a union such as float | Literal["auto"] is parsed by pydantic."""
     flag = "--" + name.replace("_", "-")
     kind: Any = info.annotation
-    plain_union = (
-        get_origin(kind) is not None and any(get_origin(a) is Literal for a in get_args(kind)) and get_origin(kind) is not Literal
-    )
-    if not plain_union:
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:  # typer refuses; the settings check each
+        choices = "|".join(get_args(get_args(kind)[0]))
+        return Annotated[list[str], typer.Option(flag, help=info.description, metavar=f"<{choices}>")]
+    if get_origin(kind) not in (Union, UnionType) or not any(get_origin(a) is Literal for a in get_args(kind)):
         return Annotated[kind, typer.Option(flag, help=info.description, show_default=info.default is not None)]
     adapter = TypeAdapter(kind)
 
@@ -319,6 +320,8 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         _print_curve(result, workspace)
     elif job == "interpret":
         _print_looks(result)
+    elif job == "finetune":
+        _print_mending(result)
     elif job == "export":
         out.print(f"encoder {result['encoder']}: {result['words']}", markup=False)
         out.print(f"{result['folder']}: encoder.json, weights.safetensors, features.csv", markup=False)
@@ -357,6 +360,26 @@ def _print_looks(result: dict[str, Any]) -> None:
     for gap in result["differences"]:
         low, high = gap["interval"]
         out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f})", markup=False)
+
+
+def _print_mending(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if result["verdict"]:
+        out.print(result["verdict"], markup=False)
+    out.print(
+        f"{result['n']:,} {result['judged_on']} images; {result['method']}, {result['epochs']} epochs, learning rate "
+        f"{result['lr']:g}; D of the base: {result['n_discriminative']} features at eps {result['eps']:g}."
+    )
+    table = Table("arm", "seed", "top-1", "at 40 % less", "AUROC", "Q right", "Q wrong", "empty", "mended", "broken")
+    for row in result["arms"]:
+        numbers = [_percent(row[k]) for k in ("top1", "top1_40", "auroc")]
+        q = ["-" if row[k] is None else f"{row[k]:.4f}" for k in ("q_correct_fixed", "q_wrong_fixed")]
+        changed = ["-" if row.get(k) is None else str(row[k]) for k in ("mended", "broken")]
+        seed = "-" if row["arm"] == "base" else str(row["seed"])
+        table.add_row(row["arm"], seed, *numbers, *q, f"{_percent(row['empty_share'])} %", *changed)
+    out.print(table)
+    out.print("Q with D and eps of the base; mended and broken: beside the base. All figures, with differences: --json.")
 
 
 def _print_comparison(result: dict[str, Any]) -> None:

@@ -100,6 +100,8 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     if not settings.arms or not settings.seeds:
         raise InputError("name at least one arm and one seed.")
     origin = Origin.read(workspace, settings)
+    progress.stage("measuring a step")
+    progress.note(plan=estimate(settings, workspace).words)
     base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress)
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
@@ -154,6 +156,60 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device"})
         save_result(folder, plain, embedded.inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fine-tuning needs here: steps over all arms and seeds, their seconds, and GB of memory beside what is free."""
+
+    head: str
+    steps: int
+    seconds: float
+    memory: float
+    free: float
+
+    @property
+    def words(self) -> str:
+        hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
+        return f"{self.steps:,} steps, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free)"
+
+
+def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
+    """Measured on a few images; nothing is touched. Raises InputError for what cannot be trained, or not in this memory."""
+    import torch
+
+    from sslviz.data import dataset as datasets
+    from sslviz.encoders.run import pick_device
+    from sslviz.jobs.inputs import available_memory
+    from sslviz.training.estimate import step_cost
+
+    origin = Origin.read(workspace, settings)
+    dataset = datasets.load(workspace, settings.dataset)
+    n = int(dataset.facts["counts"].get("train", 0))
+    if dataset.root is None or n < settings.batch_size:
+        raise InputError(
+            f'data set "{dataset.name}" has {n:,} train images; expected at least one batch of {settings.batch_size} pictures. '
+            "Choose a smaller --batch-size or another data set."
+        )
+    device, made = torch.device(pick_device(settings.device)), origin.made
+    cost = step_cost(origin.method(), None, made.views, made.size, settings.batch_size, device)
+    steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
+    if origin.head is None:
+        steps += n // settings.batch_size * settings.head_epochs
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    found = Estimate(
+        head="; ".join(origin.notes) or f"goes on with its own {made.method} head",
+        steps=steps,
+        seconds=cost.seconds * steps,
+        memory=cost.bytes / 1e9,
+        free=free / 1e9,
+    )
+    if found.memory > found.free:
+        raise InputError(
+            f"a step of {settings.batch_size} images needs about {found.memory:.1f} GB of memory, {found.free:.1f} GB are free. "
+            "Choose a smaller --batch-size."
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ PAGES = {
     "compression": ("Compression", ":material/compress:"),
     "heatmaps": ("Heatmaps", ":material/local_fire_department:"),
     "projection": ("Map", ":material/scatter_plot:"),
+    "finetune": ("Fine-tune", ":material/model_training:"),
     "data": ("Data", ":material/folder_open:"),
     "runs": ("Runs", ":material/play_circle:"),
 }

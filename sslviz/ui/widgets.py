@@ -73,10 +73,12 @@ def gallery(
     key: str,
     side: int = 112,
     url: Callable[[dict[str, Any]], str | None] = lambda row: None,
+    detail: Callable[[dict[str, Any]], str] = lambda row: "",
 ) -> None:
     """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page.
 
-    `score`: the column whose value stands below each, "" for none · `url`: of another picture of a row, else its thumbnail.
+    `score`: the column whose value stands below each, "" for none · `detail`: what stands there instead · `url`: of another
+    picture of a row, else its thumbnail.
     """
     has_probe = "correct" in table
     items = []
@@ -87,7 +89,7 @@ def gallery(
         label = row["title"] if isinstance(row["title"], str) else "no label"
         tone = "" if not known else "right" if correct else "wrong"
         said = f"said: {row['predicted']}" if tone == "wrong" else ""
-        value = f"{row[score]:.3f}" if score else ""
+        value = f"{row[score]:.3f}" if score else detail(row)
         items.append(
             {
                 "id": row["sample_id"],

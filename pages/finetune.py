@@ -1,0 +1,21 @@
+"""Can I mend it?"""
+
+import streamlit as st
+
+from sslviz.ui import finetune, frame, reads, report
+
+frame.open_page("Fine-tune", "Can this encoder be made better, and did it become better?")
+here = frame.chosen()
+running = finetune.live(here, finetune.newest_run(here))
+made = finetune.state_of(here)
+if made.result is not None:
+    report.say_stale(made)
+    finetune.headline(reads.summary(made))
+    finetune.differences(reads.table(made.result, "differences"))
+    finetune.images(here, reads.table(made.result, "images"))
+    finetune.panels(here, reads.table(made.result, "panels"))
+    st.subheader("How it went")
+    finetune.charts(reads.table(made.result, "curves"), "made")
+    finetune.command(here, finetune.made_by(here, made.result))
+finetune.form(here, running)
+st.page_link("pages/compare.py", label="Compare: base and mended encoders side by side", icon=":material/compare_arrows:")

@@ -1,0 +1,277 @@
+"""Fine-tuning: the form and its checks, what runs now, and before and after on the very same images."""
+
+from typing import Any, cast, get_args
+
+import pandas as pd
+import streamlit as st
+
+from sslviz.errors import SslvizError
+from sslviz.jobs import command_of, parse
+from sslviz.jobs.finetune import ARMS, PRESETS, Arm, Estimate, FinetuneSettings, estimate
+from sslviz.jobs.runner import ACTIVE, list_runs
+from sslviz.store.results import Result
+from sslviz.ui import forms, reads, widgets
+from sslviz.ui.figures import finetune as figures
+from sslviz.ui.frame import Frame
+from sslviz.ui.widgets import percent, plain
+
+_OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "lr"}
+_METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "mean_q", "empty_share"]
+_WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1"]
+
+
+def newest_run(here: Frame) -> dict[str, Any] | None:
+    """The newest fine-tuning of this encoder on this data set; None where there was none."""
+    wanted = (here.dataset.name, here.encoder)
+    runs = (r for r in list_runs(here.workspace) if r["job"] == "finetune")
+    return next((r for r in runs if (r["settings"]["dataset"], r["settings"]["encoder"]) == wanted), None)
+
+
+def live(here: Frame, run: dict[str, Any] | None) -> bool:
+    """Progress and curves of a run that is going on (then True), or how it ended if not well."""
+    if run is None or run["status"] == "done":
+        return False
+    widgets.run_box(here.workspace, run["id"])
+    running = run["status"] in ACTIVE
+
+    @st.fragment(run_every=2.0 if running else None)
+    def box() -> None:
+        found = _metrics(here, run)
+        if not found.empty:
+            charts(found, "live")
+
+    box()
+    return running
+
+
+def _metrics(here: Frame, run: dict[str, Any]) -> pd.DataFrame:
+    """The curves that a run has written so far."""
+    parts = []
+    for arm in run["settings"]["arms"]:
+        for seed in run["settings"]["seeds"]:
+            path = here.workspace.run(run["id"]) / f"{arm}-s{seed}" / "metrics.parquet"
+            if path.exists():
+                parts.append(pd.read_parquet(path).assign(arm=arm, seed=seed))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def charts(curves: pd.DataFrame, key: str) -> None:
+    """Own loss, the two terms, mean Q of right and wrong images, and a probe's accuracy, epoch by epoch."""
+    curves = curves.reindex(columns=list(dict.fromkeys([*curves.columns, *_METRICS, *_WATCHED])))
+    left, right = st.columns(2)
+    with left:
+        _line(curves, {"ssl_loss": ""}, "own self-supervised loss", f"{key}-ssl")
+        by_outcome = curves["watched_q_correct"].notna().any()
+        shown = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
+        _line(curves, shown, "mean Q of watched images", f"{key}-q")
+    with right:
+        _line(curves, {"q_term": "Q", "l1_term": "columns"}, "terms, as they enter the loss", f"{key}-terms")
+        if curves["watched_top1"].notna().any():
+            _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
+    st.caption(
+        "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base. The loss "
+        "lifts Q by construction: a higher Q alone is no better encoder. The probe here sees a sample only."
+    )
+    with st.expander("The numbers"):
+        st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
+
+
+def _line(curves: pd.DataFrame, columns: dict[str, str], title: str, key: str, factor: float = 1.0) -> None:
+    st.plotly_chart(figures.curve(curves, columns, title, factor), key=key, alt=f"{title}, by epoch", config=widgets.CHART)
+
+
+def headline(summary: dict[str, Any]) -> None:
+    """The verdict first, then base and arms in a table."""
+    if summary["verdict"]:
+        st.markdown(f"**{plain(summary['verdict'])}**")
+    st.caption(
+        f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} epochs, learning rate "
+        f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
+        "images that only the arm's probe, or only the base's, gets right."
+    )
+    st.dataframe(_table(summary["arms"]), hide_index=True, width="stretch")
+    for note in summary["notes"]:
+        st.caption(plain(note))
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    shown = []
+    for row in rows:
+        line = {"arm": figures.NAMES[row["arm"]], "seed": "" if row["seed"] < 0 else str(row["seed"])}
+        line |= {"top-1": percent(row["top1"]), "top-1, 40 % fewer": percent(row["top1_40"]), "AUROC of Q": percent(row["auroc"])}
+        line |= {"Q right": _number(row["q_correct_fixed"]), "Q wrong": _number(row["q_wrong_fixed"])}
+        line |= {"empty sets": percent(row["empty_share"]), "RankMe": f"{row['rank_me']:.0f}"}
+        if row["core_correct"] is not None:
+            line |= {"IoU object, right": _number(row["core_correct"]), "IoU object, wrong": _number(row["core_wrong"])}
+        line |= {"mended": row.get("mended", ""), "broken": row.get("broken", ""), "encoder": row["encoder"]}
+        shown.append({k: str(v) for k, v in line.items()})
+    return pd.DataFrame(shown)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def differences(table: pd.DataFrame) -> None:
+    """What each arm gains over the base, or over the control, with intervals."""
+    st.subheader("Gained or lost")
+    left, right = st.columns(2)
+    known = [name for name in figures.FIGURES if table.loc[table["figure"] == name, "mean"].notna().any()]
+    figure = left.selectbox("Figure", known, format_func=lambda name: figures.FIGURES[name], key="mend-figure")
+    choices = list(dict.fromkeys(table["against"]))
+    against = right.segmented_control("Beside", choices, default=choices[-1], key="mend-against") or choices[-1]
+    part = table[(table["against"] == against) & (table["figure"] == figure)]
+    title = f"{figures.FIGURES[figure]}: each arm less {figures.NAMES[against]}"
+    numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+.4f}" for v in seeds)))
+    widgets.chart(figures.differences(part, figure), numbers, key="mend-differences", alt=title)
+    st.caption(
+        f"{title}, on the same images. Bars: 95 %, over images drawn alike for both; crosses: single seeds, the mark is their "
+        "mean. The interval says nothing of other seeds. Only what is gained over the control comes from the terms."
+    )
+
+
+def images(here: Frame, table: pd.DataFrame) -> None:
+    """The images that an arm mended or broke, with the probe's confidence before and after."""
+    if "correct" not in table:
+        return
+    st.subheader("Before and after, on the same images")
+    arm, seed = _choose_arm(table)
+    kind = st.segmented_control("Images", ["mended", "broken", "still wrong"], default="mended", key="mend-kind") or "mended"
+    found = before_and_after(table, arm, seed)
+    cases = {"mended": ~found["before"] & found["after"], "broken": found["before"] & ~found["after"]}
+    part = found[cases.get(kind, ~found["before"] & ~found["after"])].sort_values("change", ascending=kind == "broken")
+    samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row", "label"]]
+    shown = part.reset_index().merge(samples, on="sample_id")
+    shown["title"] = shown["label"].map(dict(enumerate(here.dataset.titles)))
+    st.caption(
+        f"{len(part):,} of {len(found):,} images: {kind} by {figures.NAMES[arm]}, seed {seed}. Below each: the confidence of the "
+        "base's probe in what it said, then that of the arm's. A click opens the image."
+    )
+    if part.empty:
+        st.info("There is none.")
+        return
+    widgets.paged_gallery(
+        here.dataset,
+        shown,
+        "",
+        "mend-images",
+        detail=lambda row: f"{row['confidence_before']:.2f} → {row['confidence_after']:.2f}",
+    )
+
+
+def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
+    """by sample_id: before, after (bool), confidence_before, confidence_after, change (of Q with D of the base)."""
+    base = table[table["arm"] == "base"].set_index("sample_id")
+    mended = table[(table["arm"] == arm) & (table["seed"] == seed)].set_index("sample_id").reindex(base.index)
+    return pd.DataFrame(
+        {
+            "before": base["correct"].astype(bool),
+            "after": mended["correct"].astype(bool),
+            "confidence_before": base["confidence"],
+            "confidence_after": mended["confidence"],
+            "change": mended["q_fixed"] - base["q_fixed"],
+        }
+    )
+
+
+def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
+    arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
+    seeds = sorted({int(s) for s in table["seed"]} - {-1})
+    left, right = st.columns(2)
+    arm = left.selectbox(
+        "Arm", arms, index=arms.index("both") if "both" in arms else 0, format_func=lambda arm: figures.NAMES[arm], key="mend-arm"
+    )
+    seed = right.selectbox("Seed", seeds, key="mend-seed") if len(seeds) > 1 else seeds[0]
+    return str(arm), int(seed)
+
+
+def panels(here: Frame, table: pd.DataFrame) -> None:
+    """Class-average representations of the base and of the chosen arm."""
+    arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
+    arm = st.session_state.get("mend-arm") or (arms[0] if arms else None)
+    if table.empty or arm is None:
+        return
+    st.subheader("Class averages of features in D")
+    seed = st.session_state.get("mend-seed") or int(table.loc[table["arm"] == arm, "seed"].min())
+    part = table[(table["arm"] == "base") | ((table["arm"] == arm) & (table["seed"] == seed))]
+    most = part.groupby("label")["n"].max().sort_values(ascending=False).index[:20]
+    titles = {int(k): here.dataset.titles[int(k)] for k in most}
+    part = part[part["label"].isin(titles)]
+    alt = f"Class averages of features, base and {figures.NAMES[arm]}"
+    widgets.chart(figures.panels(part, titles, ("base", figures.NAMES[arm])), part, key="mend-panels", alt=alt)
+    st.caption("At most 40 features of the base's D and the 20 classes with most images. An empty row: no such image.")
+
+
+def form(here: Frame, running: bool) -> None:
+    """Settings, checks, and the button that starts all arms in one run."""
+    st.subheader("Fine-tune this encoder")
+    st.caption(
+        "Goes on with the encoder's own loss and head, once for each arm and seed, from the same start and on the same images in "
+        "the same order. Only what an arm gains over the control is due to its terms."
+    )
+    arms = st.pills(
+        "Arms beside the base",
+        list(get_args(Arm)),
+        selection_mode="multi",
+        default=["control", "both"],
+        key="tune-arms",
+        format_func=lambda arm: figures.NAMES[arm],
+        help="; ".join(f"{figures.NAMES[k]}: {v}" for k, v in ARMS.items()),
+    )
+    columns = st.columns(4, vertical_alignment="bottom")
+    preset = columns[0].selectbox(
+        "Preset",
+        list(PRESETS),
+        index=1,
+        key="tune-preset",
+        help="published: 50 epochs at 1e-5; small: for a CPU, 10 epochs at 0.2",
+    )
+    seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="0, 1, …: each is a run of its own for every arm")
+    epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
+    lr = columns[3].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
+    with st.expander("More settings"):
+        values = forms.settings_fields(FinetuneSettings, skip=_OWN_WIDGETS, prefix="tune", columns=3)
+    values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
+    own = {"epochs": int(epochs), "lr": float(lr)}
+    values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}
+    settings = cast(FinetuneSettings, parse(FinetuneSettings, values))
+    with st.container(horizontal=True):
+        check = st.button("Check what it needs", icon=":material/checklist:", key="tune-check")
+        start = st.button(
+            "Fine-tune", type="primary", icon=":material/model_training:", key="tune-start", disabled=running or not arms
+        )
+    if check or start:
+        found = _checked(here, settings)
+        if found and start:
+            widgets.start_job(here.workspace, "finetune", settings)
+            st.rerun()
+        elif found:
+            st.success(plain(f"{found.head}; {found.words}."))
+    command(here, settings)
+
+
+def _checked(here: Frame, settings: FinetuneSettings) -> Estimate | None:
+    try:
+        with st.spinner("Measuring a step"):
+            return estimate(settings, here.workspace)
+    except SslvizError as error:
+        st.error(plain(str(error)))
+        return None
+
+
+def command(here: Frame, settings: FinetuneSettings) -> None:
+    """The command that does the same."""
+    st.code(f"{command_of('finetune', settings)} --workspace {here.workspace.root}", language="bash", wrap_lines=True)
+
+
+def made_by(here: Frame, result: Result) -> FinetuneSettings:
+    """The settings that a result was made with."""
+    return cast(
+        FinetuneSettings,
+        parse(FinetuneSettings, {**result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}),
+    )
+
+
+def state_of(here: Frame) -> reads.Stage:
+    """The fine-tuning of this encoder on this data set."""
+    return reads.stage(here.workspace, here.dataset, here.encoder, "fine-tuning", "finetune")

@@ -1,0 +1,138 @@
+"""The fine-tune page: form, checks, a run's curves, and before and after, as a person reads them."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from sslviz.jobs import runner
+from sslviz.jobs.finetune import FinetuneSettings
+from sslviz.store.files import write_json, write_table
+from sslviz.store.results import latest_result
+from sslviz.ui.finetune import before_and_after
+from tests.jobs.test_finetune import SETTINGS, prepared, run
+from tests.pages.conftest import text
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    workspace = prepared(root)
+    run(workspace, root / "run", arms=["control", "both"], seeds=[0, 1])
+    return root
+
+
+@pytest.fixture
+def mended(root, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_WORKSPACE", str(root / "w"))
+    from sslviz.store.workspace import Workspace
+
+    return Workspace()
+
+
+@pytest.fixture
+def page(app, mended):
+    return lambda: app("finetune", dataset="pets", encoder="small")
+
+
+def test_empty_workspace(app):
+    assert "There is no data set in this workspace yet" in text(app("finetune"))
+
+
+def test_the_page_says_what_the_job_says(page, mended):
+    summary = latest_result(mended.results("pets", "small", "finetune")).content["summary"]
+    test = page()
+    assert summary["verdict"].split(":")[0] in text(test).replace("\\", "")
+    table = test.dataframe[0].value
+    assert table["encoder"].tolist() == [row["encoder"] for row in summary["arms"]]
+    assert table["arm"].tolist() == ["base", "control", "control", "Q-Score", "Q-Score"]
+    assert table["top-1"].tolist() == [f"{100 * row['top1']:.1f} %" for row in summary["arms"]]
+    assert table["mended"].tolist()[1:] == [str(row["mended"]) for row in summary["arms"][1:]]
+    assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
+
+
+def test_before_and_after_by_hand():
+    base = {
+        "sample_id": ["a", "b", "c"],
+        "correct": [True, False, False],
+        "confidence": [0.9, 0.6, 0.5],
+        "q_fixed": [0.3, 0.1, 0.2],
+    }
+    both = {
+        "sample_id": ["c", "b", "a"],
+        "correct": [False, True, False],
+        "confidence": [0.4, 0.8, 0.7],
+        "q_fixed": [0.2, 0.5, 0.2],
+    }
+    table = pd.concat([pd.DataFrame(base).assign(arm="base", seed=-1), pd.DataFrame(both).assign(arm="both", seed=0)])
+    found = before_and_after(table, "both", 0)
+    assert found.index[~found["before"] & found["after"]].tolist() == ["b"]
+    assert found.index[found["before"] & ~found["after"]].tolist() == ["a"]
+    assert found.loc["b", "confidence_after"] == 0.8
+    assert found.loc["b", "change"] == pytest.approx(0.4)
+
+
+def test_the_images_shown_are_those_of_the_chosen_kind(page, mended):
+    images = latest_result(mended.results("pets", "small", "finetune")).table("images")
+    found = before_and_after(images, "both", 0)
+    test = page()
+    for kind, cases in (
+        ("mended", ~found["before"] & found["after"]),
+        ("broken", found["before"] & ~found["after"]),
+        ("still wrong", ~found["before"] & ~found["after"]),
+    ):
+        test.segmented_control(key="mend-kind").set_value(kind).run()
+        assert not test.exception
+        assert f"{cases.sum()} of {len(found)} images: {kind} by Q-Score, seed 0" in text(test)
+
+
+def test_a_click_on_fine_tune_starts_one_run_with_the_forms_settings(page, mended, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    before = {state["id"] for state in runner.list_runs(mended)}
+    test = page()
+    test.number_input(key="tune-seeds").set_value(3)
+    test.number_input(key="tune-batch_size").set_value(8)
+    test.number_input(key="tune-epochs-small").set_value(2).run()
+    next(b for b in test.button if b.label == "Fine-tune").click().run()
+    assert not test.exception
+    (state,) = (s for s in runner.list_runs(mended) if s["id"] not in before)
+    settings = FinetuneSettings(**state["settings"])
+    assert settings == FinetuneSettings(
+        dataset="pets", encoder="small", arms=["control", "both"], seeds=[0, 1, 2], preset="small", epochs=2, batch_size=8
+    )
+    shutil.rmtree(mended.run(state["id"]))
+
+
+def test_the_check_says_steps_time_and_memory(page):
+    test = page()
+    test.number_input(key="tune-batch_size").set_value(8).run()
+    next(b for b in test.button if b.label == "Check what it needs").click().run()
+    words = text(test).replace("\\", "")
+    assert "goes on with its own byol head; 60 steps, about" in words  # 24 images: 3 steps, 10 epochs, 2 arms
+    assert "GB of memory" in words
+
+
+def test_what_cannot_be_trained_is_said_in_the_form(page):
+    test = page()
+    next(b for b in test.button if b.label == "Fine-tune").click().run()
+    assert "has 24 train images; expected at least one batch of 256" in text(test).replace("\\", "")
+
+
+def test_curves_of_a_run_that_is_going_on(page, mended):
+    settings = FinetuneSettings(**{**SETTINGS, "arms": ["both"], "seeds": [0], "name": "going"})
+    folder = mended.run("20300101-000000-finetune-abcd")
+    write_json(folder / "config.json", {"job": "finetune", "settings": settings.model_dump(mode="json"), "created": 4e9})
+    write_json(folder / "state.json", {"status": "cancelled", "error": "cancelled", "launched": 4e9, "updated": 4e9})
+    curve = latest_result(mended.results("pets", "small", "finetune")).table("curves")
+    write_table(
+        folder / "both-s0" / "metrics.parquet",
+        curve[(curve["arm"] == "both") & (curve["seed"] == 0)].drop(columns=["arm", "seed"]),
+    )
+    try:
+        test = page()
+        assert "finetune cancelled" in text(test).replace("\\", "")
+        assert any(b.label == "Resume" for b in test.button)
+        named = [chart.proto.alt for chart in test.get("plotly_chart")]
+        assert named.count("own self-supervised loss, by epoch") == 2  # of the stopped run, and of the finished one
+    finally:
+        shutil.rmtree(folder)
