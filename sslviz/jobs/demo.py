@@ -58,9 +58,9 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     result = analyze(AnalyzeSettings(**names), workspace, progress)
     others = [n for n in encoders if n != settings.encoder]
     follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names)), ("interpret", InterpretSettings(**names))]
-    if others:  # one run, one after the other: the machine stays usable
+    if others:
         follow.append(("compare", CompareSettings(dataset=dataset.name, encoders=others, controls=False, project=True)))
-    runs = [runner.launch(name, wanted, workspace)[0] for name, wanted in follow]
+    runs = [runner.launch(name, wanted, workspace, background=True)[0] for name, wanted in follow]
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
 
 

@@ -2,7 +2,8 @@
 
 runs/<id>/config.json what to do · state.json where it is, rewritten every half second · log · cancel (somebody pressed stop) ·
 alive (locked by the running process, so a dead one is recognised at once, on reload, in a second tab, after a restart).
-A hung-up terminal or a stopped server leaves a run running.
+A hung-up terminal or a stopped server leaves a run running. One training at a time runs in a workspace, the next ones are queued;
+background runs wait for one another and for what somebody is waiting for.
 """
 
 import fcntl
@@ -26,15 +27,17 @@ from sslviz.progress import Progress
 from sslviz.store.files import is_held, read_json, write_json
 from sslviz.store.workspace import Workspace
 
-ACTIVE = ("starting", "running")
+ACTIVE = ("starting", "queued", "running")
+_TRAININGS = ("pretrain", "finetune")
 _BEAT = 0.5
 _STARTS_WITHIN = 60.0
 
 
-def launch(job: str, settings: Settings, workspace: Workspace) -> tuple[str, str]:
+def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False) -> tuple[str, str]:
     """Start a job; returns (run id, what happened: "started", "joined" or "resumed").
 
-    Where the same job on the same target is running it is joined; an unfinished run of the very same settings is resumed.
+    `background`: nobody waits for it. Where the same job on the same target is running it is joined; an unfinished run of the
+    very same settings is resumed.
     """
     workspace.create()
     (workspace.root / "runs").mkdir(exist_ok=True)
@@ -53,7 +56,7 @@ def launch(job: str, settings: Settings, workspace: Workspace) -> tuple[str, str
                     return state["id"], "resumed"
                 break
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job}-{uuid4().hex[:4]}"
-        write_json(workspace.run(run_id) / "config.json", {**config, "created": time.time()})
+        write_json(workspace.run(run_id) / "config.json", {**config, "background": background, "created": time.time()})
         _start(workspace, run_id)
         return run_id, "started"
 
@@ -92,8 +95,8 @@ def delete(workspace: Workspace, run_id: str) -> None:
 
 
 def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
-    """A run as it is now: id, job, settings, status (starting, running, done, failed, cancelled, killed), stage, done, total,
-    facts, warnings, result, error, exit_code, seconds, eta_seconds, cancelling."""
+    """A run as it is now: id, job, settings, background, status (starting, queued, running, done, failed, cancelled, killed),
+    stage, done, total, facts, warnings, result, error, exit_code, seconds, eta_seconds, cancelling."""
     folder = workspace.existing_run(run_id)
     config = read_json(folder / "config.json")
     path = folder / "state.json"
@@ -101,7 +104,7 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     if state["status"] in ACTIVE and not is_held(folder / "alive"):
         state = read_json(path) if path.exists() else state
         started = state.get("launched", config["created"])
-        if state["status"] == "running" or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
+        if state["status"] in ("queued", "running") or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
             state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
     defaults = {"stage": "", "done": 0, "total": 0, "facts": {}, "warnings": [], "result": None, "error": "", "exit_code": None}
     state = {
@@ -110,6 +113,7 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
         "id": run_id,
         "job": config["job"],
         "settings": config["settings"],
+        "background": config.get("background", False),
         "created": config["created"],
     }
     end = state.get("updated", time.time()) if state["status"] not in ACTIVE else time.time()
@@ -217,10 +221,14 @@ def execute(workspace: Workspace, run_id: str) -> int:
     config = read_json(folder / "config.json")
     with (folder / "alive").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        progress = RunProgress(folder, {"status": "running", "pid": os.getpid(), "launched": time.time()})
+        launched = (
+            read_json(folder / "state.json").get("launched", time.time()) if (folder / "state.json").exists() else time.time()
+        )
+        progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), "launched": launched})
         signal.signal(signal.SIGTERM, lambda *_: progress.cancelled.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
+            _wait_for_turn(workspace, run_id, progress)
             entry = JOBS[config["job"]]
             result = entry.run(parse(entry.settings, config["settings"]), workspace, progress)
             progress.end(status="done", exit_code=0, result=result)
@@ -242,6 +250,39 @@ def execute(workspace: Workspace, run_id: str) -> int:
             reason = f"a bug in sslviz: {type(error).__name__}: {' '.join(str(error).split())[:200]} (its log has the details)."
             progress.end(status="failed", exit_code=1, error=reason)
             return 1
+
+
+def _wait_for_turn(workspace: Workspace, run_id: str, progress: "RunProgress") -> None:
+    """Return, as running, when no other run goes first. Raises Cancelled."""
+    while ahead := _ahead(workspace, run_id):
+        progress.stage(f"waiting for {ahead}")
+        time.sleep(_BEAT)
+        progress.check()
+    progress.state["status"] = "running"
+    progress.write()
+
+
+def _ahead(workspace: Workspace, run_id: str) -> str:
+    """A run that goes first, "" where none does: of trainings and of background runs the earlier one, of others none; background
+    runs also wait for all others but trainings. What runs already goes first."""
+    runs = list_runs(workspace)
+    own = next(run for run in runs if run["id"] == run_id)
+
+    def order(run: dict[str, Any]) -> tuple[float, str]:
+        return run.get("launched", run["created"]), run["id"]
+
+    for other in runs:
+        if other["id"] == run_id or other["status"] not in ACTIVE:
+            continue
+        earlier = other["status"] == "running" or order(other) < order(own)
+        training = other["job"] in _TRAININGS
+        if own["job"] in _TRAININGS:
+            waits = training and earlier
+        else:
+            waits = own["background"] and not training and (earlier or not other["background"])
+        if waits:
+            return str(other["id"])
+    return ""
 
 
 def _start(workspace: Workspace, run_id: str) -> None:

@@ -13,7 +13,7 @@ import streamlit as st
 from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
 from sslviz.jobs import JOBS, Settings
-from sslviz.jobs.runner import ACTIVE, cancel, in_words, launch, list_runs, read_run, resume
+from sslviz.jobs.runner import ACTIVE, cancel, in_words, kill, launch, list_runs, read_run, resume
 from sslviz.store.workspace import Workspace
 from sslviz.ui import overlays
 
@@ -212,6 +212,10 @@ def run_box(workspace: Workspace, run_id: str) -> None:
                     disabled=run["cancelling"],
                     icon=":material/stop:",
                 )
+                if run["cancelling"]:
+                    st.button(
+                        "End it at once", key=f"kill-{run_id}", on_click=_quietly(kill, workspace, run_id), help="without saving"
+                    )
             elif run["status"] != "done":
                 st.button(
                     "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"
@@ -222,7 +226,7 @@ def run_box(workspace: Workspace, run_id: str) -> None:
 
 def _run_line(run: dict[str, Any]) -> None:
     share = min(1.0, run["done"] / run["total"]) if run["total"] else 0.0
-    words = [run["job"], run["status"] if run["status"] != "running" else run["stage"] or "starting"]
+    words = [run["job"], run["stage"] or "starting" if run["status"] in ("queued", "running") else run["status"]]
     if run["status"] in ACTIVE:
         if run["total"]:
             words.append(f"{run['done']:,} of {run['total']:,}")

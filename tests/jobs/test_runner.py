@@ -9,6 +9,7 @@ import pytest
 from sslviz.data import dataset as datasets
 from sslviz.errors import Busy, InputError, NotFound
 from sslviz.jobs import JOBS, runner
+from sslviz.store.files import write_json
 from tests.inputs import folder, small_encoder
 
 
@@ -92,6 +93,63 @@ def test_sigterm_saves_and_a_hung_up_terminal_does_nothing(workspace, photos):
     wait(workspace, run_id, lambda s: s["done"] > before + 2)
     os.kill(pid, signal.SIGTERM)
     assert wait(workspace, run_id)["status"] == "cancelled"
+
+
+def test_trainings_are_queued_and_a_queued_one_can_be_cancelled(workspace, photos):
+    first, _ = runner.launch("pretrain", pretrain_settings(), workspace)
+    wait(workspace, first, lambda s: s["done"] > 3)
+    second, third = (runner.launch("pretrain", pretrain_settings(name=name), workspace)[0] for name in ("own2", "own3"))
+    for run_id in (second, third):
+        state = wait(workspace, run_id, lambda s: s["status"] == "queued" and s["stage"])
+        assert state["stage"] in (f"waiting for {first}", f"waiting for {second}")
+    quick, _ = runner.launch("embed", embed_settings(), workspace)  # what is no training does not wait for one
+    assert wait(workspace, quick)["status"] == "done"
+    runner.cancel(workspace, second)
+    assert wait(workspace, second)["status"] == "cancelled"
+    assert runner.read_run(workspace, third)["status"] == "queued"
+    runner.cancel(workspace, first)
+    wait(workspace, first)
+    wait(workspace, third, lambda s: s["status"] == "running" and s["done"] > 1)
+    runner.kill(workspace, third)
+    assert wait(workspace, third, seconds=5)["status"] == "killed"
+
+
+def held(workspace, run_id, job, launched, status="queued", background=False):
+    """A run as its own process would leave it, held by this one."""
+    import fcntl
+
+    folder = workspace.run(run_id)
+    write_json(folder / "config.json", {"job": job, "settings": {}, "background": background, "created": launched})
+    write_json(folder / "state.json", {"status": status, "launched": launched, "updated": launched})
+    handle = (folder / "alive").open("w")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def test_who_goes_first(workspace):
+    runs = [
+        held(workspace, "t1", "pretrain", 1.0),
+        held(workspace, "t2", "finetune", 2.0),
+        held(workspace, "f1", "score", 3.0, "running"),
+        held(workspace, "f2", "score", 4.0),
+        held(workspace, "b1", "compare", 1.5, background=True),
+        held(workspace, "b2", "compare", 2.5, background=True),
+    ]
+    ahead = lambda run_id: runner._ahead(workspace, run_id)  # noqa: E731
+    assert ahead("t1") == ""
+    assert ahead("t2") == "t1"
+    assert ahead("f1") == ahead("f2") == ""  # what somebody waits for starts at once
+    assert ahead("b1") in ("f1", "f2")
+    assert ahead("b2") in ("f1", "f2", "b1")
+    for k in (2, 3):
+        runs[k].close()
+    assert (ahead("b1"), ahead("b2")) == ("", "b1")
+    runs[4].close()  # it died
+    assert ahead("b2") == ""
+    write_json(workspace.run("t2") / "state.json", {"status": "running", "launched": 2.0})
+    assert ahead("t1") == "t2"  # what runs already goes first
+    for handle in runs:
+        handle.close()
 
 
 def test_bad_input_and_bugs_are_told_apart(workspace, photos, monkeypatch):
