@@ -3,8 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -45,9 +45,17 @@ class Views:
     local_scale: tuple[float, float] = (0.05, 0.14)
 
 
+Grouping = Literal["", "view", "together"]
+
+_ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
+
+
 @dataclass(frozen=True)
 class Options:
-    """What the heads and the loss are made with; 0 where a method has no such thing."""
+    """What the heads and the loss are made with; 0 where a method has no such thing.
+
+    What follows after queue_size is how other people's code, whose training goes on here, differs from ours (docs/formats.md).
+    """
 
     hidden_dim: int
     output_dim: int
@@ -56,13 +64,23 @@ class Options:
     """Of the moving average that makes the second network."""
     prototypes: int = 0
     queue_size: int = 0
+    queues: int = 1
+    """MoCo: 2 where each view's keys have a queue of their own."""
+    one_way: bool = False
+    """MoCo: only the first view is a query."""
+    version: int = 2
+    """MoCo's."""
+    terms: tuple[float, ...] = ()
+    """VICReg: weights of its three terms; Barlow Twins: weight of the loss, and of what is off the diagonal."""
+    grouping: Grouping = ""
+    """Views that meet BatchNorm together: each by itself, or those of one size."""
 
     def changed(self, method: str, **wanted: Any) -> "Options":
         """These options with those of `wanted` that are not None. Raises InputError for one that the method lacks."""
         given = {name: value for name, value in wanted.items() if value is not None}
         for name in given:
             if not getattr(self, name):
-                there = ", ".join(f.name.replace("_", "-") for f in fields(self) if getattr(self, f.name))
+                there = ", ".join(asked.replace("_", "-") for asked in _ASKED if getattr(self, asked))
                 flag = name.replace("_", "-")
                 raise InputError(f"{method} has no {flag}; leave --{flag} out. It has {there}.")
         return replace(self, **given)
@@ -104,6 +122,8 @@ class Method(nn.Module, ABC):
     """The attribute that is exported, embedded and scored."""
     branch: ClassVar[str]
     """What the paper calls that network."""
+    grouping: ClassVar[Grouping] = "view"
+    """Views that meet BatchNorm together."""
     paper: ClassVar[str]
     views: ClassVar[Views]
     recipe: ClassVar[Recipe]
@@ -117,6 +137,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.n_views = n_views
+        self.by_view = (options.grouping or self.grouping) == "view"
         self.build(feature_dim, options)
 
     @abstractmethod
@@ -126,6 +147,20 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
         """Loss, outputs and features of a batch."""
+
+    def represent(self, network: nn.Module, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features of the global views below one another, and of the local ones where there are any."""
+        found = []
+        for group in (views[: self.n_views], views[self.n_views :]):
+            if group:
+                seen = [network(view) for view in group] if self.by_view else [network(torch.cat(list(group)))]
+                found.append(torch.cat(seen))
+        return found[0], found[1] if len(found) > 1 else None
+
+    def through(self, head: nn.Module, h: torch.Tensor | None, views: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What a head makes of the features of these views."""
+        assert h is not None
+        return torch.cat([head(part) for part in h.chunk(len(views))]) if self.by_view else torch.as_tensor(head(h))
 
     def after_backward(self, clock: Clock) -> None:
         """Between gradients and step: what is held still early in the run loses its gradient here."""
@@ -145,8 +180,8 @@ class Compared(Method):
     criterion: nn.Module
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h_MD = one_by_one(self.backbone, views)
-        first, second = (self.projector(h) for h in h_MD.chunk(2))
+        h_MD, _ = self.represent(self.backbone, views)
+        first, second = self.through(self.projector, h_MD, views).chunk(2)
         with full_precision(first):
             loss = self.criterion(first.float(), second.float())
         return Step(loss, torch.cat([first, second]), h_MD)
@@ -160,17 +195,6 @@ def rising_momentum(start: float, clock: Clock) -> float:
 def full_precision(outputs: torch.Tensor) -> torch.autocast:
     """Losses are computed in float32, whatever precision the networks run in: small differences of large sums."""
     return torch.autocast(outputs.device.type, enabled=False)
-
-
-def one_by_one(network: nn.Module, views: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Features of the views, below one another; each view meets the network's BatchNorm by itself."""
-    return torch.cat([network(view) for view in views])
-
-
-def by_resolution(network: nn.Module, views: Sequence[torch.Tensor], n_views: int) -> list[torch.Tensor]:
-    """Features of the global views, and of the local ones where there are any; views of one size go through the network, and
-    its BatchNorm, together (SwAV, DINO)."""
-    return [network(torch.cat(list(group))) for group in (views[:n_views], views[n_views:]) if group]
 
 
 METHODS: Registry[type[Method]] = Registry("method", __name__, beside=frozenset({"heads"}))

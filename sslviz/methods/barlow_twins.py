@@ -1,10 +1,13 @@
 """Barlow Twins: the cross-correlation of two views' outputs is pushed to the identity."""
 
+from collections.abc import Sequence
+
+import torch
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 
 from sslviz.encoders.catalogue import authors, lightly
-from sslviz.methods import METHODS, Compared, Options, Recipe, Views
+from sslviz.methods import METHODS, Clock, Compared, Options, Recipe, Step, Views
 
 
 @METHODS.register("barlow_twins")
@@ -29,4 +32,9 @@ class BarlowTwins(Compared):
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
-        self.criterion = BarlowTwinsLoss(gather_distributed=True)
+        self.weight, off_diagonal = options.terms or (1.0, 0.005)
+        self.criterion = BarlowTwinsLoss(off_diagonal, gather_distributed=True)
+
+    def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
+        step = super().forward(views, clock)
+        return step._replace(loss=self.weight * step.loss)

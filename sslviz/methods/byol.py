@@ -9,7 +9,7 @@ from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
 from sslviz.encoders.catalogue import lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one, rising_momentum
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, rising_momentum
 
 
 @METHODS.register("byol")
@@ -39,11 +39,12 @@ class BYOL(Method):
         self.criterion = NegativeCosineSimilarity()
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h_MD = one_by_one(self.backbone, views)
-        z = [self.projector(h) for h in h_MD.chunk(2)]
+        h_MD, _ = self.represent(self.backbone, views)
+        z = self.through(self.projector, h_MD, views).chunk(2)
         first, second = (self.predictor(of_view) for of_view in z)
         with torch.no_grad():
-            first_target, second_target = (self.target_projector(self.target_backbone(view)) for view in views)
+            target, _ = self.represent(self.target_backbone, views)
+            first_target, second_target = self.through(self.target_projector, target, views).chunk(2)
         with full_precision(first):
             # 2 - 2 cos of both orders, as published; SimSiam halves the same sum
             loss = (

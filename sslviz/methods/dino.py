@@ -9,7 +9,7 @@ from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 
 from sslviz.encoders.catalogue import LAST_LIGHTLY, authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, by_resolution, full_precision, rising_momentum
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, rising_momentum
 
 
 @METHODS.register("dino")
@@ -22,6 +22,7 @@ class DINO(Method):
 
     keeps = "teacher_backbone"
     branch = "teacher"
+    grouping = "together"
     paper = "Caron et al., ICCV 2021, arXiv 2104.14294"
     views = Views(
         scale=(0.14, 1.0),
@@ -58,18 +59,19 @@ class DINO(Method):
         self.criterion = DINOLoss(options.output_dim)
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h = by_resolution(self.backbone, views, self.n_views)
-        student = self.projector(torch.cat(h))
-        global_views = torch.cat(list(views[: self.n_views]))
+        h_MD, local = self.represent(self.backbone, views)
+        student = self.through(self.projector, h_MD if local is None else torch.cat([h_MD, local]), views)
+        global_views = views[: self.n_views]
         with torch.no_grad():
-            teacher = self.teacher_projector(self.teacher_backbone(global_views))
+            taught, _ = self.represent(self.teacher_backbone, global_views)
+            teacher = self.through(self.teacher_projector, taught, global_views)
         low, high = min(0.04, self.temperature), self.temperature
         temperature = high if clock.further else min(high, low + (high - low) * clock.done / 0.1)
         with full_precision(student):
             loss = self.criterion(
                 list(teacher.float().chunk(self.n_views)), list(student.float().chunk(len(views))), teacher_temp=temperature
             )
-        return Step(loss, teacher, h[0])
+        return Step(loss, teacher, h_MD)
 
     def after_backward(self, clock: Clock) -> None:
         self.projector.cancel_last_layer_gradients(0 if clock.first_epoch else 1)

@@ -4,13 +4,14 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
-from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
+from lightly.models.utils import batch_shuffle, batch_unshuffle, concat_all_gather, deactivate_requires_grad, update_momentum
 from torch import distributed
 
 from sslviz.encoders.catalogue import authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision
 
 
 @METHODS.register("moco")
@@ -43,30 +44,70 @@ class MoCo(Method):
         self.key_backbone, self.key_projector = copy.deepcopy(self.backbone), copy.deepcopy(self.projector)
         deactivate_requires_grad(self.key_backbone)
         deactivate_requires_grad(self.key_projector)
-        self.momentum = options.momentum
-        size = (options.queue_size, options.output_dim)
-        self.criterion = NTXentLoss(temperature=options.temperature, memory_bank_size=size, gather_distributed=True)
-        bank = self.criterion.memory_bank  # lightly leaves these out of state_dict
-        bank.register_buffer("bank", bank.bank, persistent=True)
-        bank.register_buffer("bank_ptr", bank.bank_ptr, persistent=True)
+        self.momentum, self.one_way = options.momentum, options.one_way
+        if options.version == 2:
+            self.criterion = _queue(options)
+        if options.queues == 2:
+            self.second_criterion = _queue(options)
+        if options.version == 3:
+            self.predictor = MoCoProjectionHead(options.output_dim, options.hidden_dim, options.output_dim, batch_norm=True)
+        self.version, self.temperature = options.version, options.temperature
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h_MD = one_by_one(self.backbone, views)
-        first, second = (self.projector(h) for h in h_MD.chunk(2))
-        first_key, second_key = (self._key(view) for view in views)
-        queries, keys = torch.cat([first, second]), torch.cat([second_key, first_key])
+        seen, keyed = (views[:1], views[1:]) if self.one_way else (views, views)
+        h_MD, _ = self.represent(self.backbone, seen)
+        queries = self.through(self.projector, h_MD, seen)
+        keys = torch.cat([self._key(view) for view in keyed])
+        if self.version == 3:
+            queries = self.through(self.predictor, queries, seen)
         with full_precision(queries):
-            loss = self.criterion(queries.float(), keys.float())
+            loss = self._contrast(queries.float(), keys.float())
         return Step(loss, queries, h_MD)
+
+    def _contrast(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        if self.one_way:
+            return self._of(self.criterion, queries, keys)
+        (first, second), (first_key, second_key) = queries.chunk(2), keys.chunk(2)
+        if self.version == 3:
+            return self._against_the_batch(first, second_key) + self._against_the_batch(second, first_key)
+        if hasattr(self, "second_criterion"):
+            there, back = self._of(self.criterion, first, second_key), self._of(self.second_criterion, second, first_key)
+            return (there + back) / 2
+        return self._of(self.criterion, queries, torch.cat([second_key, first_key]))
+
+    @staticmethod
+    def _of(criterion: NTXentLoss, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = criterion(queries, keys)
+        return loss
+
+    def _against_the_batch(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """MoCo v3 (Chen et al., ICCV 2021, algorithm 1): all keys of the batch, over all processes, are negatives."""
+        keys = concat_all_gather(keys) if self._many else keys
+        scores = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / self.temperature
+        first = len(queries) * (distributed.get_rank() if self._many else 0)
+        return 2 * self.temperature * F.cross_entropy(scores, first + torch.arange(len(queries), device=scores.device))
+
+    @property
+    def _many(self) -> bool:
+        return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
     @torch.no_grad()
     def _key(self, view: torch.Tensor) -> torch.Tensor:
-        many = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-        if many:  # keys meet other images in BatchNorm than their queries do (He et al., CVPR 2020, section 3.3)
+        shuffled = self._many and self.version == 2
+        if shuffled:  # keys meet other images in BatchNorm than their queries do (He et al., CVPR 2020, section 3.3)
             view, order = batch_shuffle(view, distributed=True)
         key: torch.Tensor = self.key_projector(self.key_backbone(view))
-        return batch_unshuffle(key, order, distributed=True) if many else key
+        return batch_unshuffle(key, order, distributed=True) if shuffled else key
 
     def after_step(self, clock: Clock) -> None:
         update_momentum(self.backbone, self.key_backbone, self.momentum)
         update_momentum(self.projector, self.key_projector, self.momentum)
+
+
+def _queue(options: Options) -> NTXentLoss:
+    size = (options.queue_size, options.output_dim)
+    criterion = NTXentLoss(temperature=options.temperature, memory_bank_size=size, gather_distributed=True)
+    bank = criterion.memory_bank  # lightly leaves these out of state_dict
+    bank.register_buffer("bank", bank.bank, persistent=True)
+    bank.register_buffer("bank_ptr", bank.bank_ptr, persistent=True)
+    return criterion

@@ -15,6 +15,7 @@ class SimCLR(Method):
     """Projector as published: two layers, hidden width that of the features, 128 out."""
 
     branch = "encoder"
+    grouping = "together"
     paper = "Chen et al., ICML 2020, arXiv 2002.05709"
     views = Views(scale=(0.08, 1.0), blur=(0.5, 0.5))  # colour strength 0.5: appendix B.9, CIFAR-10; blur: appendix A
     recipe = Recipe(
@@ -32,8 +33,8 @@ class SimCLR(Method):
         self.criterion = NTXentLoss(temperature=options.temperature, gather_distributed=True)
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h_MD = self.backbone(torch.cat(list(views)))
-        z_MP = self.projector(h_MD)
+        h_MD, _ = self.represent(self.backbone, views)
+        z_MP = self.through(self.projector, h_MD, views)
         with full_precision(z_MP):
             loss = self.criterion(*z_MP.float().chunk(2))
         return Step(loss, z_MP, h_MD)

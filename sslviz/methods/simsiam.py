@@ -7,7 +7,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 
 from sslviz.encoders.catalogue import authors
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision, one_by_one
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision
 
 
 @METHODS.register("simsiam")
@@ -39,8 +39,8 @@ class SimSiam(Method):
         self.criterion = NegativeCosineSimilarity()
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h_MD = one_by_one(self.backbone, views)
-        first, second = (self.projector(h) for h in h_MD.chunk(2))
+        h_MD, _ = self.represent(self.backbone, views)
+        first, second = self.through(self.projector, h_MD, views).chunk(2)
         first_guess, second_guess = self.predictor(first), self.predictor(second)
         with full_precision(first):
             loss = 0.5 * (

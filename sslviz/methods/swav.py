@@ -10,7 +10,7 @@ from lightly.models.utils import normalize_weight
 from torch import nn
 
 from sslviz.encoders.catalogue import SWAV_STD, authors, lightly
-from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, by_resolution, full_precision
+from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views, full_precision
 
 
 @METHODS.register("swav")
@@ -21,6 +21,7 @@ class SwAV(Method):
     """
 
     branch = "encoder"
+    grouping = "together"
     paper = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
     views = Views(
         scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), blur=(0.5, 0.5), n_local=2, local_scale=(0.05, 0.14)
@@ -46,12 +47,12 @@ class SwAV(Method):
         self.criterion = SwaVLoss(temperature=options.temperature, sinkhorn_gather_distributed=True)
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
-        h = by_resolution(self.backbone, views, self.n_views)
-        z_MP = self.projector(torch.cat(h))
+        h_MD, local = self.represent(self.backbone, views)
+        z_MP = self.through(self.projector, h_MD if local is None else torch.cat([h_MD, local]), views)
         with full_precision(z_MP):
             scores = list(self.prototypes(F.normalize(z_MP.float(), dim=1)).chunk(len(views)))
             loss = self.criterion(scores[: self.n_views], scores[self.n_views :]).squeeze()
-        return Step(loss, z_MP, h[0])
+        return Step(loss, z_MP, h_MD)
 
     def after_backward(self, clock: Clock) -> None:
         if clock.first_epoch:

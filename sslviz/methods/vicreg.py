@@ -29,4 +29,4 @@ class VICReg(Compared):
 
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
-        self.criterion = VICRegLoss(gather_distributed=True)
+        self.criterion = VICRegLoss(*(options.terms or (25.0, 25.0, 1.0)), gather_distributed=True)
