@@ -371,15 +371,18 @@ def _print_mending(result: dict[str, Any]) -> None:
         f"{result['n']:,} {result['judged_on']} images; {result['method']}, {result['epochs']} epochs, learning rate "
         f"{result['lr']:g}; D of the base: {result['n_discriminative']} features at eps {result['eps']:g}."
     )
-    table = Table("arm", "seed", "top-1", "at 40 % less", "AUROC", "Q right", "Q wrong", "empty", "mended", "broken")
+    table = Table("arm", "seed", "top-1", "40 % less", "AUROC", "Q right", "wrong", "mended", "broken", padding=(0, 0))
     for row in result["arms"]:
         numbers = [_percent(row[k]) for k in ("top1", "top1_40", "auroc")]
         q = ["-" if row[k] is None else f"{row[k]:.4f}" for k in ("q_correct_fixed", "q_wrong_fixed")]
         changed = ["-" if row.get(k) is None else str(row[k]) for k in ("mended", "broken")]
         seed = "-" if row["arm"] == "base" else str(row["seed"])
-        table.add_row(row["arm"], seed, *numbers, *q, f"{_percent(row['empty_share'])} %", *changed)
+        table.add_row(row["arm"], seed, *numbers, *q, *changed)
     out.print(table)
-    out.print("Q with D and eps of the base; mended and broken: beside the base. All figures, with differences: --json.")
+    out.print(
+        "40 % less: top-1 on 60 % of the features. Q with D and eps of the base; mended and broken: beside the base. All "
+        "figures, with the curves: the Fine-tune page; --json."
+    )
 
 
 def _print_comparison(result: dict[str, Any]) -> None:

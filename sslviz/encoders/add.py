@@ -56,7 +56,7 @@ def add_encoder(
             )
     head, card = (path.with_name(part) for part in ("head.safetensors", "card.json"))
     ours = found.writer == "sslviz"
-    spec = save_encoder(workspace, spec, weights, read_head(head) if ours else None)
+    spec = save_encoder(workspace, spec, weights, read_head(head) if ours else found.head)
     if ours and card.exists():
         shutil.copyfile(card, workspace.encoder(name) / "card.json")
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())

@@ -17,6 +17,7 @@ from sslviz.encoders.backbones import BACKBONES, Family
 from sslviz.encoders.catalogue import SWAV_STD
 from sslviz.encoders.files import FileContent, read_file
 from sslviz.encoders.spec import EncoderSpec, InputSpec
+from sslviz.encoders.store import Head
 from sslviz.errors import InputError
 from sslviz.store.fingerprints import file_digest
 
@@ -26,7 +27,8 @@ _ROLES: tuple[tuple[str, str, int], ...] = (
     (r"(^|\.)encoder_k\.", "MoCo key encoder", 5),
     (r"(^|\.)momentum_encoder\.", "MoCo momentum encoder", 5),
     (r"(^|\.)(target|momentum|key)(\.|_)", "target network", 5),
-    (r"(^|\.)teacher(\.|_)", "teacher", 0),
+    (r"(^|\.)teacher_", "teacher beside an encoder", 3),  # lightly's BYOL: its online network is the encoder
+    (r"(^|\.)teacher\.", "teacher", 0),
     (r"(^|\.)student(\.|_)", "student", 4),
     (r"(^|\.)encoder_q\.", "MoCo query encoder", 1),
     (r"(^|\.)base_encoder\.", "MoCo v3 base encoder", 1),
@@ -35,6 +37,9 @@ _ROLES: tuple[tuple[str, str, int], ...] = (
     (r"", "network", 3),
 )
 _OPTIONAL = "num_batches_tracked"
+_WITH_HEADS = {"solo-learn", "lightly", "SimSiam", "MoCo", "MoCo v3", "SwAV", "DINO", "VICReg", "Barlow Twins"}
+_CLASSIFIER = r"(^|\.)(momentum_|online_|knn_)?classifier\."
+_TRAINED = r"(^|\.)(projector|projection_head|head|fc)\."
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Inspection:
     feature_dim: int | None
     refusal: str = ""
     notes: tuple[str, ...] = field(default=())
+    head: Head | None = field(default=None, repr=False)
+    """What training could go on from, as its writer named it; None where nothing of that kind is there."""
 
 
 def inspect_file(path: Path, network: str | None = None) -> Inspection:
@@ -239,7 +246,21 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
         feature_dim=feature_dim,
         refusal=refusal,
         notes=tuple(notes),
+        head=_head(content, taken, writer, method),
     )
+
+
+def _head(content: FileContent, taken: Network | None, writer: str, method: str) -> Head | None:
+    if taken is None or writer not in _WITH_HEADS:
+        return None
+    owns = BACKBONES[taken.family].owns
+    tensors = {
+        name: tensor
+        for name, tensor in content.tensors.items()
+        if not (name.startswith(taken.prefix) and owns(name[len(taken.prefix) :])) and not re.search(_CLASSIFIER, name)
+    }
+    facts = {"writer": writer, "method": method}
+    return Head(tensors, facts) if any(re.search(_TRAINED, name) for name in tensors) else None
 
 
 def _own_spec(content: FileContent) -> EncoderSpec | None:
@@ -396,6 +417,8 @@ def _writer(content: FileContent) -> str:
         return "DINO"
     if any(n.startswith("state_dict.module.encoder.") for n in names) and any(".predictor." in n for n in names):
         return "SimSiam"
+    if any(n.startswith("model.module.projector.") for n in names):
+        return "Barlow Twins" if any(n.startswith("model.module.bn.") for n in names) else "VICReg"
     return "unknown"
 
 
@@ -405,6 +428,7 @@ def _method(content: FileContent, taken: Network | None) -> str:
         return str(parameters["method"])[:40]
     writer = _writer(content)
     by_writer = {"MoCo": "moco", "MoCo v3": "moco", "SwAV": "swav", "DINO": "dino", "SimSiam": "simsiam"}
+    by_writer |= {"VICReg": "vicreg", "Barlow Twins": "barlow_twins"}
     if writer in by_writer:
         return by_writer[writer]
     return "byol" if taken is not None and taken.role == "online network" else "unknown"

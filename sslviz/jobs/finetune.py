@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import torch
 
     from sslviz.encoders.spec import EncoderSpec
+    from sslviz.encoders.store import Head
     from sslviz.jobs.inputs import Embedded
     from sslviz.jobs.mended import Judged
-    from sslviz.methods import Method
-    from sslviz.methods.heads import Made
+    from sslviz.methods import Made, Method
     from sslviz.training.regulariser import Regulariser, Selection, Weights
     from sslviz.training.sources import Source
 
@@ -214,12 +214,13 @@ def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
 
 @dataclass(frozen=True)
 class Origin:
-    """The encoder that training goes on from, with its head; `fresh`: it came without one."""
+    """The encoder that training goes on from, with its head (None: it came without one)."""
 
+    asked: str
     spec: "EncoderSpec"
     weights: "dict[str, torch.Tensor]"
     made: "Made"
-    head: Any
+    head: "Head | None"
     notes: list[str]
 
     @classmethod
@@ -228,8 +229,8 @@ class Origin:
         from sslviz.encoders.backbones import BACKBONES
         from sslviz.encoders.spec import load_spec
         from sslviz.encoders.store import load_weights, read_head
-        from sslviz.methods import METHODS
-        from sslviz.methods.heads import Made, put_together
+        from sslviz.methods import METHODS, Made
+        from sslviz.methods.heads import put_together
 
         workspace.existing_encoder(settings.encoder)
         spec = load_spec(workspace, settings.encoder)
@@ -240,7 +241,8 @@ class Origin:
         weights = load_weights(workspace, spec)
         head = read_head(workspace.encoder(spec.name) / "head.safetensors")
         if head is not None:
-            return cls(spec, weights, put_together(spec, weights, head)[1], head, [])
+            _, made, notes = put_together(spec, weights, head, settings.method)
+            return cls(settings.method, spec, weights, made, head, notes)
         name = settings.method or spec.method
         if name not in METHODS.names():
             raise InputError(
@@ -254,7 +256,7 @@ class Origin:
         note = (
             f"{spec.name} came without its head: a fresh one is trained on the frozen encoder for {settings.head_epochs} epochs"
         )
-        return cls(spec, weights, made, None, [note])
+        return cls(settings.method, spec, weights, made, None, [note])
 
     def method(self) -> "Method":
         """The method as it was when the encoder was stored."""
@@ -262,7 +264,7 @@ class Origin:
 
         if self.head is None:
             return begin_anew(self.spec, self.weights, self.made)
-        return put_together(self.spec, self.weights, self.head)[0]
+        return put_together(self.spec, self.weights, self.head, self.asked)[0]
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ class _Trainer:
             "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
             "made_by": key,
         }
-        save_encoder(self.workspace, spec, getattr(method, method.keeps).state_dict(), take_apart(method, made), content)
+        save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
         (folder / "checkpoint.pt").unlink()
         return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
 
@@ -519,7 +521,7 @@ class _Watch:
         root = self.trainer.embedded.dataset.root
         assert root is not None
         spec, batch = self.trainer.origin.spec, 64
-        encoder = Encoder(spec, deepcopy(getattr(self.method, self.method.keeps)), str(self.regulariser.features.device))
+        encoder = Encoder(spec, deepcopy(self.trainer.origin.made.kept(self.method)), str(self.regulariser.features.device))
         workers = self.trainer.settings.workers
         pictures = ahead(
             lambda s: read_picture(root / s, spec.input.resize, spec.input.size, thumb=False), sample_ids, workers, 2 * batch

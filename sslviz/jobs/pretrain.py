@@ -13,8 +13,7 @@ from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from sslviz.methods import Views
-    from sslviz.methods.heads import Made
+    from sslviz.methods import Made, Views
 
 
 class PretrainSettings(Settings):
@@ -126,7 +125,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             source=f"sslviz pretrain on {dataset.name} ({len(source):,} images), epoch {epoch} of {settings.epochs}",
             notes=(command_of("pretrain", settings),),
         )
-        save_encoder(workspace, spec, getattr(method, method.keeps).state_dict(), take_apart(method, made), card)
+        save_encoder(workspace, spec, made.kept(method).state_dict(), take_apart(method, made), card)
 
     def every_epoch(rows: list[dict[str, float]]) -> dict[str, float]:
         epoch = len(rows)
@@ -153,8 +152,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
 
 def made_with(settings: PretrainSettings) -> "Made":
     """What these settings make the method's heads and views of."""
-    from sslviz.methods import METHODS
-    from sslviz.methods.heads import Made
+    from sslviz.methods import METHODS, Made
 
     method = METHODS[settings.method]
     names = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from sslviz.encoders.catalogue import Checkpoint
@@ -45,6 +46,9 @@ class Views:
     local_scale: tuple[float, float] = (0.05, 0.14)
 
 
+Tensors = dict[str, torch.Tensor]
+SECOND = ("key_", "target_", "teacher_")
+"""How the names of second networks begin."""
 Grouping = Literal["", "view", "together"]
 
 _ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
@@ -84,6 +88,26 @@ class Options:
                 flag = name.replace("_", "-")
                 raise InputError(f"{method} has no {flag}; leave --{flag} out. It has {there}.")
         return replace(self, **given)
+
+
+class Made(BaseModel):
+    """What a method's heads are made with, and how it was trained: the views, at which size in pixels.
+
+    keeps: the network that the encoder is, where it is not the one the method keeps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    options: Options
+    views: Views
+    size: int
+    keeps: str = ""
+
+    def kept(self, method: "Method") -> nn.Module:
+        """The backbone that is exported, embedded and scored."""
+        network: nn.Module = getattr(method, self.keeps or method.keeps)
+        return network
 
 
 class Clock(NamedTuple):
@@ -168,10 +192,6 @@ class Method(nn.Module, ABC):
     def after_step(self, clock: Clock) -> None:
         """After the optimiser's step: moving averages, normalised prototypes."""
 
-    def rest(self) -> dict[str, torch.Tensor]:
-        """Everything but the kept backbone: what training goes on from."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(f"{self.keeps}.")}
-
 
 class Compared(Method):
     """A method whose loss compares the projected outputs of two views, each of which meets BatchNorm by itself."""
@@ -197,4 +217,4 @@ def full_precision(outputs: torch.Tensor) -> torch.autocast:
     return torch.autocast(outputs.device.type, enabled=False)
 
 
-METHODS: Registry[type[Method]] = Registry("method", __name__, beside=frozenset({"heads"}))
+METHODS: Registry[type[Method]] = Registry("method", __name__, beside=frozenset({"formats", "heads"}))

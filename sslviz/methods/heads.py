@@ -1,48 +1,102 @@
-"""A method's heads on disk: how a method is taken apart into an encoder and what goes on from it, and put together again."""
+"""A method's heads on disk: how a method is taken apart into an encoder and what goes on from it, and put together again.
+
+Heads of our own say what they are made with; those of other people's files are translated (formats.py). Layers are built as
+their tensors have them.
+"""
 
 import json
+from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from lightly.models.modules.heads import DINOProjectionHead, ProjectionHead
+from pydantic import ValidationError
+from torch import nn
 
 from sslviz.encoders.backbones import BACKBONES
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.encoders.store import Head
 from sslviz.errors import InputError
-from sslviz.methods import METHODS, Method, Options, Views
-
-
-class Made(BaseModel):
-    """What a method's heads are made with, and how it was trained: the views, at which size in pixels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str
-    options: Options
-    views: Views
-    size: int
+from sslviz.methods import METHODS, SECOND, Made, Method, Tensors
+from sslviz.methods.formats import translated
 
 
 def take_apart(method: Method, made: Made) -> Head:
-    """The head of a method in training."""
-    return Head(method.rest(), made.model_dump(mode="json"))
+    """The head of a method in training: all but the kept backbone."""
+    kept = f"{made.keeps or method.keeps}."
+    return Head({k: v for k, v in method.state_dict().items() if not k.startswith(kept)}, made.model_dump(mode="json"))
 
 
-def put_together(spec: EncoderSpec, weights: dict[str, torch.Tensor], head: Head) -> tuple[Method, Made]:
-    """The method that an encoder's training goes on with. Raises InputError where its head belongs to no known method."""
+def put_together(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str = "") -> tuple[Method, Made, list[str]]:
+    """(the method that an encoder's training goes on with, what it is made with, remarks).
+
+    method_name: of a file that does not say it. Raises InputError where the head belongs to no known method, or does not fit.
+    """
     try:
-        made = Made.model_validate_json(json.dumps(head.facts))
+        if "options" in head.facts:
+            made, tensors, notes = Made.model_validate_json(json.dumps(head.facts)), head.tensors, list[str]()
+        else:
+            made, tensors, notes = translated(spec, weights, head, method_name)
         kind = METHODS[made.method]
         method = kind(BACKBONES[spec.backbone].build(spec.architecture), spec.feature_dim, made.options, made.views.n_views)
-        method.load_state_dict({**{f"{kind.keeps}.{k}": v for k, v in weights.items()}, **head.tensors}, strict=True)
-    except (ValidationError, RuntimeError, TypeError) as error:
+        _fit_layers(method, tensors)
+        kept = made.keeps or kind.keeps
+        method.load_state_dict({**{f"{kept}.{k}": v for k, v in weights.items()}, **tensors}, strict=True)
+    except (ValidationError, RuntimeError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f'the head of encoder "{spec.name}" does not fit ({reason}). Add the encoder again.') from None
-    return method, made
+    return method, made, notes
 
 
-def begin_anew(spec: EncoderSpec, weights: dict[str, torch.Tensor], made: Made) -> Method:
+def begin_anew(spec: EncoderSpec, weights: Tensors, made: Made) -> Method:
     """A method with fresh heads on an encoder that came without them."""
     backbone = BACKBONES[spec.backbone].build(spec.architecture)
     backbone.load_state_dict(weights, strict=True)
     return METHODS[made.method](backbone, spec.feature_dim, made.options, made.views.n_views)
+
+
+def layers_of(tensors: Tensors, between: Callable[[], nn.Module]) -> nn.Sequential:
+    """The layers of a head whose tensors are named POSITION.NAME: what is missing in between is an activation."""
+    last = max(int(name.split(".")[0]) for name in tensors)
+    layers: list[nn.Module] = []
+    for position in range(last + 1):
+        own = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{position}.")}
+        if not own:
+            layers.append(between())
+        elif "running_mean" in own:
+            layers.append(nn.BatchNorm1d(len(own["running_mean"]), affine="weight" in own))
+        else:
+            out, into = own["weight"].shape
+            layers.append(nn.Linear(into, out, bias="bias" in own))
+    return nn.Sequential(*layers)
+
+
+def _fit_layers(method: Method, tensors: Tensors) -> None:
+    """Give each head the layers that its tensors have, where ours would be others."""
+    for name, part in method.named_children():
+        held = {n[len(name) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{name}.")}
+        same = {n: t.shape for n, t in part.state_dict().items()} == {n: t.shape for n, t in held.items()}
+        if same or name.endswith("backbone"):
+            continue
+        if name == "prototypes":
+            method.prototypes = _linear(held["weight"], "bias" in held)
+        elif isinstance(part, ProjectionHead):
+            between = nn.GELU if any(isinstance(layer, nn.GELU) for layer in part.layers) else nn.ReLU
+            part.layers = layers_of({n.removeprefix("layers."): t for n, t in held.items() if n.startswith("layers.")}, between)
+            if isinstance(part, DINOProjectionHead):
+                part.last_layer = _last_layer(held)
+            if name.startswith(SECOND):
+                part.requires_grad_(False)
+
+
+def _last_layer(held: Tensors) -> nn.Module:
+    """DINO's: weight-normalised with lengths that stay, or plain."""
+    if "last_layer.weight" in held:
+        return _linear(held["last_layer.weight"], bias=False)
+    layer: nn.Module = nn.utils.weight_norm(_linear(held["last_layer.weight_v"], bias=False))
+    layer.get_parameter("weight_g").requires_grad_(False)
+    return layer
+
+
+def _linear(weight: torch.Tensor, bias: bool) -> nn.Linear:
+    out, into = weight.shape
+    return nn.Linear(into, out, bias=bias)

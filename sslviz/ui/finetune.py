@@ -65,7 +65,8 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         shown = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
         _line(curves, shown, "mean Q of watched images", f"{key}-q")
     with right:
-        _line(curves, {"q_term": "Q", "l1_term": "columns"}, "terms, as they enter the loss", f"{key}-terms")
+        terms = {"q_term": "Q", "l1_term": "columns"}
+        _line(curves, terms, "size of the terms in the loss", f"{key}-terms", log=True)
         if curves["watched_top1"].notna().any():
             _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
     st.caption(
@@ -76,8 +77,8 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
 
 
-def _line(curves: pd.DataFrame, columns: dict[str, str], title: str, key: str, factor: float = 1.0) -> None:
-    st.plotly_chart(figures.curve(curves, columns, title, factor), key=key, alt=f"{title}, by epoch", config=widgets.CHART)
+def _line(curves: pd.DataFrame, columns: dict[str, str], title: str, key: str, **look: Any) -> None:
+    st.plotly_chart(figures.curve(curves, columns, title, **look), key=key, alt=f"{title}, by epoch", config=widgets.CHART)
 
 
 def headline(summary: dict[str, Any]) -> None:

@@ -114,11 +114,11 @@ def rows(a, b):
         "SwAV nested": ({"epoch": 3, "state_dict": swav}, SWAV, "swav", {"module.projection_head": head2}),
         "DINO backbone": (a.state_dict(), IMAGENET, "unknown", {}),
         "DINO full": (dino, IMAGENET, "dino", {"module.head": "512 → 16 → 8 → 20"}),
-        "VICReg full": ({"epoch": 9, "model": full}, IMAGENET, "unknown", {"module.projector": head3}),
+        "VICReg full": ({"epoch": 9, "model": full}, IMAGENET, "vicreg", {"module.projector": head3}),
         "Barlow Twins full": (
             {"epoch": 9, "model": {**full, "module.bn.running_mean": torch.ones(8)}},
             IMAGENET,
-            "unknown",
+            "barlow_twins",
             {"module.projector": head3},
         ),
         "BYOL converted": (

@@ -41,7 +41,7 @@ FIGURES = {
     "spurious_wrong": "IoU with the surroundings, got wrong",
 }
 IN_POINTS = {"top1", "top1_40", "auroc", "auprc", "empty_share"}
-_BELOW = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}}
 
 
 def differences(table: pd.DataFrame, figure: str) -> go.Figure:
@@ -70,12 +70,15 @@ def differences(table: pd.DataFrame, figure: str) -> go.Figure:
     return chart.update_layout(**{**LAYOUT, "height": 120 + 44 * len(part), "showlegend": False})
 
 
-def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: float = 1.0) -> go.Figure:
-    """Columns of the training curves (arm, seed, epoch, ...) against the epoch: a colour for each arm, a dash for each column."""
+def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: float = 1.0, log: bool = False) -> go.Figure:
+    """Columns of the training curves (arm, seed, epoch, ...) against the epoch: a colour for each arm, a dash for each column.
+    log: their sizes, on a logarithmic axis, without what is 0."""
     chart = go.Figure()
     for (arm, seed), part in curves.groupby(["arm", "seed"], sort=False):
         for (column, name), dash in zip(columns.items(), ("solid", "dot"), strict=False):
             known = part.dropna(subset=[column])
+            if log:
+                known = known[known[column] != 0].assign(**{column: known[column].abs()})
             chart.add_scatter(
                 x=known["epoch"],
                 y=factor * known[column],
@@ -88,8 +91,8 @@ def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: flo
                 hovertemplate=f"{NAMES[str(arm)]}, seed {seed}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
             )
     chart.update_xaxes(title="epoch", rangemode="tozero", dtick=1 if curves["epoch"].max() <= 12 else None)
-    chart.update_yaxes(title=title)
-    return chart.update_layout(**{**LAYOUT, "height": 300, "legend": _BELOW})
+    chart.update_yaxes(title=title, type="log" if log else "linear", exponentformat="power")
+    return chart.update_layout(**{**LAYOUT, "height": 320, "legend": _ABOVE, "margin": {"l": 10, "r": 10, "t": 60, "b": 10}})
 
 
 def panels(table: pd.DataFrame, titles: dict[int, str], names: tuple[str, str]) -> go.Figure:
@@ -99,7 +102,7 @@ def panels(table: pd.DataFrame, titles: dict[int, str], names: tuple[str, str]) 
     chart = make_subplots(
         rows=2,
         cols=2,
-        subplot_titles=[f"{as_typed(name)}, {outcome}" for outcome in ("got right", "got wrong") for name in names],
+        subplot_titles=[f"{as_typed(name)}: {outcome}" for outcome in ("right", "wrong") for name in names],
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.03,
@@ -118,6 +121,7 @@ def panels(table: pd.DataFrame, titles: dict[int, str], names: tuple[str, str]) 
                 row=r + 1,
                 col=c + 1,
             )
+    chart.update_annotations(font_size=12)
     chart.update_xaxes(type="category", showticklabels=False)
     chart.update_xaxes(title="features of D", row=2)
     chart.update_yaxes(autorange="reversed")

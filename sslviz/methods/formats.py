@@ -1,0 +1,288 @@
+"""Heads that other people's training code wrote: which of its tensors are what of ours, and how its method differs.
+
+A file's writer and method name a format (docs/formats.md); what a file does not name is told by its parts.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sslviz.encoders.backbones import BACKBONES
+from sslviz.encoders.spec import EncoderSpec
+from sslviz.encoders.store import Head
+from sslviz.errors import InputError
+from sslviz.methods import METHODS, SECOND, Made, Method, Tensors
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a writer's file of a method becomes ours. parts: our name -> theirs; those with a dot at the end are how
+    names begin, after `root`."""
+
+    parts: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] = field(default_factory=dict)
+    keeps: str = ""
+    root: str = "state_dict."
+
+
+_SYMMETRIC = {"scale": (0.08, 1.0), "jitter": (0.8, 0.8, 0.8, 0.2), "blur": (0.5, 0.5), "solarise": (0.0, 0.0), "n_local": 0}
+_WEAK = {**_SYMMETRIC, "jitter": (0.4, 0.4, 0.4, 0.1)}
+_ASYMMETRIC = {**_SYMMETRIC, "jitter": (0.4, 0.4, 0.2, 0.1), "blur": (1.0, 0.1), "solarise": (0.0, 0.2)}
+_SOLARISED = {**_SYMMETRIC, "scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.2, 0.1), "solarise": (0.1, 0.1)}
+
+FORMATS: dict[tuple[str, str], Format] = {
+    ("solo-learn", "simclr"): Format({"projector.layers.": "projector."}, {"temperature": 0.2, "grouping": "view"}, _SYMMETRIC),
+    ("solo-learn", "moco"): Format(
+        {
+            "projector.layers.": "projector.",
+            "key_projector.layers.": "momentum_projector.",
+            "key_backbone.": "momentum_backbone.",
+            "queues": "queue",
+        },
+        {"temperature": 0.2, "momentum": 0.99, "queues": 2},
+        _WEAK,
+    ),
+    ("solo-learn", "moco v3"): Format(
+        {
+            "projector.layers.": "projector.",
+            "predictor.layers.": "predictor.",
+            "key_projector.layers.": "momentum_projector.",
+            "key_backbone.": "momentum_backbone.",
+        },
+        {"temperature": 0.2, "momentum": 0.99, "version": 3},
+        _ASYMMETRIC,
+    ),
+    ("solo-learn", "byol"): Format(
+        {
+            "projector.layers.": "projector.",
+            "predictor.layers.": "predictor.",
+            "target_projector.layers.": "momentum_projector.",
+            "target_backbone.": "momentum_backbone.",
+        },
+        {"momentum": 0.99},
+        _ASYMMETRIC,
+    ),
+    ("solo-learn", "simsiam"): Format({"projector.layers.": "projector.", "predictor.layers.": "predictor."}, {}, _WEAK),
+    ("solo-learn", "swav"): Format(
+        {"projector.layers.": "projector.", "prototypes.": "prototypes."}, {"temperature": 0.1, "grouping": "view"}, _SYMMETRIC
+    ),
+    ("solo-learn", "dino"): Format(
+        {
+            "projector.layers.": "head.mlp.",
+            "projector.last_layer.": "head.last_layer.",
+            "teacher_projector.layers.": "momentum_head.mlp.",
+            "teacher_projector.last_layer.": "momentum_head.last_layer.",
+            "teacher_backbone.": "momentum_backbone.",
+            "criterion.center": "dino_loss_func.center",
+        },
+        {"temperature": 0.07, "momentum": 0.9995, "grouping": "view"},
+        _ASYMMETRIC,
+        keeps="backbone",
+    ),
+    ("solo-learn", "vicreg"): Format({"projector.layers.": "projector."}, {"terms": (25.0, 50.0, 1.0)}, _SOLARISED),
+    ("solo-learn", "barlow_twins"): Format({"projector.layers.": "projector."}, {"terms": (0.1, 0.0051)}, _ASYMMETRIC),
+    ("lightly", "simclr"): Format({"projector.": "projection_head."}, {"temperature": 0.1}),
+    ("lightly", "moco"): Format(
+        {"projector.": "projection_head.", "key_projector.": "key_projection_head.", "key_backbone.": "key_backbone."},
+        {"temperature": 0.2, "momentum": 0.999, "one_way": True, "queue_size": 65_536},
+    ),
+    ("lightly", "byol"): Format(
+        {
+            "projector.": "projection_head.",
+            "predictor.": "prediction_head.",
+            "target_projector.": "teacher_projection_head.",
+            "target_backbone.": "teacher_backbone.",
+        },
+        {"momentum": 0.99},
+    ),
+    ("lightly", "swav"): Format(
+        {"projector.": "projection_head.", "prototypes.": "prototypes.heads.0."},
+        {"temperature": 0.1, "grouping": "view"},
+        {"n_local": 6},
+    ),
+    ("lightly", "dino"): Format(
+        {
+            "projector.": "student_projection_head.",
+            "backbone.": "student_backbone.",
+            "teacher_projector.": "projection_head.",
+            "criterion.center": "criterion.center",
+        },
+        {"temperature": 0.04, "momentum": 0.996},
+        {"n_local": 6},
+    ),
+    ("lightly", "vicreg"): Format(
+        {"projector.": "projection_head."}, {"grouping": "together"}, {**_SOLARISED, "scale": (0.08, 1.0)}
+    ),
+    ("lightly", "barlow_twins"): Format({"projector.": "projection_head."}, {"grouping": "together"}),
+    ("SimSiam", "simsiam"): Format({"projector.layers.": "module.encoder.fc.", "predictor.layers.": "module.predictor."}),
+    ("MoCo", "moco"): Format(
+        {
+            "projector.layers.": "module.encoder_q.fc.",
+            "key_projector.layers.": "module.encoder_k.fc.",
+            "key_backbone.": "module.encoder_k.",
+            "queues": "module.queue",
+        },
+        {"temperature": 0.2, "momentum": 0.999, "one_way": True, "queue_size": 65_536},
+    ),
+    ("MoCo v3", "moco"): Format(
+        {
+            "projector.layers.": "module.base_encoder.fc.",
+            "predictor.layers.": "module.predictor.",
+            "key_projector.layers.": "module.momentum_encoder.fc.",
+            "key_backbone.": "module.momentum_encoder.",
+        },
+        {"temperature": 1.0, "momentum": 0.99, "version": 3},
+        {**_ASYMMETRIC, "scale": (0.2, 1.0)},
+    ),
+    ("SwAV", "swav"): Format(
+        {"projector.layers.": "module.projection_head.", "prototypes.": "module.prototypes."},
+        {"temperature": 0.1},
+        {"n_local": 6},
+    ),
+    ("DINO", "dino"): Format(
+        {
+            "projector.layers.": "student.module.head.mlp.",
+            "projector.last_layer.": "student.module.head.last_layer.",
+            "backbone.": "student.module.backbone.",
+            "teacher_projector.layers.": "teacher.module.head.mlp.",
+            "teacher_projector.last_layer.": "teacher.module.head.last_layer.",
+            "criterion.center": "dino_loss.center",
+        },
+        {"temperature": 0.04, "momentum": 0.996},
+        {"n_local": 8},
+        root="",
+    ),
+    ("VICReg", "vicreg"): Format({"projector.layers.": "module.projector."}, {}, _ASYMMETRIC, root="model."),
+    ("Barlow Twins", "barlow_twins"): Format(
+        {"projector.layers.": "module.projector."}, {"terms": (1.0, 0.0051)}, _ASYMMETRIC, root="model."
+    ),
+}
+_CALLED = {"mocov2plus": "moco", "mocov2": "moco", "mocov3": "moco v3", "barlowtwins": "barlow_twins"}
+
+
+def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str) -> tuple[Made, Tensors, list[str]]:
+    """What, and our names of the tensors. Raises InputError where writer and method are no known pair."""
+    writer = str(head.facts.get("writer", ""))
+    called = method_name or str(head.facts.get("method", "unknown"))
+    called = _CALLED.get(called, called)
+    if called not in METHODS.names() and called != "moco v3":
+        called = _told_by_its_parts(head.tensors, writer)
+    if (writer, called) not in FORMATS:
+        raise InputError(
+            f'encoder "{spec.name}" came with a head of {writer or "an unknown writer"}, method {called}, that is not known. '
+            f"Say which loss to go on with: --method {'|'.join(METHODS.names())}"
+        )
+    form = FORMATS[writer, called]
+    if called == "moco v3":
+        called = "moco"
+    kind = METHODS[called]
+    tensors = {name.removeprefix(form.root): tensor for name, tensor in head.tensors.items()}
+    found = _renamed(tensors, form, BACKBONES[spec.backbone].owns)
+    notes: list[str] = []
+    queues = found.pop("queues", None)
+    if "prototypes.weight_v" in found:
+        v, g = found.pop("prototypes.weight_v"), found.pop("prototypes.weight_g")
+        found["prototypes.weight"] = g * v / v.norm(dim=1, keepdim=True)
+    out, hidden = _widths(found)
+    given = {"hidden_dim": hidden, "output_dim": out, **form.options}
+    if queues is not None:
+        given["queue_size"] = queues.shape[-1]
+    if "prototypes.weight" in found:
+        given["prototypes"] = len(found["prototypes.weight"])
+    if "criterion.center" in found:
+        found["criterion.center"] = found["criterion.center"].reshape(1, 1, -1)
+        given["output_dim"] = found["criterion.center"].shape[-1]
+    options = replace(kind.options, **given)
+    views = replace(kind.views, **form.views)
+    made = Made(method=called, options=options, views=views, size=spec.input.size, keeps=form.keeps)
+    complete = _completed(found, made, weights, queues, notes)
+    return made, complete, [f"goes on with the {called} head of the file, written by {writer}", *notes]
+
+
+def _renamed(tensors: Tensors, form: Format, owns: Callable[[str], bool]) -> Tensors:
+    found: Tensors = {}
+    for ours, theirs in form.parts.items():
+        for name, tensor in tensors.items():
+            rest = name[len(theirs) :]
+            if ours.endswith(".") and name.startswith(theirs) and (not ours.endswith("backbone.") or owns(rest)):
+                found[ours + rest] = tensor
+            elif name == theirs:
+                found[ours] = tensor
+    return found
+
+
+def _widths(found: Tensors) -> tuple[int, int]:
+    """(output, hidden) widths of the projector."""
+    matrices = [t for n, t in found.items() if n.startswith("projector.layers.") and t.ndim == 2]
+    return int(matrices[-1].shape[0]), int(matrices[0].shape[0])
+
+
+def _completed(found: Tensors, made: Made, weights: Tensors, queues: torch.Tensor | None, notes: list[str]) -> Tensors:
+    """The tensors with what the file lacks: second networks begin as copies, queues as random directions."""
+    kind = METHODS[made.method]
+    complete = dict(found)
+    for lead in SECOND:
+        if not any(part.startswith(lead) for part in _parts(kind)):
+            continue
+        for part in ("backbone", "projector"):
+            if f"{lead}{part}" == (made.keeps or kind.keeps) or any(n.startswith(f"{lead}{part}.") for n in complete):
+                continue
+            source = weights if part == "backbone" else {n[10:]: t for n, t in found.items() if n.startswith("projector.")}
+            complete |= {f"{lead}{part}.{n}": t for n, t in source.items()}
+            notes.append(f"the file has no {lead}{part}: it begins as a copy")
+    if made.method == "moco" and made.options.version == 2:
+        size = (made.options.queue_size, made.options.output_dim)
+        banks = [
+            torch.nn.functional.normalize(torch.randn(size, generator=torch.Generator().manual_seed(k)), dim=1) for k in (0, 1)
+        ]
+        if queues is None:
+            notes.append("the file has no queue: it begins with random directions and fills up")
+        else:
+            banks = [bank.T.contiguous() for bank in (queues if queues.ndim == 3 else queues[None])]
+        if made.options.queues == 2:  # the first query meets the keys of the second view
+            complete |= {"criterion.memory_bank.bank": banks[1], "second_criterion.memory_bank.bank": banks[0]}
+            complete["second_criterion.memory_bank.bank_ptr"] = torch.zeros(1, dtype=torch.long)
+        else:
+            complete["criterion.memory_bank.bank"] = banks[0]
+        complete["criterion.memory_bank.bank_ptr"] = torch.zeros(1, dtype=torch.long)
+    if made.method == "dino" and "criterion.center" not in complete:
+        complete["criterion.center"] = torch.zeros(1, 1, made.options.output_dim)
+        notes.append("the file has no centre: it begins at zero")
+    return complete
+
+
+def _parts(kind: type[Method]) -> list[str]:
+    """Names of the networks of a method."""
+    with torch.device("meta"):
+        return [name for name, _ in kind(nn.Linear(8, 8), 8, kind.options, 2).named_children()]
+
+
+def _told_by_its_parts(tensors: Tensors, writer: str) -> str:
+    """The method of a file that does not name it, by what only this method has; "unknown" where two look alike."""
+
+    def has(pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in tensors)
+
+    second = has(r"(momentum|key|teacher|target)_")
+    rules = {
+        "dino": has(r"last_layer"),
+        "swav": has(r"prototypes"),
+        "moco v3": second and has(r"predictor\.") and has(r"projector\.4\.running_mean") and not has(r"projector\.4\.weight"),
+        "byol": second and has(r"predict(or|ion_head)\."),
+        "moco": second,
+        "simsiam": has(r"predictor\."),
+        "simclr": not has(r"(projector|projection_head\.layers)\.6\.")
+        and (not has(r"running_mean") or has(r"projection_head\.layers\.4\.running_mean")),
+    }
+    if writer in ("VICReg", "Barlow Twins"):
+        return "barlow_twins" if writer == "Barlow Twins" else "vicreg"
+    if found := next((name for name, holds in rules.items() if holds), None):
+        return found
+    if writer == "lightly":  # VICReg's head has two layers there, Barlow Twins' three
+        return "barlow_twins" if has(r"projection_head\.layers\.6\.") else "vicreg"
+    return "unknown"
