@@ -41,9 +41,8 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     with_it, without = (np.array(seconds[name][1:]) for name in ("with", "without"))
     best, paired = with_it.min() / without.min() - 1, np.median(with_it / without) - 1
-    print(
-        f"a step of {VIEWS} views of {SIZE} px, ResNet-18, one thread: {without.min():.2f} s, with both terms {with_it.min():.2f} s"
-    )
+    print(f"a step of {VIEWS} views of {SIZE} px, ResNet-18, one thread: {without.min():.2f} s, with both terms", end=" ")
+    print(f"{with_it.min():.2f} s")
     print(f"the regulariser adds {100 * best:+.1f} % (best of {ROUNDS}), {100 * paired:+.1f} % (median of pairs)")
 
 
