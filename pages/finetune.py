@@ -12,8 +12,9 @@ if made.result is not None:
     report.say_stale(made)
     finetune.headline(reads.summary(made))
     finetune.differences(reads.table(made.result, "differences"))
-    finetune.images(here, reads.table(made.result, "images"))
-    finetune.panels(here, reads.table(made.result, "panels"))
+    names = reads.summary(made)["titles"]
+    finetune.images(here, reads.table(made.result, "images"), names)
+    finetune.panels(reads.table(made.result, "panels"), names)
     st.subheader("How it went")
     finetune.charts(reads.table(made.result, "curves"), "made")
     finetune.command(here, finetune.made_by(here, made.result))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sslviz.errors import Cancelled, InputError, SslvizError
 from sslviz.jobs import JOBS, Job, Settings, parse
+from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
 app = typer.Typer(
@@ -37,6 +38,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 WorkspaceOption = Annotated[
     str | None, typer.Option("--workspace", help="folder of everything sslviz makes [default: $SSLVIZ_WORKSPACE or ./workspace]")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="settings from a file: a recipe, or a run's config.json; options given beside it win"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
@@ -102,9 +107,13 @@ def _command(
     def run(**values: Any) -> None:
         as_json = values.pop("as_json")
         workspace = Workspace(values.pop("workspace"))
+        slurm = values.pop("slurm", None) or ""
+        config = values.pop("config")
         fields = {renamed.get(k, k): v for k, v in values.items()}
+        if config is not None:
+            fields = _configured(job, config, fields)
         settings = parse(job.settings, prepare(fields, workspace))
-        _run_and_print(job, settings, workspace, as_json)
+        _run_and_print(job, settings, workspace, as_json, slurm)
 
     parameters = []
     shown = {v: k for k, v in renamed.items()}
@@ -117,12 +126,25 @@ def _command(
     extra = _EXTRA.get(job.name, [])
     parameters += [*extra]
     parameters += [
+        _keyword("config", ConfigOption),
         inspect.Parameter("workspace", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceOption),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
     ]
     run.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))  # type: ignore[attr-defined]
     run.__doc__ = f"{job.summary}\n\nExample: {job.example}"
     return run
+
+
+def _configured(job: Job, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file (a recipe, or the config.json of a run), and over them the options that were given."""
+    if not path.is_file():
+        raise InputError(f"no file {path} with settings.")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("job") != job.name or not isinstance(content.get("settings"), dict):
+        raise InputError(f'{path}: expected {{"job": "{job.name}", "settings": {{…}}}}, as a run\'s config.json.')
+    known = job.settings.model_fields
+    given = {k: v for k, v in fields.items() if k not in known or known[k].is_required() or v != known[k].default}
+    return {**{k: v for k, v in fields.items() if k not in known}, **content["settings"], **given}
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:
@@ -137,7 +159,13 @@ SizeOption = Annotated[int | None, typer.Option("--size", help="side of the squa
 ResizeOption = Annotated[int | None, typer.Option("--resize", help="shorter side before the centre crop")]
 PaddingOption = Annotated[int | None, typer.Option("--stem-padding", help="padding of a 3x3 stem (shapes cannot tell)")]
 
+SlurmOption = Annotated[
+    str | None, typer.Option("--slurm", help="submit it to a SLURM cluster, e.g. partition=gpu,nodes=2,gpus=8,time=24:00:00")
+]
+
 _EXTRA = {
+    "pretrain": [_keyword("slurm", SlurmOption)],
+    "finetune": [_keyword("slurm", SlurmOption)],
     "analyze": [
         _keyword("classes", ClassesOption),
         _keyword("network", NetworkOption),
@@ -146,7 +174,7 @@ _EXTRA = {
         _keyword("size", SizeOption),
         _keyword("resize", ResizeOption),
         _keyword("stem_padding", PaddingOption),
-    ]
+    ],
 }
 
 
@@ -219,22 +247,22 @@ def _prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, 
     return values
 
 
-def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool) -> None:
+def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool, slurm: str) -> None:
     for kind in () if job.name in ("import_arrays", "demo") else ("dataset", "encoder"):
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
-    result = _run(job, settings, workspace)
+    result = _run(job, settings, workspace, slurm)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         _print_result(job.name, result, workspace)
 
 
-def _run(job: Job, settings: Settings, workspace: Workspace) -> dict[str, Any]:
+def _run(job: Job, settings: Settings, workspace: Workspace, slurm: str = "") -> dict[str, Any]:
     from sslviz.jobs.runner import launch
 
-    run_id, how = launch(job.name, settings, workspace)
+    run_id, how = launch(job.name, settings, workspace, slurm=slurm)
     err.print(f"run {run_id} {how}.", style="dim", markup=False)
     return _follow(run_id, workspace)
 

@@ -116,12 +116,18 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     )
 
 
-def ranking(score: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """(AUROC, AUPRC) of score float[N] for correct bool[N], samples counted weights int[N] times; NaN for one outcome only."""
-    order = np.argsort(-score, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1
-    auroc, auprc, *_ = _metrics(correct[order], ends, weights[order])
-    return float(auroc), float(auprc)
+class Ranked:
+    """Samples in order of a score float[N], to be counted differently often: bool[N] correct."""
+
+    def __init__(self, score: np.ndarray, correct: np.ndarray) -> None:
+        self.order = np.argsort(-score, kind="stable")
+        self.ends = np.flatnonzero(np.append(np.diff(score[self.order]) != 0, True)) + 1
+        self.hits = correct[self.order]
+
+    def weighted(self, weights: np.ndarray) -> tuple[float, float]:
+        """(AUROC, AUPRC), each sample counted weights int[N] times; NaN where only one outcome is left."""
+        auroc, auprc, *_ = _metrics(self.hits, self.ends, weights[self.order])
+        return float(auroc), float(auprc)
 
 
 @_njit

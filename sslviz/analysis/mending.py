@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sslviz.analysis.evaluation import ranking
+from sslviz.analysis.evaluation import Ranked
 
 FIGURES = (
     "top1",
@@ -41,19 +41,19 @@ _CELLS = 4_000_000  # of draws and images at a time
 def figures(images: pd.DataFrame) -> dict[str, float]:
     """The figures of one encoder on judged images; NaN for what is not known.
 
-    images: q, q_fixed (D and eps of the base encoder), empty (bool), and where they are known correct, correct_40 (on the 60 % of
+    images, with what is known of: q, q_fixed (D and eps of the base encoder), empty (bool), correct, correct_40 (on the 60 % of
     the features that are discriminative), core and spurious (IoU). AUROC and AUPRC of q, positive = correct.
     """
-    return dict(zip(FIGURES, _Judged(images).figures(np.ones((1, len(images)), np.int64))[0].tolist(), strict=True))
+    return dict(zip(FIGURES, _Prepared(images).figures(np.ones((1, len(images)), np.int64))[0].tolist(), strict=True))
 
 
-class _Judged:
+class _Prepared:
     """Images prepared for many draws: each figure but AUROC and AUPRC is a mean over a part of them."""
 
     def __init__(self, images: pd.DataFrame) -> None:
         n = len(images)
-        self.right = images["correct"].to_numpy(dtype=bool) if "correct" in images else None
-        self.q = images["q"].to_numpy(dtype=float)
+        right = images["correct"].to_numpy(dtype=bool) if "correct" in images else None
+        self.ranked = Ranked(images["q"].to_numpy(dtype=float), right) if right is not None and "q" in images else None
         self.values_NF, self.counted_NF = np.zeros((n, len(FIGURES))), np.zeros((n, len(FIGURES)))
         for k, figure in enumerate(FIGURES):
             column, part = _MEANS.get(figure, ("", None))
@@ -61,7 +61,7 @@ class _Judged:
                 values = images[column].to_numpy(dtype=float)
                 counted = ~np.isnan(values)
                 if part is not None:
-                    counted &= False if self.right is None else self.right == part
+                    counted &= False if right is None else right == part
                 self.values_NF[:, k], self.counted_NF[:, k] = np.where(counted, values, 0), counted
 
     def figures(self, weights_BN: np.ndarray) -> np.ndarray:
@@ -69,8 +69,8 @@ class _Judged:
         total = weights_BN @ self.counted_NF
         found: np.ndarray = np.full(total.shape, np.nan)
         np.divide(weights_BN @ self.values_NF, total, out=found, where=total > 0)
-        if self.right is not None:
-            ranked = [ranking(self.q, self.right, weights) for weights in weights_BN]
+        if self.ranked is not None:
+            ranked = [self.ranked.weighted(weights) for weights in weights_BN]
             found[:, [FIGURES.index("auroc"), FIGURES.index("auprc")]] = ranked
         return found
 
@@ -81,15 +81,24 @@ def mended_and_broken(before: pd.Series, after: pd.Series) -> tuple[int, int]:
     return int((~both["before"] & both["after"]).sum()), int((both["before"] & ~both["after"]).sum())
 
 
-def differences(arms: Mapping[str, Sequence[pd.DataFrame]], against: str, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """arm, against, figure, mean, low, high, of_seeds: each arm's figures less those of arm `against`.
+def differences(
+    arms: Mapping[str, Sequence[pd.DataFrame]], against: Sequence[str], n_bootstrap: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """arm, against, figure, mean, low, high, of_seeds: each arm's known figures less those of each arm in `against`.
 
-    arms: name -> the `images` of each seed (see `figures`), the same images in the same order in all. Seed k is compared with
+    arms: name -> the images of each seed (see `figures`), the same images in the same order in all. Seed k is compared with
     seed k of the other arm, or with its only one. mean: over seeds · low, high: 95 %, percentile bootstrap over the images,
     which are drawn alike for all arms and seeds (they say nothing of other seeds) · of_seeds: the difference of each seed.
+    Raises ValueError where the images are not the same.
     """
-    n = len(arms[against][0])
-    prepared = {arm: [_Judged(images) for images in tables] for arm, tables in arms.items()}
+    first = arms[against[0]][0]
+    n = len(first)
+    if not all(images.index.equals(first.index) for tables in arms.values() for images in tables):
+        raise ValueError("arms are compared on the same images in the same order")
+    columns = ["arm", "against", "figure", "mean", "low", "high", "of_seeds"]
+    if n == 0:
+        return pd.DataFrame(columns=columns)
+    prepared = {arm: [_Prepared(images) for images in tables] for arm, tables in arms.items()}
     rng, left = np.random.default_rng(seed), n_bootstrap
     points = _of_arms(prepared, np.ones((1, n), np.int64))
     draws = {arm: [np.empty((0, *found.shape[1:]))] for arm, found in points.items()}
@@ -99,30 +108,22 @@ def differences(arms: Mapping[str, Sequence[pd.DataFrame]], against: str, n_boot
         for arm, found in _of_arms(prepared, weights).items():
             draws[arm].append(found)
         left -= step
+    drawn = {arm: np.concatenate(found) for arm, found in draws.items()}
     rows: list[dict[str, Any]] = []
-    for arm in arms:
-        if arm == against:
-            continue
-        gap = (points[arm] - points[against])[0]
-        spread = (np.concatenate(draws[arm]) - np.concatenate(draws[against])).mean(1)
-        for k, figure in enumerate(FIGURES):
-            known = spread[:, k][~np.isnan(spread[:, k])]
-            low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 20 else (np.nan, np.nan)
-            rows.append(
-                {
-                    "arm": arm,
-                    "against": against,
-                    "figure": figure,
-                    "mean": float(gap[:, k].mean()),
-                    "low": float(low),
-                    "high": float(high),
-                    "of_seeds": gap[:, k].tolist(),
-                }
-            )
-    return pd.DataFrame(rows)
+    for base in against:
+        for arm in (arm for arm in arms if arm != base):
+            gap, spread = (points[arm] - points[base])[0], (drawn[arm] - drawn[base]).mean(1)
+            for k, figure in enumerate(FIGURES):
+                if np.isnan(gap[:, k]).any():
+                    continue
+                known = spread[:, k][~np.isnan(spread[:, k])]
+                low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 20 else (np.nan, np.nan)
+                row = {"arm": arm, "against": base, "figure": figure, "mean": float(gap[:, k].mean())}
+                rows.append({**row, "low": float(low), "high": float(high), "of_seeds": gap[:, k].tolist()})
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _of_arms(prepared: Mapping[str, Sequence[_Judged]], weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+def _of_arms(prepared: Mapping[str, Sequence[_Prepared]], weights_BN: np.ndarray) -> dict[str, np.ndarray]:
     """arm -> figures float[B, seeds, F]."""
     return {arm: np.stack([one.figures(weights_BN) for one in seeds], axis=1) for arm, seeds in prepared.items()}
 
@@ -141,9 +142,9 @@ def class_means(H: np.ndarray, labels: np.ndarray, correct: np.ndarray, features
 
 
 def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
-    """One sentence: whether the regulariser gained accuracy over the control that was trained on as long."""
+    """One sentence: whether the regulariser gained accuracy over the control that was trained as long; "" where not known."""
     found = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == arm)]
-    if found.empty or found["mean"].isna().any():
+    if found.empty:
         return ""
     row = found.iloc[0]
     gain = f"{100 * row['mean']:+.1f} points (95 % {100 * row['low']:+.1f} to {100 * row['high']:+.1f}) beside the control"

@@ -1,5 +1,6 @@
 """Encoders in a workspace: encoder.json beside weights.safetensors, with head.safetensors and card.json where they are known."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.errors import InputError
 from sslviz.store.files import read_json, whole_file, write_json
-from sslviz.store.fingerprints import file_digest
+from sslviz.store.fingerprints import file_digest, fingerprint
 from sslviz.store.workspace import Workspace
 
 MIN_FEATURES = 8
@@ -27,6 +28,12 @@ class Head:
 
     tensors: dict[str, torch.Tensor]
     facts: dict[str, Any]
+
+    def digest(self) -> str:
+        """Changes with any tensor or fact."""
+        content = {n: t.contiguous().view(torch.uint8).numpy().tobytes() for n, t in self.tensors.items() if t.ndim}
+        parts = {name: hashlib.sha256(of_tensor).hexdigest() for name, of_tensor in content.items()}
+        return fingerprint([parts, self.facts])
 
 
 def save_encoder(
@@ -61,14 +68,18 @@ def check_width(spec: EncoderSpec) -> None:
 
 
 def read_head(path: Path) -> Head | None:
-    """The head in a head.safetensors; None where there is no such file, or none that can be read."""
+    """The head in a head.safetensors; None where there is no such file. Raises InputError for a damaged one."""
+    if not path.exists():
+        return None
     try:
         with safe_open(path, "pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
             facts = json.loads((handle.metadata() or {}).get("sslviz", "{}"))
     except (OSError, SafetensorError, ValueError):
-        return None
-    return Head(tensors, facts) if isinstance(facts, dict) else None
+        raise InputError(f"{path} is damaged. Add the encoder again, or remove that file to begin with a fresh head.") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path} does not say whose head it is.")
+    return Head(tensors, facts)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Job:
     summary: str
 
 
-_NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "training"})
+_NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "slurm", "training"})
 JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 

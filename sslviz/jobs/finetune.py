@@ -1,15 +1,17 @@
 """Mend an encoder: train it on with the Q-Score regulariser, beside controls, and say what that did on the very same images."""
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from math import isinf, isnan
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from sslviz.errors import InputError, RunFailed
+from sslviz.errors import InputError, RunFailed, Stale
 from sslviz.jobs import Eps, Settings, command_of, job
-from sslviz.progress import Progress
+from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -21,10 +23,9 @@ if TYPE_CHECKING:
 
     from sslviz.encoders.spec import EncoderSpec
     from sslviz.encoders.store import Head
-    from sslviz.jobs.inputs import Embedded
     from sslviz.jobs.mended import Judged
     from sslviz.methods import Made, Method
-    from sslviz.training.regulariser import Regulariser, Selection, Weights
+    from sslviz.training.regulariser import Regulariser, Weights
     from sslviz.training.sources import Source
 
 Arm = Literal["control", "both", "lambda1", "lambda2", "lasso", "strong"]
@@ -39,6 +40,7 @@ ARMS: dict[Arm, str] = {
 PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
 _STRONG, _STRONG_BATCHES = 0.01, 4
 _WATCHED, _WATCHED_TRAIN = 512, 2000
+_TRAINABLE = ("resnet", "small_resnet")
 
 
 class FinetuneSettings(Settings):
@@ -71,12 +73,19 @@ class FinetuneSettings(Settings):
     name: str = Field("", description="lead of the new encoders' names NAME-ARM-sSEED; default the encoder's")
     input: Literal["auto", "memory", "files"] = Field("auto", description="hold pictures in memory, or cut views from the files")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
-    precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        "32-true", description="bf16 is faster on GPUs, but rounds the Q term away at small lambda1"
+    )
     workers: int = Field(2, ge=1, le=128, description="threads, or with files processes, that read images")
+    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
 
     def encoder_name(self, arm: str, seed: int) -> str:
         """Of the encoder that an arm makes."""
         return f"{self.name or self.encoder}-{arm}-s{seed}"
+
+    def machine(self) -> dict[str, Any]:
+        """Where and how the encoders are judged."""
+        return {"device": self.device, "workers": self.workers}
 
     def pace(self) -> tuple[int, float, int]:
         """(epochs, peak learning rate, epochs of warm-up)."""
@@ -88,59 +97,86 @@ class FinetuneSettings(Settings):
 @job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
 def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Train an encoder on with the Q-Score regulariser, beside controls, and compare them with it on the very same images."""
+    from sslviz.jobs.mended import judge
+    from sslviz.jobs.runner import rank
+    from sslviz.training.regulariser import Selection
+
+    if not settings.arms or not settings.seeds or min(settings.seeds) < 0:
+        raise InputError("name at least one arm and one seed, 0 or more.")
+    origin = Origin.read(workspace, settings)
+    if rank() == 0:  # before the processes are joined: losses gather
+        progress.stage("measuring a step")
+        progress.note(plan=estimate(settings, workspace).words)
+    trainer = _Trainer(settings, workspace, origin, progress)
+    if trainer.speaks:
+        trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())
+        trainer.fixed = trainer.base.fixed
+    trainer.fixed = Selection(*trainer.fabric.broadcast(tuple(trainer.fixed)))
+    arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
+    plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
+    trained = [trainer.train(plan, _Led(progress, plan.arm, plan.seed, k, len(arms))) for k, plan in enumerate(plans)]
+    return _compared(settings, workspace, trainer, trained, progress) if trainer.speaks else {}
+
+
+def _compared(
+    settings: FinetuneSettings, workspace: Workspace, trainer: "_Trainer", trained: "list[_Trained]", progress: Progress
+) -> dict[str, Any]:
+    """Judge every arm, and store what it gained and lost."""
     import pandas as pd
 
     from sslviz.analysis import mending
+    from sslviz.data import dataset as datasets
     from sslviz.jobs.inputs import open_embedded
     from sslviz.jobs.mended import judge
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
-    from sslviz.training.regulariser import Selection
 
-    if not settings.arms or not settings.seeds:
-        raise InputError("name at least one arm and one seed.")
-    origin = Origin.read(workspace, settings)
-    progress.stage("measuring a step")
-    progress.note(plan=estimate(settings, workspace).words)
-    base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress)
-    embedded = open_embedded(workspace, settings.dataset, settings.encoder)
-    chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
-    fixed = Selection(chosen.features, chosen.eps)
-    notes = [*origin.notes, *base.notes]
+    base, fixed = trainer.base, trainer.fixed
+    assert base is not None
+    if datasets.refresh(workspace, settings.dataset)[0].fingerprint != trainer.dataset.fingerprint:
+        raise Stale(
+            f'images of "{settings.dataset}" came or went while the encoders were trained: before and after are not the same '
+            f"images. They stay ({', '.join(one.encoder for one in trained)}): sslviz compare --dataset {settings.dataset}"
+        )
+    notes = [*trainer.origin.notes, *base.notes]
+    if settings.precision != "32-true":
+        notes.append("trained in bf16, whose 8 bits round the Q term away at small lambda1: its arm may equal its control")
     if not len(fixed.features):
         notes.append("no feature is discriminative: D is empty and the Q term does nothing")
-
-    trainer = _Trainer(settings, workspace, origin, embedded, fixed, base, progress)
-    arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
-    trained = [trainer.train(arm, seed, _Led(progress, arm, seed, k, len(arms))) for k, (arm, seed) in enumerate(arms)]
     judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
     rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
-    images = {"base": [base.images]}
+    arms = {"base": [base]}
     for k, one in enumerate(trained):
-        led = _Led(progress, one.arm, one.seed, k, len(arms))
-        after = judge(workspace, settings.dataset, one.encoder, settings.eps, fixed, led)
+        led = _Led(progress, one.arm, one.seed, k, len(trained))
+        after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, led, **settings.machine())
         judged.append((one.arm, one.seed, after))
-        images.setdefault(one.arm, []).append(after.images)
+        arms.setdefault(one.arm, []).append(after)
         rows.append({**one.facts(), **after.figures(), **base.changed(after)})
         notes += [note for note in [*one.notes, *after.notes] if note not in notes]
     progress.stage("comparing")
-    against = [arm for arm in ("base", "control") if arm in images]
-    differences = pd.concat([mending.differences(images, arm) for arm in against], ignore_index=True)
+    against = [arm for arm in ("base", "control") if arm in arms]
+
+    def compared() -> pd.DataFrame:
+        images = {arm: [one.images for one in seeds] for arm, seeds in arms.items()}
+        looks = {arm: [one.looks for one in seeds] for arm, seeds in arms.items()}
+        found = [mending.differences(images, against), mending.differences(looks, against)]
+        return pd.concat([found[0], found[1][found[1]["figure"] != "top1"]], ignore_index=True)
+
+    differences = while_checking(compared, progress)
     tables = {
         "arms": pd.DataFrame(rows),
         "differences": differences,
-        "images": pd.concat(
-            [one.images.reset_index().assign(arm=arm, seed=seed) for arm, seed, one in judged], ignore_index=True
-        ),
-        "panels": pd.concat([one.panel(fixed).assign(arm=arm, seed=seed) for arm, seed, one in judged], ignore_index=True),
-        "curves": pd.concat([t.curve.assign(arm=t.arm, seed=t.seed) for t in trained], ignore_index=True),
+        "images": _stacked([(arm, seed, one.images.reset_index()) for arm, seed, one in judged]),
+        "panels": _stacked([(arm, seed, one.panel) for arm, seed, one in judged]),
+        "curves": _stacked([(one.arm, one.seed, one.curve) for one in trained]),
     }
     epochs, lr, warmup = settings.pace()
     summary = {
         "arms": [{k: _known(v) for k, v in row.items()} for row in rows],
+        "titles": trainer.dataset.titles,
         "judged_on": base.split,
         "n": len(base.images),
-        "method": origin.made.method,
+        "method": trainer.origin.made.method,
         "epochs": epochs,
         "lr": lr,
         "warmup_epochs": warmup,
@@ -151,11 +187,19 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     }
     for note in notes:
         progress.warn(note)
+    inputs = open_embedded(workspace, settings.dataset, settings.encoder).inputs
     folder = workspace.results(settings.dataset, settings.encoder, "finetune")
     with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}"):
-        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device"})
-        save_result(folder, plain, embedded.inputs, tables, summary)
+        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device", "processes"})
+        save_result(folder, plain, inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+def _stacked(parts: "list[tuple[str, int, pd.DataFrame]]") -> "pd.DataFrame":
+    """The tables of arms and seeds below one another."""
+    import pandas as pd
+
+    return pd.concat([table.assign(arm=arm, seed=seed) for arm, seed, table in parts], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -171,7 +215,9 @@ class Estimate:
     @property
     def words(self) -> str:
         hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
-        return f"{self.steps:,} steps, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free)"
+        return (
+            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free)"
+        )
 
 
 def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
@@ -192,7 +238,7 @@ def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
             "Choose a smaller --batch-size or another data set."
         )
     device, made = torch.device(pick_device(settings.device)), origin.made
-    cost = step_cost(origin.method(), None, made.views, made.size, settings.batch_size, device)
+    cost = step_cost(origin.method(), made.views, made.size, settings.batch_size, device)
     steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
     if origin.head is None:
         steps += n // settings.batch_size * settings.head_epochs
@@ -226,7 +272,6 @@ class Origin:
     @classmethod
     def read(cls, workspace: Workspace, settings: FinetuneSettings) -> "Origin":
         """Raises InputError for an encoder that cannot be trained on: arrays, a timm model, an unknown method without a head."""
-        from sslviz.encoders.backbones import BACKBONES
         from sslviz.encoders.spec import load_spec
         from sslviz.encoders.store import load_weights, read_head
         from sslviz.methods import METHODS, Made
@@ -234,8 +279,10 @@ class Origin:
 
         workspace.existing_encoder(settings.encoder)
         spec = load_spec(workspace, settings.encoder)
-        if spec.backbone in ("arrays", "pixels"):
-            raise InputError(f'encoder "{spec.name}" has no weights to train ({spec.source}).')
+        if spec.backbone not in _TRAINABLE:
+            raise InputError(
+                f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets can.'
+            )
         if spec.outputs:
             raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
         weights = load_weights(workspace, spec)
@@ -249,8 +296,6 @@ class Origin:
                 f'encoder "{spec.name}" came without its head and its method is {name}. '
                 f"Say which loss to go on with: --method {'|'.join(METHODS.names())}"
             )
-        if not BACKBONES[spec.backbone].anchors:
-            raise InputError(f'encoder "{spec.name}" ({spec.backbone}) cannot be trained here; ResNets can.')
         method = METHODS[name]
         made = Made(method=name, options=method.options, views=method.views, size=spec.input.size)
         note = (
@@ -265,6 +310,18 @@ class Origin:
         if self.head is None:
             return begin_anew(self.spec, self.weights, self.made)
         return put_together(self.spec, self.weights, self.head, self.asked)[0]
+
+
+class _Plan(NamedTuple):
+    arm: Arm
+    seed: int
+    encoder: str
+    weights: "Weights"
+    key: str
+    """Of everything that the encoder follows from."""
+    notes: list[str]
+    there: dict[str, list[float]] | None
+    """The curve, where the encoder is there already."""
 
 
 @dataclass(frozen=True)
@@ -284,55 +341,55 @@ class _Trained:
 class _Trainer:
     """Trains one arm after another from the same start, on the same images in the same order."""
 
-    def __init__(
-        self,
-        settings: FinetuneSettings,
-        workspace: Workspace,
-        origin: Origin,
-        embedded: "Embedded",
-        fixed: "Selection",
-        base: "Judged",
-        progress: Progress,
-    ) -> None:
+    def __init__(self, settings: FinetuneSettings, workspace: Workspace, origin: Origin, progress: Progress) -> None:
+        """`fixed` and, for the process that speaks for all, `base` are known later: before the first arm."""
+        import numpy as np
+
+        from sslviz.data import dataset as datasets
+        from sslviz.jobs.training import fabric_for
+        from sslviz.training.regulariser import Selection
+
         if progress.folder is None:
             raise ValueError("finetune needs a run folder for its checkpoints")
         self.settings, self.workspace, self.origin = settings, workspace, origin
-        self.embedded, self.fixed, self.base = embedded, fixed, base
         self.folder, self.progress = progress.folder, progress
+        self.base: Judged | None = None
+        self.fixed = Selection(np.empty(0, np.int64), 0.0)
+        self.dataset, _ = datasets.refresh(workspace, settings.dataset)
+        made, own = origin.made, settings
+        self.fabric, precision = fabric_for(
+            origin.method(), made.views, made.size, own.batch_size, own.device, own.precision, self.folder
+        )
+        self.speaks = self.fabric.is_global_zero
+        progress.note(device=self.fabric.device.type, precision=precision, processes=self.fabric.world_size)
 
-    def train(self, arm: Arm, seed: int, progress: Progress) -> _Trained:
-        """One arm; where its encoder is there already, made in the very same way, that one is taken.
+    def plan(self, arm: Arm, seed: int) -> "_Plan":
+        """What an arm is trained with. Raises InputError where another encoder has its name, RunFailed where nothing can pull."""
+        name = check_name("encoder", self.settings.encoder_name(arm, seed))
+        weights, notes = self._weights(arm)
+        key = self._key(weights, seed)
+        there: dict[str, list[float]] | None = self.fabric.broadcast(self._there(name, key) if self.speaks else None)
+        return _Plan(arm, seed, name, weights, key, notes, there)
 
-        Raises InputError where another encoder has its name.
-        """
+    def train(self, plan: "_Plan", progress: "_Led") -> _Trained:
+        """One arm; where its encoder is there already, made in the very same way, that one is taken."""
         import pandas as pd
 
         from sslviz.encoders.store import save_encoder
         from sslviz.methods.heads import take_apart
-        from sslviz.store.files import read_json
         from sslviz.training.loop import Schedule, train
         from sslviz.training.regulariser import Regulariser
 
-        name = check_name("encoder", self.settings.encoder_name(arm, seed))
-        weights, notes = self._weights(arm)
-        key = self._key(weights, seed)
-        card = self.workspace.encoder(name) / "card.json"
-        if name in self.workspace.encoders():
-            content = read_json(card) if card.exists() else {}
-            if content.get("made_by") != key:
-                raise InputError(
-                    f'encoder "{name}" is already there, made in another way. '
-                    f"Choose another --name or remove it: sslviz encoders remove {name}"
-                )
-            return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
+        arm, seed, name, weights, key = plan[:5]
+        if plan.there is not None:
+            return _Trained(arm, seed, name, weights, pd.DataFrame(dict(plan.there), dtype=float), plan.notes)
         epochs, lr, warmup = self.settings.pace()
         settings, made = self.settings, self.origin.made
         method = self._start()
         regulariser = Regulariser(self.fixed, weights)
-        watch = _Watch(self, method, regulariser)
+        watch = _Watch(self, method, regulariser, progress)
         schedule = Schedule(epochs, settings.batch_size, lr, warmup, seed, settings.optimizer, further=True)
-        folder = self.folder / f"{arm}-s{seed}"
-        folder.mkdir(exist_ok=True)
+        folder = self._folder(f"{arm}-s{seed}", key)
         curve = train(
             method,
             made.views,
@@ -341,11 +398,14 @@ class _Trainer:
             self.normalise,
             schedule,
             folder,
-            self._fabric(method),
+            self.fabric,
             progress,
             watch.every_epoch,
             regulariser,
         )
+        notes = [*plan.notes, *(f"{arm}, seed {seed}: {line}" for line in progress.said if "collapsed" in line)]
+        if not self.speaks:
+            return _Trained(arm, seed, name, weights, curve, notes)
         spec = self.origin.spec.model_copy(
             update={
                 "name": name,
@@ -353,7 +413,7 @@ class _Trainer:
                 "notes": (command_of("finetune", settings),),
             }
         )
-        content = {
+        content: dict[str, Any] = {
             "command": command_of("finetune", settings),
             "epochs": epochs,
             "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
@@ -363,16 +423,51 @@ class _Trainer:
         (folder / "checkpoint.pt").unlink()
         return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
 
+    def _folder(self, name: str, key: str) -> Path:
+        """A folder for checkpoints of what `key` stands for; what lies there of anything else is removed."""
+        from sslviz.store.files import read_json, write_json
+
+        folder = self.folder / name
+        record = folder / "made_by.json"
+        if self.speaks and (not record.exists() or read_json(record) != key):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(record, key)
+        self.fabric.barrier()
+        return folder
+
+    def _there(self, name: str, key: str) -> dict[str, list[float]] | None:
+        """The curve of an encoder that was made in the very same way; None where none is there."""
+        from sslviz.store.files import read_json
+
+        if name not in self.workspace.encoders():
+            return None
+        card = self.workspace.encoder(name) / "card.json"
+        content = read_json(card) if card.exists() else {}
+        if content.get("made_by") != key:
+            raise InputError(
+                f'encoder "{name}" is already there, made in another way. '
+                f"Choose another --name or remove it: sslviz encoders remove {name}"
+            )
+        curve: dict[str, list[float]] = content["curve"]
+        return curve
+
     @property
     def normalise(self) -> Any:
         return self.origin.spec.input.mean, self.origin.spec.input.std
+
+    @cached_property
+    def samples(self) -> "pd.DataFrame":
+        """Those that have an embedding by the base."""
+        from sslviz.jobs.inputs import open_embedded
+
+        return open_embedded(self.workspace, self.settings.dataset, self.settings.encoder).samples
 
     @cached_property
     def images(self) -> "Source":
         from sslviz.jobs.training import train_images
 
         own = self.settings
-        return train_images(self.embedded.dataset, self.origin.made.size, own.input, own.workers, 0, self.progress)[0]
+        return train_images(self.dataset, self.origin.made.size, own.input, own.workers, 0, self.progress)[0]
 
     @cached_property
     def strong(self) -> float:
@@ -381,12 +476,23 @@ class _Trainer:
         from sslviz.training.regulariser import Regulariser
 
         self.progress.stage("measuring how hard the Q term pulls")
-        own, method = self.settings, self._start()
-        fabric = self._fabric(method)
+        from sslviz.store.files import read_json, write_json
+
+        record = self._folder("strong", self._key(self._plain, 0)) / "lambda1.json"
+        if record.exists():
+            return float(read_json(record))
+        own, method = self.settings, self._start().to(self.fabric.device)
         schedule = Schedule(1, own.batch_size, 0, 0, 0)
         steps = range(max(1, min(_STRONG_BATCHES, len(self.images) // own.batch_size)))
-        batches = batches_of(self.origin.made.views, self.images, self.origin.made.size, self.normalise, schedule, fabric, steps)
-        return _STRONG * pull_ratio(method.to(fabric.device), Regulariser(self.fixed, self._plain).to(fabric.device), batches)
+        made = self.origin.made
+        batches = batches_of(made.views, self.images, made.size, self.normalise, schedule, self.fabric, steps)
+        ratio = pull_ratio(method, Regulariser(self.fixed, self._plain).to(self.fabric.device), batches)
+        lambda1 = float(f"{_STRONG * float(self.fabric.broadcast(ratio)):.3g}")
+        if isinf(lambda1):
+            raise RunFailed("the Q term pulls at nothing here (all sets are empty): leave the arm strong out.")
+        if self.speaks:
+            write_json(record, lambda1)
+        return lambda1
 
     @property
     def _plain(self) -> "Weights":
@@ -398,15 +504,13 @@ class _Trainer:
     def _weights(self, arm: Arm) -> "tuple[Weights, list[str]]":
         from dataclasses import replace
 
-        if arm == "strong" and isinf(self.strong):
-            raise RunFailed("the Q term pulls at nothing here (all sets are empty): the arm strong cannot be trained.")
         changes: dict[Arm, dict[str, Any]] = {
             "control": {"lambda1": 0.0, "lambda2": 0.0},
             "both": {},
             "lambda1": {"lambda2": 0.0},
             "lambda2": {"lambda1": 0.0},
             "lasso": {"lambda1": 0.0, "lasso": True},
-            "strong": {"lambda1": float(f"{self.strong:.3g}")} if arm == "strong" else {},
+            "strong": {"lambda1": self.strong} if arm == "strong" else {},
         }
         weights = replace(self._plain, **changes[arm])
         notes = (
@@ -422,19 +526,11 @@ class _Trainer:
 
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "input", "precision"})
         selection = [self.fixed.features.tolist(), self.fixed.eps]
-        head = self.settings.head_epochs if self.origin.head is None else None
+        head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
+        if self.settings.refresh_every:
+            own["eps"] = self.settings.eps
         start = [self.origin.spec.fingerprint(), self.origin.made.model_dump(mode="json"), head]
-        return fingerprint(
-            [start, self.embedded.dataset.fingerprint, selection, asdict(weights), self.settings.pace(), seed, own]
-        )
-
-    def _fabric(self, method: "Method") -> Any:
-        from sslviz.jobs.training import fabric_for
-
-        own, made = self.settings, self.origin.made
-        fabric, precision = fabric_for(method, made.views, made.size, own.batch_size, own.device, own.precision, self.folder)
-        self.progress.note(device=fabric.device.type, precision=precision, images=len(self.images))
-        return fabric
+        return fingerprint([start, self.dataset.fingerprint, selection, asdict(weights), self.settings.pace(), seed, own])
 
     def _start(self) -> "Method":
         """The method that every arm begins with; where the encoder came without a head, with one that was trained on it."""
@@ -454,10 +550,9 @@ class _Trainer:
         method = self.origin.method()
         lr = method.recipe.base_lr * own.batch_size / 256
         schedule = Schedule(own.head_epochs, own.batch_size, lr, min(1, own.head_epochs - 1), 0, heads_only=True)
-        folder = self.folder / "head"
-        folder.mkdir(exist_ok=True)
+        folder = self._folder("head", self._key(self._plain, 0))
         progress = _Led(self.progress, "fresh head", 0, 0, 1)
-        train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self._fabric(method), progress)
+        train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self.fabric, progress)
         return method.state_dict()
 
 
@@ -465,8 +560,8 @@ class _Watch:
     """What is measured at the end of an epoch, on a fixed sample: mean Q of images that the base's probe got right and wrong,
     every so often a probe's accuracy, and D where it is to be chosen anew."""
 
-    def __init__(self, trainer: _Trainer, method: "Method", regulariser: "Regulariser") -> None:
-        self.trainer, self.method, self.regulariser = trainer, method, regulariser
+    def __init__(self, trainer: _Trainer, method: "Method", regulariser: "Regulariser", progress: Progress) -> None:
+        self.trainer, self.method, self.regulariser, self.progress = trainer, method, regulariser, progress
 
     def every_epoch(self, rows: list[dict[str, float]]) -> dict[str, float]:
         import numpy as np
@@ -475,6 +570,7 @@ class _Watch:
         from sslviz.analysis.rows import score_rows
 
         settings, base = self.trainer.settings, self.trainer.base
+        assert base is not None
         epoch, epochs = len(rows), settings.pace()[0]
         if settings.refresh_every and epoch % settings.refresh_every == 0 and epoch < epochs:
             self._refresh()
@@ -488,10 +584,11 @@ class _Watch:
                 found[f"watched_q_{outcome}"] = float(q[part].mean()) if part.any() else float("nan")
             due = settings.judge_every and (epoch % settings.judge_every == 0 or epoch == epochs)
             found["watched_top1"] = float("nan")
-            if due and base.l2 is not None:
-                train = self.trainer.embedded.samples
-                train = train[(train["split"] == "train") & (train["label"] >= 0)]
+            if due:
+                train = self.trainer.samples
+                train = train[(train["split"] == "train") & (train["label"] >= 0) & ~train["sample_id"].isin(sample.index)]
                 train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
+            if due and train["label"].nunique() > 1:
                 H_train = np.concatenate(list(self._embedded(train["sample_id"].tolist())))
                 probe = linear_probe(H_train, train["label"].to_numpy(), H, sample["label"].to_numpy(), l2=base.l2)
                 found["watched_top1"] = float("nan") if probe.top1 is None else probe.top1
@@ -501,7 +598,7 @@ class _Watch:
         from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
         from sslviz.training.regulariser import Selection
 
-        samples = self.trainer.embedded.samples
+        samples = self.trainer.samples
         eps = self.trainer.settings.eps
         counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
         for block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
@@ -518,7 +615,7 @@ class _Watch:
         from sslviz.data.loading import ahead, read_picture
         from sslviz.encoders.run import Encoder
 
-        root = self.trainer.embedded.dataset.root
+        root = self.trainer.dataset.root
         assert root is not None
         spec, batch = self.trainer.origin.spec, 64
         encoder = Encoder(spec, deepcopy(self.trainer.origin.made.kept(self.method)), str(self.regulariser.features.device))
@@ -530,6 +627,7 @@ class _Watch:
         for k, loaded in enumerate(pictures):
             if loaded.pixels is None:
                 raise RunFailed(f"{sample_ids[k]} {loaded.error}; it could be read before this run.")
+            self.progress.check()
             waiting.append(loaded.pixels)
             if len(waiting) == batch or k == len(sample_ids) - 1:
                 yield encoder.embed(torch.stack(waiting)).cpu().numpy()
@@ -547,7 +645,12 @@ class _Led(Progress):
     def __init__(self, progress: Progress, arm: str, seed: int, place: int, of: int) -> None:
         self.progress, self.folder = progress, progress.folder
         self.lead = f"{arm}, seed {seed} ({place + 1} of {of})"
-        self.advance, self.note, self.warn, self.check = progress.advance, progress.note, progress.warn, progress.check  # type: ignore[method-assign]
+        self.said: list[str] = []
+        self.advance, self.note, self.check = progress.advance, progress.note, progress.check  # type: ignore[method-assign]
+
+    def warn(self, sentence: str) -> None:
+        self.said.append(sentence)
+        self.progress.warn(f"{self.lead}: {sentence}")
 
     def stage(self, name: str, total: int = 0) -> None:
         self.progress.stage(f"{self.lead}: {name}", total)

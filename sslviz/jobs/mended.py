@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sslviz.progress import Progress
+from sslviz.errors import InputError
+from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from sslviz.data.dataset import Dataset
     from sslviz.jobs.inputs import Embedded
     from sslviz.training.regulariser import Selection
 
@@ -19,27 +21,37 @@ _PANEL = 40
 
 @dataclass(frozen=True)
 class Judged:
-    """images: of the judged split by sample_id, see `analysis.mending.figures`; also label, confidence (of the true class, where
-    it is known) · H float[N, D] raw, in their order · l2: the probe's."""
+    """What is known of one encoder.
+
+    images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, and confidence of the probe in
+    what it said · looks: of the images that have masks, correct, core, spurious · panel: class averages on features of D ·
+    fixed: D and eps of the base · l2: the probe's, None to choose it · rulers: settings of embed, probe, score and interpret.
+    """
 
     images: "pd.DataFrame"
-    H: "np.ndarray"
+    looks: "pd.DataFrame"
+    panel: "pd.DataFrame"
+    fixed: "Selection"
     split: str
     l2: float | None
     rank_me: float
     eps: float
+    rulers: dict[str, dict[str, Any]]
     notes: list[str]
 
     def figures(self) -> dict[str, Any]:
+        import math
+
         from sslviz.analysis import mending
 
-        return {**mending.figures(self.images), "rank_me": self.rank_me, "eps": self.eps}
+        seen = {k: v for k, v in mending.figures(self.looks).items() if not math.isnan(v) and k != "top1"}
+        return {**mending.figures(self.images), **seen, "rank_me": self.rank_me, "eps": self.eps}
 
     def changed(self, after: "Judged") -> dict[str, int]:
         """Images that the probe of the other gets right and this one's wrong, and the other way round."""
         from sslviz.analysis import mending
 
-        if "correct" not in self.images:
+        if "correct" not in self.images or "correct" not in after.images:
             return {}
         mended, broken = mending.mended_and_broken(self.images["correct"], after.images["correct"])
         return {"mended": mended, "broken": broken}
@@ -48,105 +60,169 @@ class Judged:
         """A seeded sample of the images."""
         return self.images.sample(min(most, len(self.images)), random_state=0)
 
-    def panel(self, fixed: "Selection") -> "pd.DataFrame":
-        """Class-average representations on at most 40 of the features D, right and wrong images apart."""
-        import numpy as np
-
-        from sslviz.analysis import expression, mending
-
-        features = np.asarray(fixed.features[:: max(1, len(fixed.features) // _PANEL)][:_PANEL], dtype=np.int64)
-        known = self.images["label"].to_numpy() >= 0
-        if "correct" not in self.images or not known.any():
-            return mending.class_means(np.empty((0, 0)), np.empty(0), np.empty(0, bool), np.empty(0, np.int64))
-        right = self.images["correct"].to_numpy(dtype=bool)[known]
-        return mending.class_means(expression.unit_rows(self.H[known]), self.images["label"].to_numpy()[known], right, features)
-
 
 def judge(
     workspace: Workspace,
     dataset_name: str,
     encoder: str,
     eps: float | Literal["auto"],
-    fixed: "Selection | None",
+    base: Judged | None,
     progress: Progress,
+    **machine: Any,
 ) -> Judged:
     """Judge an encoder on a data set; what is missing is computed first (embed, probe, score, heatmaps where there are masks).
 
-    fixed: D and eps of the base encoder; None: this is the base.
+    base: the encoder to compare with, whose settings and D count; None: this is it · machine: device and workers.
     """
     import numpy as np
+    import pandas as pd
 
+    from sslviz.analysis import expression
     from sslviz.analysis.rows import score_rows
-    from sslviz.data import dataset as datasets
-    from sslviz.data.masks import mask_facts
-    from sslviz.jobs.analyze import AnalyzeSettings, analyze
     from sslviz.jobs.inputs import open_embedded, result_state
-    from sslviz.jobs.interpret import InterpretSettings, interpret
+    from sslviz.training.regulariser import Selection
 
-    dataset, _ = datasets.refresh(workspace, dataset_name)
-    names = {"dataset": dataset_name, "encoder": encoder}
-    state, _, score = result_state(workspace, dataset, encoder, "score")
-    if score is None or state != "fresh" or score.content["settings"]["eps"] != eps:
-        analyze(AnalyzeSettings(**names, eps=eps), workspace, progress)
-        dataset, _ = datasets.refresh(workspace, dataset_name)
-        _, _, score = result_state(workspace, dataset, encoder, "score")
-    assert score is not None
-    if mask_facts(dataset) is not None and result_state(workspace, dataset, encoder, "interpret")[0] != "fresh":
-        interpret(InterpretSettings(**names), workspace, progress)
+    dataset = _computed(workspace, dataset_name, encoder, eps, base, progress, machine)
     progress.stage("judging")
     embedded = open_embedded(workspace, dataset_name, encoder)
+    results = {job: result_state(workspace, dataset, encoder, job)[2] for job in ("probe", "score", "interpret")}
+    score, probe, interpret = results["score"], results["probe"], results["interpret"]
+    assert score is not None
+    features = score.table("features", ["feature", "share", "chosen"]).sort_values("feature")
+    summary = score.content["summary"]
+    fixed = base.fixed if base else Selection(features.loc[features["chosen"], "feature"].to_numpy(), float(summary["eps"]))
+
     split = embedded.judged_on or "train"
+    images = embedded.samples[embedded.samples["split"] == split][["sample_id", "row", "label"]].sort_values("row")
     scores = score.table("scores", ["sample_id", "q", "n_chosen"])
-    images = embedded.samples[embedded.samples["split"] == split][["sample_id", "row", "label"]]
     images = images.merge(scores, on="sample_id").assign(empty=lambda t: t.pop("n_chosen") == 0)
     H = embedded.store.read(images["row"].to_numpy())
+    images["q_fixed"] = score_rows(H, fixed.features, fixed.eps).q
     notes: list[str] = []
     l2 = None
-    _, _, probe = result_state(workspace, dataset, encoder, "probe")
     if probe is not None and embedded.dataset.has_labels:
-        l2 = float(probe.content["summary"]["l2"])
         said = probe.table("predictions", ["sample_id", "correct", "confidence"])
         images = images.merge(said, on="sample_id", how="left")
         known = images["correct"].notna().to_numpy()
-        if not known.all():
-            notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")
-        images, H = images[known].reset_index(drop=True), H[known]
-        images["correct"] = images["correct"].astype(bool)
-        smaller = _compressed(embedded, score.table("features", ["feature", "share"]), images, H, l2)
-        if smaller is None:
-            notes.append("the accuracy on 60 % of the features is left out: the embeddings do not fit into memory")
+        if not known.any():
+            notes.append(f"no {split} image has a label that the probe knows: right and wrong are not told apart")
+            images = images.drop(columns=["correct", "confidence"])
         else:
-            images["correct_40"] = smaller
-    images["q_fixed"] = images["q"] if fixed is None else score_rows(H, fixed.features, fixed.eps).q
-    _, _, looks = result_state(workspace, dataset, encoder, "interpret")
-    if looks is not None:
-        table = looks.table("looks", ["sample_id", "core_iou_map", "spurious_iou_map"])
-        table = table.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"})
-        images = images.merge(table, on="sample_id", how="left")
-    summary = score.content["summary"]
+            if not known.all():
+                notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")
+            images, H = images[known].reset_index(drop=True), H[known]
+            images["correct"] = images["correct"].astype(bool)
+            l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"]["protocol"] == "lbfgs" else None
+            smaller, why = _compressed(embedded, features["share"].to_numpy(), images, H, l2, progress)
+            if smaller is None:
+                notes.append(f"the accuracy on 60 % of the features is left out: {why}")
+            else:
+                images["correct_40"] = smaller
+    panel_of = np.asarray(fixed.features[:: max(1, len(fixed.features) // _PANEL)][:_PANEL], dtype=np.int64)
+    looks = pd.DataFrame({"sample_id": []})
+    if interpret is not None:
+        looks = interpret.table("looks", ["sample_id", "correct", "core_iou_map", "spurious_iou_map"]).dropna(subset="correct")
+        looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
+    rulers = {job: dict(result.content["settings"]) for job, result in results.items() if result is not None}
+    depends = embedded.store.meta["depends"]
+    rulers["embed"] = {"precision": depends["precision"], "store_dtype": depends["dtype"]}
     return Judged(
-        images=images.drop(columns="row").set_index("sample_id"),
-        H=np.asarray(H),
+        images=images.drop(columns="row").set_index("sample_id").sort_index(),
+        looks=looks.set_index("sample_id").sort_index(),
+        panel=_panel(images, expression.unit_rows(H), panel_of),
+        fixed=fixed,
         split=split,
         l2=l2,
         rank_me=float(summary["rank_me"]),
         eps=float(summary["eps"]),
+        rulers=rulers,
         notes=notes,
     )
 
 
+def _computed(
+    workspace: Workspace,
+    dataset_name: str,
+    encoder: str,
+    eps: float | Literal["auto"],
+    base: Judged | None,
+    progress: Progress,
+    machine: dict[str, Any],
+) -> "Dataset":
+    """Make what is missing, or was made with other settings than the base's."""
+    from sslviz.data import dataset as datasets
+    from sslviz.data.masks import mask_facts
+    from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.jobs.inputs import embeddings_state
+    from sslviz.jobs.interpret import InterpretSettings, interpret
+    from sslviz.jobs.probe import ProbeSettings, probe
+    from sslviz.jobs.score import ScoreSettings, score
+
+    names = {"dataset": dataset_name, "encoder": encoder}
+    like = base.rulers if base else {}
+    dataset, _ = datasets.refresh(workspace, dataset_name)
+    if embeddings_state(workspace, dataset, encoder)[0] != "fresh":
+        embed(EmbedSettings(**names, **machine, **like.get("embed", {})), workspace, progress)
+        dataset, _ = datasets.refresh(workspace, dataset_name)
+
+    def missing(job: str, wanted: dict[str, Any]) -> bool:
+        from sslviz.jobs.inputs import result_state
+
+        state, _, result = result_state(workspace, dataset, encoder, job)
+        return result is None or state != "fresh" or any(result.content["settings"].get(k) != v for k, v in wanted.items())
+
+    if dataset.has_labels and missing("probe", like.get("probe", {})):
+        _try(lambda: probe(ProbeSettings(**names, **like.get("probe", {})), workspace, progress))
+    wanted = {**like.get("score", {}), "eps": eps}
+    if missing("score", wanted):
+        score(ScoreSettings(**names, **wanted), workspace, progress)
+    if mask_facts(dataset) is not None and missing("interpret", like.get("interpret", {})):
+        interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
+    return dataset
+
+
+def _try(work: Any) -> None:
+    """A probe that cannot be (one class only) leaves right and wrong unknown, as in `score`."""
+    from sslviz.errors import Busy, Stale
+
+    try:
+        work()
+    except (Busy, Stale):
+        raise
+    except InputError:
+        return
+
+
+def _panel(images: "pd.DataFrame", unit: "np.ndarray", features: "np.ndarray") -> "pd.DataFrame":
+    """Class-average representations on these features, right and wrong images apart; empty where they are not known."""
+    import numpy as np
+
+    from sslviz.analysis import mending
+
+    known = images["label"].to_numpy() >= 0
+    if "correct" not in images or not known.any():
+        return mending.class_means(np.empty((0, 0)), np.empty(0), np.empty(0, bool), np.empty(0, np.int64))
+    right = images["correct"].to_numpy(dtype=bool)[known]
+    return mending.class_means(unit[known], images["label"].to_numpy()[known], right, features)
+
+
 def _compressed(
-    embedded: "Embedded", features: "pd.DataFrame", images: "pd.DataFrame", H: "np.ndarray", l2: float
-) -> "np.ndarray | None":
-    """Whether a probe on the 60 % of the features that are discriminative is right, bool[N]; None where memory does not do."""
+    embedded: "Embedded", shares: "np.ndarray", images: "pd.DataFrame", H: "np.ndarray", l2: float | None, progress: Progress
+) -> "tuple[np.ndarray | None, str]":
+    """(whether a probe on the 60 % of the features that are discriminative is right, bool[N]; or None, and why)."""
     from sslviz.analysis.compression import subset
     from sslviz.analysis.probe import linear_probe
 
     train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
-    if embedded.judged_on is None or embedded.too_large(train, copies=3):
-        return None
-    kept = subset(features.sort_values("feature")["share"].to_numpy(), "discriminative", _REDUCTION)
-    H_train = embedded.store.read(train["row"].to_numpy())[:, kept]
-    probe = linear_probe(H_train, train["label"].to_numpy(), H[:, kept], images["label"].to_numpy(), l2=l2)
-    right: np.ndarray = probe.predictions == images["label"].to_numpy()
-    return right
+    if embedded.judged_on is None:
+        return None, "there is no test split"
+    if too_large := embedded.too_large(train, copies=3):
+        return None, too_large
+    kept = subset(shares, "discriminative", _REDUCTION)
+    H_train, y, truth = (
+        embedded.store.read(train["row"].to_numpy())[:, kept],
+        train["label"].to_numpy(),
+        images["label"].to_numpy(),
+    )
+    probe = while_checking(lambda: linear_probe(H_train, y, H[:, kept], truth, l2=l2), progress)
+    return probe.predictions == truth, ""

@@ -50,6 +50,7 @@ class PretrainSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
     workers: int = Field(2, ge=1, le=128, description="threads, or with files processes, that read images")
+    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
 
 
 @job(
@@ -135,6 +136,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
     metrics = train(method, made.views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
+    if not fabric.is_global_zero:
+        return {}
     export(name, metrics.to_dict("records"))
     last = metrics.iloc[-1]
     return {

@@ -9,6 +9,7 @@ background runs wait for one another and for what somebody is waiting for.
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from uuid import uuid4
 
 from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError
 from sslviz.jobs import JOBS, Settings, parse
+from sslviz.jobs import slurm as cluster
 from sslviz.progress import Progress
 from sslviz.store.files import is_held, read_json, write_json
 from sslviz.store.workspace import Workspace
@@ -31,13 +33,14 @@ ACTIVE = ("starting", "queued", "running")
 _TRAININGS = ("pretrain", "finetune")
 _BEAT = 0.5
 _STARTS_WITHIN = 60.0
+_BEAT_LOST = 60.0
 
 
-def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False) -> tuple[str, str]:
+def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
     """Start a job; returns (run id, what happened: "started", "joined" or "resumed").
 
-    `background`: nobody waits for it. Where the same job on the same target is running it is joined; an unfinished run of the
-    very same settings is resumed.
+    `background`: nobody waits for it · slurm: options of a cluster to submit it to, "" to run it here. Where the same job on the
+    same target is running it is joined; an unfinished run of the very same settings is resumed.
     """
     workspace.create()
     (workspace.root / "runs").mkdir(exist_ok=True)
@@ -48,6 +51,9 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
             if state["job"] != job:
                 continue
             if state["status"] in ACTIVE and _target(state) == _target(config):
+                if state["background"] and not background:  # now somebody waits for it
+                    path = workspace.run(state["id"]) / "config.json"
+                    write_json(path, {**read_json(path), "background": False})
                 return state["id"], "joined"
         for state in list_runs(workspace):
             if state["job"] == job and state["settings"] == config["settings"]:
@@ -56,8 +62,14 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
                     return state["id"], "resumed"
                 break
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job}-{uuid4().hex[:4]}"
-        write_json(workspace.run(run_id) / "config.json", {**config, "background": background, "created": time.time()})
-        _start(workspace, run_id)
+        write_json(
+            workspace.run(run_id) / "config.json", {**config, "background": background, "slurm": slurm, "created": time.time()}
+        )
+        try:
+            _start(workspace, run_id)
+        except SslvizError:  # a cluster did not take it
+            shutil.rmtree(workspace.run(run_id))
+            raise
         return run_id, "started"
 
 
@@ -77,12 +89,17 @@ def cancel(workspace: Workspace, run_id: str) -> None:
     if state["status"] not in ACTIVE:
         raise InputError(f"run {run_id} is not running (it is {state['status']}).")
     (workspace.run(run_id) / "cancel").touch()
+    if state["slurm"] and state["status"] == "queued":
+        cluster.end(state["slurm"])
+        write_json(workspace.run(run_id) / "state.json", {"status": "cancelled", "error": "cancelled before it began."})
 
 
 def kill(workspace: Workspace, run_id: str) -> None:
     """Stop a run that does not answer, with everything it started."""
     state = read_run(workspace, run_id)
-    if state["status"] in ACTIVE and state.get("pid") and is_held(workspace.run(run_id) / "alive"):
+    if state["slurm"] and state["status"] in ACTIVE:
+        cluster.end(state["slurm"])
+    elif state["status"] in ACTIVE and state.get("pid") and is_held(workspace.run(run_id) / "alive"):
         os.killpg(int(state["pid"]), signal.SIGKILL)
 
 
@@ -101,12 +118,22 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     path = folder / "state.json"
     state = read_json(path) if path.exists() else {"status": "starting"}
-    if state["status"] in ACTIVE and not is_held(folder / "alive"):
+    if state["status"] in ACTIVE and not is_held(folder / "alive") and not _on_cluster(state):
         state = read_json(path) if path.exists() else state
         started = state.get("launched", config["created"])
         if state["status"] in ("queued", "running") or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
             state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
-    defaults = {"stage": "", "done": 0, "total": 0, "facts": {}, "warnings": [], "result": None, "error": "", "exit_code": None}
+    defaults = {
+        "slurm": "",
+        "stage": "",
+        "done": 0,
+        "total": 0,
+        "facts": {},
+        "warnings": [],
+        "result": None,
+        "error": "",
+        "exit_code": None,
+    }
     state = {
         **defaults,
         **state,
@@ -120,6 +147,14 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     state["cancelling"] = state["status"] in ACTIVE and (folder / "cancel").exists()
     state["seconds"] = max(0.0, end - state.get("launched", config["created"]))
     return state
+
+
+def _on_cluster(state: dict[str, Any]) -> bool:
+    """Whether a run on a cluster is waiting or working there: another machine's lock need not be seen from here."""
+    if not state.get("slurm"):
+        return False
+    beating = time.time() - state.get("updated", 0) < _BEAT_LOST
+    return beating or bool(state["status"] == "queued" and cluster.knows(state["slurm"]))
 
 
 def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
@@ -219,12 +254,13 @@ def execute(workspace: Workspace, run_id: str) -> int:
     """Run a job in this process; returns the exit code that state.json also names."""
     folder = workspace.existing_run(run_id)
     config = read_json(folder / "config.json")
+    if rank():
+        return _follow(folder, config, workspace)
     with (folder / "alive").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        launched = (
-            read_json(folder / "state.json").get("launched", time.time()) if (folder / "state.json").exists() else time.time()
-        )
-        progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), "launched": launched})
+        before = read_json(folder / "state.json") if (folder / "state.json").exists() else {}
+        kept = {"launched": before.get("launched", time.time()), "slurm": before.get("slurm", "")}
+        progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), **kept})
         signal.signal(signal.SIGTERM, lambda *_: progress.cancelled.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
@@ -252,9 +288,31 @@ def execute(workspace: Workspace, run_id: str) -> int:
             return 1
 
 
+def rank() -> int:
+    """Which process of its run this one is, as torchrun or SLURM count them; 0 speaks for all."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
+    """Take part in a run that another process speaks for."""
+    progress = Progress()
+    progress.folder = folder
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process hears it and all stop at the same step
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    entry = JOBS[config["job"]]
+    try:
+        entry.run(parse(entry.settings, config["settings"]), workspace, progress)
+    except Cancelled as error:
+        return error.exit_code
+    except SslvizError as error:
+        print(f"process {rank()}: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
 def _wait_for_turn(workspace: Workspace, run_id: str, progress: "RunProgress") -> None:
     """Return, as running, when no other run goes first. Raises Cancelled."""
-    while ahead := _ahead(workspace, run_id):
+    while not progress.state["slurm"] and (ahead := _ahead(workspace, run_id)):
         progress.stage(f"waiting for {ahead}")
         time.sleep(_BEAT)
         progress.check()
@@ -288,11 +346,21 @@ def _ahead(workspace: Workspace, run_id: str) -> str:
 def _start(workspace: Workspace, run_id: str) -> None:
     folder = workspace.run(run_id)
     (folder / "cancel").unlink(missing_ok=True)
+    config = read_json(folder / "config.json")
+    if options := config.get("slurm", ""):
+        command = (
+            f"exec {shlex.quote(sys.executable)} -u -m sslviz.jobs.runner {run_id} >> {shlex.quote(str(folder / 'log'))} 2>&1"
+        )
+        where = f"export SSLVIZ_WORKSPACE={shlex.quote(str(workspace.root))}; "
+        job_id = cluster.submit(folder, options, ["bash", "-c", where + command])
+        waiting = {"status": "queued", "stage": f"waiting for SLURM (job {job_id})", "launched": time.time(), "slurm": job_id}
+        write_json(folder / "state.json", waiting)
+        return
     write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
     environment = {**os.environ, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1"}
     with (folder / "log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "sslviz.jobs.runner", run_id],
+            [sys.executable, *_program(config["settings"]), run_id],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -301,8 +369,17 @@ def _start(workspace: Workspace, run_id: str) -> None:
         )
 
 
+def _program(settings: dict[str, Any]) -> list[str]:
+    """What python runs; with several processes under torchrun."""
+    many = settings.get("processes", 1)
+    launcher = [] if many == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={many}"]
+    return [*launcher, "-m", "sslviz.jobs.runner"]
+
+
 def _target(config: dict[str, Any]) -> list[Any]:
     settings = config["settings"]
+    if config["job"] == "finetune":  # other arms or seeds of an encoder are another run
+        return [settings]
     return [settings.get(k) for k in ("dataset", "encoder", "encoders", "name", "method")]
 
 

@@ -1,11 +1,9 @@
 """What the jobs that train have in common: where pictures come from, on which device and in which precision."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sslviz.errors import InputError
-from sslviz.jobs.inputs import available_memory, sampled
 from sslviz.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +27,10 @@ def train_images(
 
     kind: memory, files, or auto. Raises InputError for a data set without pictures, or one that memory cannot hold.
     """
+    import numpy as np
+
     from sslviz.data.loading import load_pixels
+    from sslviz.jobs.inputs import available_memory, sampled
     from sslviz.training.sources import Files, InMemory
 
     if dataset.root is None:
@@ -54,18 +55,39 @@ def fabric_for(
     method: "Method", views: "Views", size: int, batch_size: int, device: str, precision: str, folder: "Path"
 ) -> "tuple[lightning.Fabric, str]":
     """Fabric on a device ("auto" takes a GPU if there is one), and the precision it runs in; "auto" measures once, and
-    folder/precision.json keeps what was chosen, so that a resumed run goes on in it."""
+    folder/precision.json keeps what was chosen, so that a resumed run goes on in it.
+
+    Under torchrun or SLURM all processes of the run are joined; on CPUs they run in float32.
+    """
+    from datetime import timedelta
+
     import lightning
+    from lightning.fabric.strategies import DDPStrategy
 
     from sslviz.encoders.run import pick_device
     from sslviz.store.files import read_json, write_json
     from sslviz.training.loop import choose_precision
 
     device = pick_device(device)
+    world, here = processes()
     chosen: Any = precision
-    if precision == "auto":
+    if precision == "auto" and world > 1 and device == "cpu":
+        chosen = "32-true"
+    elif precision == "auto":
         record = folder / "precision.json"
         if not record.exists():
             write_json(record, {"precision": choose_precision(method, views, size, batch_size, device)})
         chosen = read_json(record)["precision"]
-    return lightning.Fabric(accelerator=device, devices=1, precision=chosen), chosen
+    if world == 1:
+        return lightning.Fabric(accelerator=device, devices=1, precision=chosen), chosen
+    strategy = DDPStrategy(timeout=timedelta(days=7))  # the first process may be judging while the others wait
+    fabric = lightning.Fabric(accelerator=device, devices=here, num_nodes=world // here, strategy=strategy, precision=chosen)
+    fabric.launch()
+    return fabric, chosen
+
+
+def processes() -> tuple[int, int]:
+    """(processes of this run, how many of them on this machine), as torchrun or SLURM started them."""
+    own = os.environ
+    world = int(own.get("WORLD_SIZE") or own.get("SLURM_NTASKS") or 1)
+    return world, int(own.get("LOCAL_WORLD_SIZE") or own.get("SLURM_NTASKS_PER_NODE") or world)

@@ -54,7 +54,7 @@ FORMATS: dict[tuple[str, str], Format] = {
             "key_projector.layers.": "momentum_projector.",
             "key_backbone.": "momentum_backbone.",
         },
-        {"temperature": 0.2, "momentum": 0.99, "version": 3},
+        {"temperature": 0.2, "momentum": 0.99, "version": 3, "queue_size": 0},
         _ASYMMETRIC,
     ),
     ("solo-learn", "byol"): Format(
@@ -136,7 +136,7 @@ FORMATS: dict[tuple[str, str], Format] = {
             "key_projector.layers.": "module.momentum_encoder.fc.",
             "key_backbone.": "module.momentum_encoder.",
         },
-        {"temperature": 1.0, "momentum": 0.99, "version": 3},
+        {"temperature": 1.0, "momentum": 0.99, "version": 3, "queue_size": 0},
         {**_ASYMMETRIC, "scale": (0.2, 1.0)},
     ),
     ("SwAV", "swav"): Format(
@@ -170,7 +170,7 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
     writer = str(head.facts.get("writer", ""))
     called = method_name or str(head.facts.get("method", "unknown"))
     called = _CALLED.get(called, called)
-    if called not in METHODS.names() and called != "moco v3":
+    if called in ("", "unknown"):
         called = _told_by_its_parts(head.tensors, writer)
     if (writer, called) not in FORMATS:
         raise InputError(

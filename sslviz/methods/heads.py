@@ -34,17 +34,37 @@ def put_together(spec: EncoderSpec, weights: Tensors, head: Head, method_name: s
     try:
         if "options" in head.facts:
             made, tensors, notes = Made.model_validate_json(json.dumps(head.facts)), head.tensors, list[str]()
+            if method_name not in ("", made.method):
+                raise InputError(f'encoder "{spec.name}" has a head of {made.method}; leave --method {method_name} out.')
         else:
             made, tensors, notes = translated(spec, weights, head, method_name)
+        _check(made, tensors)
         kind = METHODS[made.method]
         method = kind(BACKBONES[spec.backbone].build(spec.architecture), spec.feature_dim, made.options, made.views.n_views)
         _fit_layers(method, tensors)
         kept = made.keeps or kind.keeps
         method.load_state_dict({**{f"{kept}.{k}": v for k, v in weights.items()}, **tensors}, strict=True)
-    except (ValidationError, RuntimeError, TypeError, KeyError) as error:
+        _run(method, spec.feature_dim)
+    except (ValidationError, RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = " ".join(str(error).split())[:160]
         raise InputError(f'the head of encoder "{spec.name}" does not fit ({reason}). Add the encoder again.') from None
     return method, made, notes
+
+
+def _check(made: Made, tensors: Tensors) -> None:
+    """Raises ValueError where facts and tensors of a head, which may be anybody's, do not belong together."""
+    sides = {side for tensor in tensors.values() for side in tensor.shape}
+    own = made.options
+    for name in ("hidden_dim", "output_dim", "prototypes", "queue_size"):
+        if (size := getattr(own, name)) and size not in sides:
+            raise ValueError(f"{name} {size} is the side of no tensor")
+    if made.views.n_views != 2 or not 8 <= made.size <= 4096 or not 0 <= made.views.n_local <= 64:
+        raise ValueError("its views cannot be")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinity")
 
 
 def begin_anew(spec: EncoderSpec, weights: Tensors, made: Made) -> Method:
@@ -57,6 +77,8 @@ def begin_anew(spec: EncoderSpec, weights: Tensors, made: Made) -> Method:
 def layers_of(tensors: Tensors, between: Callable[[], nn.Module]) -> nn.Sequential:
     """The layers of a head whose tensors are named POSITION.NAME: what is missing in between is an activation."""
     last = max(int(name.split(".")[0]) for name in tensors)
+    if last > 2 * len(tensors):
+        raise ValueError(f"a layer at position {last} of {len(tensors)} tensors")
     layers: list[nn.Module] = []
     for position in range(last + 1):
         own = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{position}.")}
@@ -68,6 +90,17 @@ def layers_of(tensors: Tensors, between: Callable[[], nn.Module]) -> nn.Sequenti
             out, into = own["weight"].shape
             layers.append(nn.Linear(into, out, bias="bias" in own))
     return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def _run(method: Method, width: int) -> None:
+    """Raises RuntimeError where the heads do not follow on one another, or on features float[N, width]."""
+    method.eval()
+    z = torch.zeros(2, width)
+    for name in ("projector", "predictor", "prototypes"):
+        if hasattr(method, name):
+            z = getattr(method, name)(z)
+    method.train()
 
 
 def _fit_layers(method: Method, tensors: Tensors) -> None:

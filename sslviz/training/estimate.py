@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from sslviz.methods import Clock, Method, Views
-from sslviz.training.regulariser import Objective, Regulariser
 from sslviz.training.views import local_size
 
 _IMAGES = 16
@@ -20,13 +19,11 @@ class StepCost:
     bytes: int
 
 
-def step_cost(
-    method: Method, regulariser: Regulariser | None, views: Views, size: int, batch_size: int, device: torch.device
-) -> StepCost:
+def step_cost(method: Method, views: Views, size: int, batch_size: int, device: torch.device) -> StepCost:
     """Measure a step on 16 images and scale it to the batch. The method is left as it came."""
     method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
-    objective = Objective(method, regulariser).to(device).train()
+    method.train()
     n = min(_IMAGES, batch_size)
     sizes = [size] * views.n_views + [local_size(size)] * views.n_local
     shown = [torch.randn(n, 3, s, s, device=device).contiguous(memory_format=torch.channels_last) for s in sizes]
@@ -42,9 +39,8 @@ def step_cost(
         kept.clear()
         began = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss, *_ = objective(shown, Clock(0, 1, 1, further=True))
+            loss = method(shown, Clock(0, 1, 1, further=True)).loss
         loss.backward()
-        objective.gradient_norms()
         method.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()

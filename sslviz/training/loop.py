@@ -96,7 +96,9 @@ def train(
     groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
     kind: Any = LARS if schedule.optimizer == "lars" else torch.optim.SGD
     optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    objective = Objective(method, regulariser)
+    objective: Objective = Objective(method, regulariser)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # as the methods were published; torch's refuses CPU tensors
+        objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
     model, optimizer = fabric.setup(objective, optimizer)
 
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
@@ -183,13 +185,25 @@ def train(
             seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
             if seconds > 60:
                 progress.warn(f"about {seconds / 60:.0f} min for {total - step:,} steps on {fabric.device.type}")
-        try:
-            progress.advance()
-        except Cancelled:
+        if stopped := _stopped(progress, fabric):
             save()
-            raise
+            raise stopped
     method.backbone.requires_grad_(True)
     return pd.DataFrame(rows)
+
+
+def _stopped(progress: Progress, fabric: lightning.Fabric) -> Cancelled | None:
+    """Count a step; what a cancel says, to all processes at the same step."""
+    stopped: Cancelled | None = None
+    try:
+        progress.advance()
+    except Cancelled as error:
+        stopped = error
+    if fabric.world_size > 1:
+        heard = fabric.all_reduce(torch.tensor(float(stopped is not None), device=fabric.device), reduce_op="sum")
+        if float(torch.as_tensor(heard)) and stopped is None:
+            stopped = Cancelled("cancelled in another process.")
+    return stopped
 
 
 def batches_of(

@@ -1,5 +1,6 @@
 """Fine-tuning: the form and its checks, what runs now, and before and after on the very same images."""
 
+import shutil
 from typing import Any, cast, get_args
 
 import pandas as pd
@@ -131,7 +132,7 @@ def differences(table: pd.DataFrame) -> None:
     )
 
 
-def images(here: Frame, table: pd.DataFrame) -> None:
+def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
     """The images that an arm mended or broke, with the probe's confidence before and after."""
     if "correct" not in table:
         return
@@ -143,7 +144,7 @@ def images(here: Frame, table: pd.DataFrame) -> None:
     part = found[cases.get(kind, ~found["before"] & ~found["after"])].sort_values("change", ascending=kind == "broken")
     samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row", "label"]]
     shown = part.reset_index().merge(samples, on="sample_id")
-    shown["title"] = shown["label"].map(dict(enumerate(here.dataset.titles)))
+    shown["title"] = shown["label"].map(dict(enumerate(names)))
     st.caption(
         f"{len(part):,} of {len(found):,} images: {kind} by {figures.NAMES[arm]}, seed {seed}. Below each: the confidence of the "
         "base's probe in what it said, then that of the arm's. A click opens the image."
@@ -164,15 +165,16 @@ def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
     """by sample_id: before, after (bool), confidence_before, confidence_after, change (of Q with D of the base)."""
     base = table[table["arm"] == "base"].set_index("sample_id")
     mended = table[(table["arm"] == arm) & (table["seed"] == seed)].set_index("sample_id").reindex(base.index)
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
-            "before": base["correct"].astype(bool),
-            "after": mended["correct"].astype(bool),
+            "before": base["correct"],
+            "after": mended["correct"],
             "confidence_before": base["confidence"],
             "confidence_after": mended["confidence"],
             "change": mended["q_fixed"] - base["q_fixed"],
         }
     )
+    return found.dropna(subset=["before", "after"]).astype({"before": bool, "after": bool})
 
 
 def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
@@ -186,7 +188,7 @@ def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
     return str(arm), int(seed)
 
 
-def panels(here: Frame, table: pd.DataFrame) -> None:
+def panels(table: pd.DataFrame, names: list[str]) -> None:
     """Class-average representations of the base and of the chosen arm."""
     arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
     arm = st.session_state.get("mend-arm") or (arms[0] if arms else None)
@@ -196,7 +198,7 @@ def panels(here: Frame, table: pd.DataFrame) -> None:
     seed = st.session_state.get("mend-seed") or int(table.loc[table["arm"] == arm, "seed"].min())
     part = table[(table["arm"] == "base") | ((table["arm"] == arm) & (table["seed"] == seed))]
     most = part.groupby("label")["n"].max().sort_values(ascending=False).index[:20]
-    titles = {int(k): here.dataset.titles[int(k)] for k in most}
+    titles = {int(k): names[int(k)] for k in most}
     part = part[part["label"].isin(titles)]
     alt = f"Class averages of features, base and {figures.NAMES[arm]}"
     widgets.chart(figures.panels(part, titles, ("base", figures.NAMES[arm])), part, key="mend-panels", alt=alt)
@@ -232,6 +234,9 @@ def form(here: Frame, running: bool) -> None:
     lr = columns[3].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
     with st.expander("More settings"):
         values = forms.settings_fields(FinetuneSettings, skip=_OWN_WIDGETS, prefix="tune", columns=3)
+        slurm = ""
+        if shutil.which("sbatch"):
+            slurm = st.text_input("SLURM", key="tune-slurm", placeholder="partition=gpu,gpus=4,time=24:00:00", help="blank: here")
     values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
     own = {"epochs": int(epochs), "lr": float(lr)}
     values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}
@@ -244,7 +249,7 @@ def form(here: Frame, running: bool) -> None:
     if check or start:
         found = _checked(here, settings)
         if found and start:
-            widgets.start_job(here.workspace, "finetune", settings)
+            widgets.start_job(here.workspace, "finetune", settings, slurm.strip())
             st.rerun()
         elif found:
             st.success(plain(f"{found.head}; {found.words}."))

@@ -156,10 +156,10 @@ def go_to(page: str, **params: str) -> None:
     st.switch_page(f"pages/{page}.py", query_params={**kept, **params})
 
 
-def start_job(workspace: Workspace, job: str, settings: Settings) -> None:
-    """Launch a job; a second click, or a second tab, joins the run that is there."""
+def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "") -> None:
+    """Launch a job, here or on a cluster; a second click, or a second tab, joins the run that is there."""
     try:
-        run_id, _ = launch(job, settings, workspace)
+        run_id, _ = launch(job, settings, workspace, slurm=slurm)
         st.session_state["run"] = run_id
     except SslvizError as error:
         st.error(plain(str(error)))

@@ -178,12 +178,45 @@ def test_learning_rate_zero_leaves_every_weight(mended, tmp_path):
     assert all(torch.equal(before[k], after[k]) for k in before if not k.endswith(counted))
 
 
-def test_refreshed_features_are_chosen_from_the_encoder_as_it_is(mended, tmp_path):
+def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resume(mended, tmp_path, monkeypatch):
+    """After each epoch D is chosen from the weights of that moment, and a resumed run goes on with it."""
+    import sslviz.jobs.finetune as job
+
+    chosen = []
+    refresh = job._Watch._refresh
+
+    def noted(self):
+        refresh(self)
+        chosen.append((self.regulariser.selection, {k: v.clone() for k, v in self.method.backbone.state_dict().items()}))
+
+    monkeypatch.setattr(job._Watch, "_refresh", noted)
     workspace, _, _, _ = mended
-    run(workspace, tmp_path, arms=["both"], refresh_every=1, lr=0.5, name="refreshed")
-    fixed = weights_of(workspace, "small-both-s0")
-    ours = weights_of(workspace, "refreshed-both-s0")
-    assert any(not torch.equal(fixed[k], ours[k]) for k in ours)
+    settings = {"arms": ["both"], "refresh_every": 1, "epochs": 3, "lr": 0.5}
+    run(workspace, tmp_path / "a", name="straight", **settings)
+    assert len(chosen) == 2
+    from sslviz import select_features
+    from sslviz.data.loading import read_picture
+    from sslviz.encoders.run import build_encoder
+
+    selection, weights = chosen[-1]
+    dataset = datasets.load(workspace, "pets")
+    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"]
+    images = torch.stack([read_picture(dataset.root / s, 16, 16).pixels for s in ids])
+    expected = select_features(build_encoder(load_spec(workspace, "small"), weights).embed(images), eps=0.5)
+    assert selection.features.tolist() == expected.features.tolist()
+    with pytest.raises(Cancelled):
+        run(workspace, tmp_path / "b", steps=5, name="resumed", **settings)  # in the second epoch: 3 steps each
+    run(workspace, tmp_path / "b", name="resumed", **settings)
+    ours, theirs = (weights_of(workspace, f"{name}-both-s0") for name in ("straight", "resumed"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_watching_changes_no_bit(mended, tmp_path):
+    workspace, _, _, _ = mended
+    for name, every in (("watched", 1), ("unwatched", 0)):
+        run(workspace, tmp_path / name, arms=["both"], name=name, judge_every=every)
+    ours, theirs = (weights_of(workspace, f"{name}-both-s0") for name in ("watched", "unwatched"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_the_strong_arm_pulls_with_a_hundredth_of_the_force(mended, tmp_path):
@@ -246,3 +279,169 @@ def test_the_encoder_as_it_was_stored_gives_its_method_again(mended):
     for name, tensor in method.state_dict().items():
         stored = head.tensors[name] if name in head.tensors else weights_of(workspace, "small")[name.removeprefix("backbone.")]
         assert torch.equal(tensor, stored), name
+
+
+def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path):
+    from sslviz.cli import _configured
+    from sslviz.jobs import JOBS
+
+    defaults = FinetuneSettings(dataset="pets", encoder="small").model_dump()
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"job": "finetune", "settings": {"epochs": 3, "lambda1": 0.5, "seeds": [1, 2]}}))
+    found = parse(FinetuneSettings, _configured(JOBS["finetune"], path, {**defaults, "lambda1": 0.25}))
+    assert (found.epochs, found.seeds, found.lambda1, found.dataset) == (3, [1, 2], 0.25, "pets")
+    path.write_text(json.dumps({"job": "pretrain", "settings": {}}))
+    with pytest.raises(InputError, match='expected {"job": "finetune"'):
+        _configured(JOBS["finetune"], path, defaults)
+    with pytest.raises(InputError, match="no file"):
+        _configured(JOBS["finetune"], tmp_path / "none.json", defaults)
+
+
+@pytest.mark.parametrize("name", ["imagenet100-resnet18", "imagenet1k-resnet50"])
+def test_recipes_are_settings_of_this_version(name):
+    from pathlib import Path
+
+    from sslviz.cli import _configured
+    from sslviz.jobs import JOBS
+
+    path = Path(__file__).parents[2] / "recipes" / f"{name}.json"
+    defaults = FinetuneSettings(dataset="a", encoder="b").model_dump()
+    found = parse(FinetuneSettings, _configured(JOBS["finetune"], path, defaults))
+    assert found.pace() == (50, 1e-5, 5)
+    assert (found.lambda1, found.lambda2, found.optimizer) == (1e-4, 1e-4, "lars")
+
+
+def test_without_labels_the_terms_are_watched_and_right_and_wrong_are_not_told_apart(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train": 24, "test": 8}))
+    pretrain(PretrainSettings(**PRETRAINED), workspace, InFolder(tmp_path / "pretrained"))
+    result, _ = run(workspace, tmp_path / "run", arms=["control", "both"])
+    assert result["verdict"] == ""
+    assert [row["top1"] for row in result["arms"]] == [None] * 3
+    assert all(row["q_all"] is not None for row in result["arms"])
+    curves = latest_result(workspace.results("pets", "small", "finetune")).table("curves")
+    assert curves["watched_q"].notna().all()
+
+
+def test_without_a_test_split_train_images_are_judged_out_of_fold(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    (tmp_path / "names").write_text("")
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 16, "train/dog": 16}))
+    pretrain(PretrainSettings(**PRETRAINED), workspace, InFolder(tmp_path / "pretrained"))
+    result, progress = run(workspace, tmp_path / "run", arms=["both"], epochs=1)
+    if result["judged_on"] == "train":
+        assert any("there is no test split" in line for line in progress.said)
+        assert all(row["top1_40"] is None for row in result["arms"])
+    assert result["n"] > 0
+
+
+def test_looks_are_judged_where_the_masks_are(tmp_path):
+    """Masks on train images only, as in Salient ImageNet: overlaps come from those, all else from test images."""
+    from sslviz.data.masks import add_masks
+    from tests.data.test_masks import blob, put
+
+    workspace = prepared(tmp_path)
+    for c in ("cat", "dog"):
+        for i in range(12):
+            put(tmp_path / f"masks/core/train/{c}/{i:03d}.png", blob(i, 32, 32))
+    add_masks(datasets.load(workspace, "pets"), tmp_path / "masks")
+    result, _ = run(workspace, tmp_path / "run", arms=["control"], epochs=1)
+    assert result["judged_on"] == "test"
+    for row in result["arms"]:
+        looks = latest_result(workspace.results("pets", row["encoder"], "interpret")).table("looks")
+        right = looks[looks["correct"].astype(bool)]
+        assert row["core_correct"] == pytest.approx(right["core_iou_map"].mean(), nan_ok=True)
+    table = latest_result(workspace.results("pets", "small", "finetune")).table("differences")
+    assert (table["figure"] == "top1").sum() == 2  # once beside the base, once beside the control
+
+
+def test_arms_are_measured_as_the_base_was(tmp_path):
+    """A base judged by the paper's probe and other percentiles: so are its arms."""
+    from sslviz.jobs.embed import EmbedSettings, embed
+    from sslviz.jobs.probe import ProbeSettings, probe
+    from sslviz.jobs.score import ScoreSettings, score
+
+    workspace = prepared(tmp_path)
+    names = {"dataset": "pets", "encoder": "small"}
+    embed(EmbedSettings(**names), workspace, Progress())
+    probe(ProbeSettings(**names, protocol="sgd100"), workspace, Progress())
+    score(ScoreSettings(**names, eps=0.5, lower=20), workspace, Progress())
+    run(workspace, tmp_path / "run", arms=["both"], epochs=1)
+    made = {job: latest_result(workspace.results("pets", "small-both-s0", job)).content["settings"] for job in ("probe", "score")}
+    assert made["probe"]["protocol"] == "sgd100"
+    assert (made["score"]["lower"], made["score"]["eps"]) == (20, 0.5)
+    chosen = latest_result(workspace.results("pets", "small", "score")).table("features")["chosen"].sum()
+    result = latest_result(workspace.results("pets", "small", "finetune")).content["summary"]
+    assert result["n_discriminative"] == chosen
+
+
+def test_a_data_set_that_changed_meanwhile_gives_no_before_and_after(tmp_path, monkeypatch):
+    import sslviz.jobs.finetune as job
+    from sslviz.errors import Stale
+    from tests.inputs import encoded, picture
+
+    workspace = prepared(tmp_path)
+    trained = job._Trainer.train
+
+    def then_one_more(self, plan, progress):
+        made = trained(self, plan, progress)
+        (tmp_path / "pets/test/cat/new.png").write_bytes(encoded(picture(77)))
+        return made
+
+    monkeypatch.setattr(job._Trainer, "train", then_one_more)
+    with pytest.raises(Stale, match=r'images of "pets" came or went .* They stay \(small-both-s0\): sslviz compare'):
+        run(workspace, tmp_path / "run", arms=["both"], epochs=1)
+    assert "small-both-s0" in workspace.encoders()
+
+
+def test_a_checkpoint_of_another_start_is_not_gone_on_with(mended, tmp_path):
+    """Cancelled, then the base changed under its name: the same run begins anew."""
+    workspace, _, _, _ = mended
+    for name in ("first", "second"):
+        spec = load_spec(workspace, "small")
+        weights = weights_of(workspace, "small" if name == "first" else "small-control-s1")
+        head = read_head(workspace.encoder("small") / "head.safetensors")
+        save_encoder(workspace, spec.model_copy(update={"name": "swapped"}), weights, head)
+        if name == "first":
+            with pytest.raises(Cancelled):
+                run(workspace, tmp_path / "run", steps=4, encoder="swapped", arms=["both"])
+    run(workspace, tmp_path / "run", encoder="swapped", arms=["both"])
+    run(workspace, tmp_path / "other", encoder="swapped", arms=["both"], name="anew")
+    ours, theirs = (weights_of(workspace, name) for name in ("swapped-both-s0", "anew-both-s0"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda facts, tensors: facts["options"].update(hidden_dim=20_000), "hidden_dim 20000 is the side of no tensor"),
+        (lambda facts, tensors: facts["views"].update(n_views=9), "its views cannot be"),
+        (lambda facts, tensors: facts.update(method="nothing"), "method"),
+        (lambda facts, tensors: tensors["projector.layers.0.weight"].fill_(float("nan")), "holds NaN or infinity"),
+        (
+            lambda facts, tensors: tensors.update({"projector.layers.300000.weight": torch.ones(2, 2)}),
+            "a layer at position 300000",
+        ),
+        (lambda facts, tensors: tensors.pop("projector.layers.3.weight"), "does not fit"),
+    ],
+)
+def test_a_head_that_somebody_made_up_is_one_line(mended, tmp_path, change, words):
+    from sslviz.encoders.store import Head
+    from sslviz.errors import SslvizError
+
+    workspace, _, _, _ = mended
+    stored = read_head(workspace.encoder("small") / "head.safetensors")
+    facts, tensors = json.loads(json.dumps(stored.facts)), dict(stored.tensors)
+    change(facts, tensors)
+    spec = load_spec(workspace, "small").model_copy(update={"name": "strange"})
+    save_encoder(workspace, spec, weights_of(workspace, "small"), Head(tensors, facts))
+    with pytest.raises(SslvizError, match=words):
+        Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "strange"}))
+
+
+def test_a_damaged_head_is_not_taken_for_none(mended):
+    workspace, _, _, _ = mended
+    save_encoder(workspace, load_spec(workspace, "small").model_copy(update={"name": "broken"}), weights_of(workspace, "small"))
+    (workspace.encoder("broken") / "head.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="is damaged. Add the encoder again"):
+        Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "broken"}))

@@ -193,3 +193,32 @@ def test_an_existing_encoder_is_not_trained_over(workspace, photos):
     run_id, _ = runner.launch("pretrain", pretrain_settings(name="tiny"), workspace)
     state = wait(workspace, run_id)
     assert (state["exit_code"], 'encoder "tiny" is already there' in state["error"]) == (2, True)
+
+
+def test_two_processes_train_cancel_and_resume_as_one_run(workspace, photos):
+    """Under torchrun on the CPU: one state, stopped at the same step, gone on, the encoder made once."""
+    settings = pretrain_settings(processes=2, epochs=12)
+    run_id, _ = runner.launch("pretrain", settings, workspace)
+    wait(workspace, run_id, lambda s: s["done"] >= 4)
+    runner.cancel(workspace, run_id)
+    state = wait(workspace, run_id)
+    assert (state["status"], state["exit_code"]) == ("cancelled", 130), runner.log_tail(workspace, run_id)
+    runner.resume(workspace, run_id)
+    state = wait(workspace, run_id, seconds=240)
+    assert state["status"] == "done", runner.log_tail(workspace, run_id)
+    assert state["result"]["encoder"] == "own"
+    import pandas as pd
+
+    assert pd.read_parquet(workspace.run(run_id) / "metrics.parquet")["epoch"].tolist() == list(range(1, 13))
+
+
+def test_two_processes_finetune_as_one_run(workspace, photos):
+    run_id, _ = runner.launch("pretrain", pretrain_settings(epochs=1), workspace)
+    wait(workspace, run_id)
+    values = {"dataset": "photos", "encoder": "own", "arms": ["control", "strong"], "epochs": 2, "lr": 0.01, "optimizer": "sgd"}
+    settings = JOBS["finetune"].settings(**values, batch_size=20, empty="highest", refresh_every=1, processes=2)
+    run_id, _ = runner.launch("finetune", settings, workspace)
+    state = wait(workspace, run_id, seconds=240)
+    assert state["status"] == "done", runner.log_tail(workspace, run_id)
+    assert [row["encoder"] for row in state["result"]["arms"]] == ["own", "own-control-s0", "own-strong-s0"]
+    assert state["facts"]["processes"] == 2

@@ -108,7 +108,7 @@ def test_the_check_says_steps_time_and_memory(page):
     test.number_input(key="tune-batch_size").set_value(8).run()
     next(b for b in test.button if b.label == "Check what it needs").click().run()
     words = text(test).replace("\\", "")
-    assert "goes on with its own byol head; 60 steps, about" in words  # 24 images: 3 steps, 10 epochs, 2 arms
+    assert "goes on with its own byol head; 60 steps of training, about" in words  # 24 images: 3 steps, 10 epochs, 2 arms
     assert "GB of memory" in words
 
 

@@ -34,6 +34,8 @@ FIGURES = {
     "q_wrong_fixed": "mean Q of images got wrong (D of the base)",
     "q_correct": "mean Q of images got right (D chosen anew)",
     "q_wrong": "mean Q of images got wrong (D chosen anew)",
+    "q_all_fixed": "mean Q of all images (D of the base)",
+    "q_all": "mean Q of all images (D chosen anew)",
     "empty_share": "share of empty sets",
     "core_correct": "IoU with the object, got right",
     "core_wrong": "IoU with the object, got wrong",

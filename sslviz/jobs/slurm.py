@@ -1,0 +1,81 @@
+"""Runs on a SLURM cluster: submitit writes and submits the script; what happens is read from our own state.json.
+
+Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many processes), and whatever sbatch knows.
+"""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from sslviz.errors import InputError, RunFailed
+
+_ASK_AGAIN = 10.0  # seconds
+_known: dict[str, tuple[float, bool]] = {}
+
+
+def options(text: str) -> dict[str, str]:
+    """ "partition=gpu,gpus=4" -> its keys and values. Raises InputError."""
+    found = {}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        if not key or not value or not key.replace("-", "").isalnum():
+            raise InputError(f'--slurm "{text}": expected KEY=VALUE,KEY=VALUE, for example partition=gpu,gpus=4,time=24:00:00')
+        found[key] = value
+    return found
+
+
+def submit(folder: Path, text: str, command: list[str]) -> str:
+    """Submit `command`, one task for each GPU of each node; returns SLURM's job id.
+
+    Raises InputError where this is no machine of a cluster, submitit is missing, or SLURM refuses.
+    """
+    try:
+        from submitit import SlurmExecutor
+        from submitit.helpers import CommandFunction
+    except ImportError:
+        raise InputError("--slurm needs submitit: pip install 'sslviz[cluster]'") from None
+    if not shutil.which("sbatch") or not shutil.which("srun"):
+        raise InputError("--slurm: there is no sbatch and srun on this machine; run it on a login node of the cluster.")
+    given = options(text)
+    try:
+        nodes, gpus = (int(given.pop(key, "0")) for key in ("nodes", "gpus"))
+    except ValueError:
+        raise InputError(f'--slurm "{text}": nodes and gpus are numbers.') from None
+    executor = SlurmExecutor(folder=folder / "slurm")
+    own = {"gpus_per_node": gpus} if gpus else {}
+    executor.update_parameters(
+        job_name=folder.name, nodes=nodes or 1, ntasks_per_node=gpus or 1, additional_parameters=given, **own
+    )
+    try:
+        return str(executor.submit(CommandFunction(command, verbose=False)).job_id)
+    except Exception as error:  # submitit passes sbatch's words on in errors of many kinds
+        words = " ".join(str(error).split())[-200:]
+        raise InputError(f"SLURM did not take the run: {words}") from None
+
+
+def knows(job_id: str) -> bool:
+    """Whether SLURM still has this job waiting or running (asked at most every ten seconds)."""
+    asked, answer = _known.get(job_id, (0.0, False))
+    if time.monotonic() - asked > _ASK_AGAIN or not asked:
+        try:
+            done = subprocess.run(
+                ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            answer = done.returncode == 0 and bool(done.stdout.strip())
+        except (OSError, subprocess.TimeoutExpired):
+            answer = True  # nobody to ask: what state.json says counts
+        _known[job_id] = (time.monotonic(), answer)
+    return answer
+
+
+def end(job_id: str) -> None:
+    """Take a job off the cluster. Raises RunFailed where SLURM does not."""
+    done = subprocess.run(["scancel", job_id], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailed(f"scancel {job_id}: {done.stderr.strip()[-200:]}")
+    _known.pop(job_id, None)

@@ -1,0 +1,148 @@
+"""Runs on a cluster, without one: programs named sbatch, srun, squeue and scancel stand on PATH and note what they are asked."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from sslviz.data import dataset as datasets
+from sslviz.errors import InputError
+from sslviz.jobs import runner, slurm
+from tests.inputs import folder
+from tests.jobs.test_runner import pretrain_settings, wait
+
+SBATCH = """import shutil, sys
+shutil.copy(sys.argv[-1], {here!r} + "/script.sh")
+print("Submitted batch job 4242")
+"""
+SRUN = """import os, subprocess, sys
+command = sys.argv[sys.argv.index({python!r}):]
+os.environ.update(SLURM_JOB_ID="4242", SLURM_NTASKS="1", SLURM_NTASKS_PER_NODE="1", SLURM_PROCID="0", SLURM_LOCALID="0",
+                  SLURM_NODEID="0", SLURM_NNODES="1", SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="here")
+sys.exit(subprocess.call(command))
+"""
+SQUEUE = """import pathlib
+print(pathlib.Path({here!r} + "/queue").read_text(), end="")
+"""
+SCANCEL = """import pathlib, sys
+pathlib.Path({here!r} + "/ended").write_text(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    here = tmp_path / "cluster"
+    here.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("squeue", SQUEUE), ("scancel", SCANCEL)):
+        path = here / name
+        path.write_text(f"#!{sys.executable}\n" + text.format(here=str(here), python=sys.executable))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (here / "queue").write_text("PENDING\n")
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "_ASK_AGAIN", 0.0)
+    monkeypatch.setattr(slurm, "_known", {})
+    return here
+
+
+@pytest.fixture
+def photos(tmp_path, workspace):
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", {"train/a": 20, "train/b": 20}))
+
+
+def submit(workspace, options="partition=gpu,nodes=2,gpus=8,time=1-00:00:00", **settings):
+    return runner.launch("pretrain", pretrain_settings(**{"epochs": 2, **settings}), workspace, slurm=options)[0]
+
+
+def test_the_script_asks_for_what_was_asked(cluster, workspace, photos):
+    submit(workspace)
+    script = (cluster / "script.sh").read_text().splitlines()
+    asked = {line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH")}
+    assert {"partition=gpu", "nodes=2", "gpus-per-node=8", "ntasks-per-node=8", "time=1-00:00:00"} <= asked
+    assert any(line.startswith("srun ") and "submitit.core._submit" in line for line in script)
+
+
+def test_a_run_waits_begins_and_ends_on_the_cluster(cluster, workspace, photos):
+    run_id = submit(workspace, "partition=cpu")
+    state = runner.read_run(workspace, run_id)
+    assert (state["status"], state["slurm"], state["stage"]) == ("queued", "4242", "waiting for SLURM (job 4242)")
+    done = subprocess.run(["bash", str(cluster / "script.sh")], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = wait(workspace, run_id)
+    assert (state["status"], state["result"]["encoder"], state["slurm"]) == ("done", "own", "4242")
+    assert "own" in workspace.encoders()
+
+
+def test_a_waiting_run_is_taken_off_the_cluster(cluster, workspace, photos):
+    run_id = submit(workspace)
+    runner.cancel(workspace, run_id)
+    assert (cluster / "ended").read_text() == "4242"
+    assert runner.read_run(workspace, run_id)["status"] == "cancelled"
+
+
+def test_a_run_that_slurm_has_forgotten_does_not_wait_for_ever(cluster, workspace, photos):
+    run_id = submit(workspace)
+    (cluster / "queue").write_text("")
+    assert runner.read_run(workspace, run_id)["status"] == "killed"
+    runner.resume(workspace, run_id)
+    (cluster / "queue").write_text("PENDING\n")
+    assert runner.read_run(workspace, run_id)["status"] == "queued"
+
+
+def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(cluster, workspace, photos):
+    import time
+
+    from sslviz.store.files import write_json
+
+    run_id = submit(workspace)
+    (cluster / "queue").write_text("")
+    state = {"status": "running", "slurm": "4242", "launched": time.time(), "updated": time.time()}
+    write_json(workspace.run(run_id) / "state.json", state)
+    assert runner.read_run(workspace, run_id)["status"] == "running"
+    write_json(workspace.run(run_id) / "state.json", {**state, "updated": time.time() - 120})
+    assert runner.read_run(workspace, run_id)["status"] == "killed"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("partition", "expected KEY=VALUE"), ("gpus=many", "nodes and gpus are numbers"), ("a b=3", "expected KEY=VALUE")],
+)
+def test_options_that_are_none_leave_no_run_behind(cluster, workspace, photos, options, words):
+    with pytest.raises(InputError, match=words):
+        submit(workspace, options)
+    assert runner.list_runs(workspace) == []
+
+
+def test_what_sbatch_says_is_passed_on(cluster, workspace, photos):
+    (cluster / "sbatch").write_text(f"#!{sys.executable}\nimport sys\nsys.exit('invalid partition specified: gpu')\n")
+    with pytest.raises(InputError, match=r"SLURM did not take the run: .*invalid partition specified: gpu"):
+        submit(workspace)
+    assert runner.list_runs(workspace) == []
+
+
+def test_without_a_cluster_it_says_so(workspace, photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no sbatch and srun on this machine"):
+        submit(workspace)
+
+
+def test_the_command_line_submits(cluster, workspace, photos):
+    """--slurm on the command; Ctrl-C while it waits takes it off the cluster."""
+    import signal
+
+    words = ["pretrain", "--dataset", "photos", "--name", "cli", "--batch-size", "20", "--slurm", "partition=gpu", "--json"]
+    code = "from sslviz.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    for line in process.stderr:
+        if line.startswith("run "):
+            break
+    (state,) = runner.list_runs(workspace)
+    assert state["status"] == "queued"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert (cluster / "ended").read_text() == "4242"
+    assert json.loads((workspace.run(state["id"]) / "config.json").read_text())["slurm"] == "partition=gpu"
