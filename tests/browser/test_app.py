@@ -440,6 +440,7 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     app = serve()
     page.goto(app.url("heatmaps?dataset=demo&encoder=simclr-demo"))
     page.get_by_text("Images the probe gets right").wait_for()
+    page.locator("[data-testid=stStatusWidget]").wait_for(state="detached")  # a list that opens meanwhile is closed again
     page.get_by_label("Show", exact=True).click()
     page.get_by_role("option", name="misclassified").click()
     sample_id = wrong["sample_id"].iloc[0]
@@ -498,3 +499,57 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
         "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
         ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"
     )
+
+
+def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, page, workspace):
+    """From the form to before and after; the page survives a reload, and its numbers are those of the job."""
+    demo_part(workspace, 240, 80)
+    analyze(AnalyzeSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
+    app = serve()
+    page.goto(app.url("finetune?dataset=demo&encoder=simclr-demo"))
+    page.get_by_label("Epochs", exact=True).fill("8")
+    page.get_by_label("Epochs", exact=True).press("Enter")
+    page.get_by_text("--epochs 8").wait_for()
+    page.get_by_text("More settings").click()
+    page.get_by_label("batch size", exact=True).fill("64")
+    page.get_by_label("batch size", exact=True).press("Enter")
+    page.get_by_text("--batch-size 64").wait_for()
+    page.get_by_role("button", name="Fine-tune", exact=True).click()
+    curve = "[aria-label='own self-supervised loss, by epoch'], [alt='own self-supervised loss, by epoch']"
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.get_by_text("control, seed 0 (1 of 2): training").wait_for()
+    page.locator(curve).first.wait_for()
+    points = ".js-plotly-plot .points path"
+    page.wait_for_function("s => document.querySelectorAll(s).length > 1", arg=points)
+    before = page.locator(points).count()
+    page.wait_for_function("([s, n]) => document.querySelectorAll(s).length > n", arg=[points, before])  # it moves
+
+    page.reload()
+    page.locator(curve).first.wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("finetune cancelled").wait_for()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.get_by_role("heading", name="Before and after, on the same images").wait_for(timeout=300_000)
+
+    summary = latest_result(workspace.results("demo", "simclr-demo", "finetune")).content["summary"]
+    said = subprocess.run(
+        [*SSLVIZ, "runs", "show", runner.list_runs(workspace)[0]["id"], "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout)["result"]["arms"] == summary["arms"]
+    page.get_by_text(summary["verdict"]).wait_for()
+    assert [row["encoder"] for row in summary["arms"]] == ["simclr-demo", "simclr-demo-control-s0", "simclr-demo-both-s0"]
+    assert {"simclr-demo-control-s0", "simclr-demo-both-s0"} < set(workspace.encoders())
+    still_wrong = sum(
+        not a and not b
+        for a, b in zip(
+            *(
+                judged(workspace, datasets.load(workspace, "demo"), name)["correct"].sort_index().tolist()
+                for name in ("simclr-demo", "simclr-demo-both-s0")
+            ),
+            strict=True,
+        )
+    )
+    page.get_by_text("still wrong", exact=True).click()
+    page.get_by_text(f"{still_wrong} of 80 images: still wrong by Q-Score, seed 0").wait_for()
+    thumbs_are_drawn(page, 1)
