@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ("rows", "listing", "embed_speed", "score_memory", "training", "regulariser", "probes", "heatmaps", "pages")
+NAMES = ("rows", "listing", "embed_speed", "score_memory", "training", "regulariser", "recipes", "probes", "heatmaps", "pages")
 
 if __name__ == "__main__":
     for name in NAMES:
