@@ -135,8 +135,8 @@ def _compared(
     assert base is not None
     if datasets.refresh(workspace, settings.dataset)[0].fingerprint != trainer.dataset.fingerprint:
         raise Stale(
-            f'images of "{settings.dataset}" came or went while the encoders were trained: before and after are not the same '
-            f"images. They stay ({', '.join(one.encoder for one in trained)}): sslviz compare --dataset {settings.dataset}"
+            f'images of "{settings.dataset}" came or went while encoders were trained: before and after are not the same images. '
+            f"The encoders stay ({', '.join(one.encoder for one in trained)}): sslviz compare --dataset {settings.dataset}"
         )
     notes = [*trainer.origin.notes, *base.notes]
     if settings.precision != "32-true":
@@ -158,7 +158,8 @@ def _compared(
 
     def compared() -> pd.DataFrame:
         images = {arm: [one.images for one in seeds] for arm, seeds in arms.items()}
-        looks = {arm: [one.looks for one in seeds] for arm, seeds in arms.items()}
+        seen = set.intersection(*(set(one.looks.index) for seeds in arms.values() for one in seeds))  # a mask may be unreadable
+        looks = {arm: [one.looks[one.looks.index.isin(seen)] for one in seeds] for arm, seeds in arms.items()}
         found = [mending.differences(images, against), mending.differences(looks, against)]
         return pd.concat([found[0], found[1][found[1]["figure"] != "top1"]], ignore_index=True)
 

@@ -389,7 +389,7 @@ def test_a_data_set_that_changed_meanwhile_gives_no_before_and_after(tmp_path, m
         return made
 
     monkeypatch.setattr(job._Trainer, "train", then_one_more)
-    with pytest.raises(Stale, match=r'images of "pets" came or went .* They stay \(small-both-s0\): sslviz compare'):
+    with pytest.raises(Stale, match=r'images of "pets" came or went .* The encoders stay \(small-both-s0\): sslviz compare'):
         run(workspace, tmp_path / "run", arms=["both"], epochs=1)
     assert "small-both-s0" in workspace.encoders()
 
