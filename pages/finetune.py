@@ -7,7 +7,7 @@ from sslviz.ui import finetune, frame, reads, report
 frame.open_page("Fine-tune", "Can this encoder be made better, and did it become better?")
 here = frame.chosen()
 running = finetune.live(here, finetune.newest_run(here))
-made = finetune.state_of(here)
+made = reads.stage(here.workspace, here.dataset, here.encoder, "fine-tuning", "finetune")
 if made.result is not None:
     report.say_stale(made)
     finetune.headline(reads.summary(made))
@@ -17,6 +17,6 @@ if made.result is not None:
     finetune.panels(reads.table(made.result, "panels"), names)
     st.subheader("How it went")
     finetune.charts(reads.table(made.result, "curves"), "made")
-    finetune.command(here, finetune.made_by(here, made.result))
+    report.show_command(here, finetune.made_by(here, made.result))
 finetune.form(here, running)
 st.page_link("pages/compare.py", label="Compare: base and mended encoders side by side", icon=":material/compare_arrows:")

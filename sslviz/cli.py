@@ -85,6 +85,8 @@ def _option(name: str, info: FieldInfo) -> Any:
     """A settings field as a typer option; a union such as float | Literal["auto"] is parsed by pydantic."""
     flag = "--" + name.replace("_", "-")
     kind: Any = info.annotation
+    if bool in (kind, *get_args(kind)):
+        flag += f"/--no-{flag[2:]}"
     if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:  # typer refuses; the settings check each
         choices = "|".join(get_args(get_args(kind)[0]))
         return Annotated[list[str], typer.Option(flag, help=info.description, metavar=f"<{choices}>")]

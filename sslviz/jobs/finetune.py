@@ -106,7 +106,7 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     origin = Origin.read(workspace, settings)
     if rank() == 0:  # before the processes are joined: losses gather
         progress.stage("measuring a step")
-        progress.note(plan=estimate(settings, workspace).words)
+        progress.note(plan=estimate(settings, workspace, origin).words)
     trainer = _Trainer(settings, workspace, origin, progress)
     if trainer.speaks:
         trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())
@@ -221,7 +221,7 @@ class Estimate:
         )
 
 
-def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
+def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin") -> Estimate:
     """Measured on a few images; nothing is touched. Raises InputError for what cannot be trained, or not in this memory."""
     import torch
 
@@ -230,7 +230,6 @@ def estimate(settings: FinetuneSettings, workspace: Workspace) -> Estimate:
     from sslviz.jobs.inputs import available_memory
     from sslviz.training.estimate import step_cost
 
-    origin = Origin.read(workspace, settings)
     dataset = datasets.load(workspace, settings.dataset)
     n = int(dataset.facts["counts"].get("train", 0))
     if dataset.root is None or n < settings.batch_size:
@@ -357,12 +356,9 @@ class _Trainer:
         self.base: Judged | None = None
         self.fixed = Selection(np.empty(0, np.int64), 0.0)
         self.dataset, _ = datasets.refresh(workspace, settings.dataset)
-        made, own = origin.made, settings
-        self.fabric, precision = fabric_for(
-            origin.method(), made.views, made.size, own.batch_size, own.device, own.precision, self.folder
-        )
+        self.fabric = fabric_for(settings.device, settings.precision)
         self.speaks = self.fabric.is_global_zero
-        progress.note(device=self.fabric.device.type, precision=precision, processes=self.fabric.world_size)
+        progress.note(device=self.fabric.device.type, precision=settings.precision, processes=self.fabric.world_size)
 
     def plan(self, arm: Arm, seed: int) -> "_Plan":
         """What an arm is trained with. Raises InputError where another encoder has its name, RunFailed where nothing can pull."""
@@ -473,12 +469,11 @@ class _Trainer:
     @cached_property
     def strong(self) -> float:
         """lambda1 at which the Q term pulls with 1 % of the own loss's force, over the first batches of seed 0."""
+        from sslviz.store.files import read_json, write_json
         from sslviz.training.loop import Schedule, batches_of, pull_ratio
         from sslviz.training.regulariser import Regulariser
 
         self.progress.stage("measuring how hard the Q term pulls")
-        from sslviz.store.files import read_json, write_json
-
         record = self._folder("strong", self._key(self._plain, 0)) / "lambda1.json"
         if record.exists():
             return float(read_json(record))

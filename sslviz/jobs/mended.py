@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sslviz.errors import InputError
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -153,7 +152,7 @@ def _computed(
     from sslviz.data import dataset as datasets
     from sslviz.data.masks import mask_facts
     from sslviz.jobs.embed import EmbedSettings, embed
-    from sslviz.jobs.inputs import embeddings_state
+    from sslviz.jobs.inputs import embeddings_state, result_state
     from sslviz.jobs.interpret import InterpretSettings, interpret
     from sslviz.jobs.probe import ProbeSettings, probe
     from sslviz.jobs.score import ScoreSettings, score
@@ -166,31 +165,17 @@ def _computed(
         dataset, _ = datasets.refresh(workspace, dataset_name)
 
     def missing(job: str, wanted: dict[str, Any]) -> bool:
-        from sslviz.jobs.inputs import result_state
-
         state, _, result = result_state(workspace, dataset, encoder, job)
         return result is None or state != "fresh" or any(result.content["settings"].get(k) != v for k, v in wanted.items())
 
-    if dataset.has_labels and missing("probe", like.get("probe", {})):
-        _try(lambda: probe(ProbeSettings(**names, **like.get("probe", {})), workspace, progress))
+    if "probe" in like and missing("probe", like["probe"]):  # the base's own is made by `score`
+        probe(ProbeSettings(**names, **like["probe"]), workspace, progress)
     wanted = {**like.get("score", {}), "eps": eps}
     if missing("score", wanted):
         score(ScoreSettings(**names, **wanted), workspace, progress)
     if mask_facts(dataset) is not None and missing("interpret", like.get("interpret", {})):
         interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
     return dataset
-
-
-def _try(work: Any) -> None:
-    """A probe that cannot be (one class only) leaves right and wrong unknown, as in `score`."""
-    from sslviz.errors import Busy, Stale
-
-    try:
-        work()
-    except (Busy, Stale):
-        raise
-    except InputError:
-        return
 
 
 def _panel(images: "pd.DataFrame", unit: "np.ndarray", features: "np.ndarray") -> "pd.DataFrame":

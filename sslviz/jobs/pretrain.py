@@ -66,7 +66,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.backbones import BACKBONES
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.training import fabric_for, train_images
+    from sslviz.jobs.training import fabric_for, measured_precision, train_images
     from sslviz.methods import METHODS
     from sslviz.methods.heads import take_apart
     from sslviz.store.workspace import check_name
@@ -92,9 +92,10 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     made = made_with(settings)
     backbone = BACKBONES["small_resnet"].build(architecture)
     method = method_class(backbone, settings.feature_dim, made.options, made.views.n_views)
-    fabric, precision = fabric_for(
-        method, made.views, settings.size, settings.batch_size, settings.device, settings.precision, folder
-    )
+    precision: str = settings.precision
+    if precision == "auto":
+        precision = measured_precision(method, made.views, settings.size, settings.batch_size, settings.device, folder)
+    fabric = fabric_for(settings.device, precision)
     device = fabric.device.type
     progress.note(device=device, precision=precision, images=len(source))
 

@@ -51,39 +51,41 @@ def train_images(
     return (Files(dataset.root, ids.tolist(), workers, progress.warn) if from_files else InMemory(pixels)), pixels, bad
 
 
-def fabric_for(
-    method: "Method", views: "Views", size: int, batch_size: int, device: str, precision: str, folder: "Path"
-) -> "tuple[lightning.Fabric, str]":
-    """Fabric on a device ("auto" takes a GPU if there is one), and the precision it runs in; "auto" measures once, and
-    folder/precision.json keeps what was chosen, so that a resumed run goes on in it.
+def measured_precision(method: "Method", views: "Views", size: int, batch_size: int, device: str, folder: "Path") -> str:
+    """The faster precision on this device, measured once: folder/precision.json keeps it, so that a resumed run goes on in it.
 
-    Under torchrun or SLURM all processes of the run are joined; on CPUs they run in float32.
+    Several processes on CPUs run in float32.
     """
+    from sslviz.encoders.run import pick_device
+    from sslviz.store.files import read_json, write_json
+    from sslviz.training.loop import choose_precision
+
+    device = pick_device(device)
+    if processes()[0] > 1 and device == "cpu":
+        return "32-true"
+    record = folder / "precision.json"
+    if not record.exists():
+        write_json(record, {"precision": choose_precision(method, views, size, batch_size, device)})
+    return str(read_json(record)["precision"])
+
+
+def fabric_for(device: str, precision: Any) -> "lightning.Fabric":
+    """Fabric on a device ("auto" takes a GPU if there is one); under torchrun or SLURM all processes of the run are joined."""
     from datetime import timedelta
 
     import lightning
     from lightning.fabric.strategies import DDPStrategy
 
     from sslviz.encoders.run import pick_device
-    from sslviz.store.files import read_json, write_json
-    from sslviz.training.loop import choose_precision
 
-    device = pick_device(device)
-    world, here = processes()
-    chosen: Any = precision
-    if precision == "auto" and world > 1 and device == "cpu":
-        chosen = "32-true"
-    elif precision == "auto":
-        record = folder / "precision.json"
-        if not record.exists():
-            write_json(record, {"precision": choose_precision(method, views, size, batch_size, device)})
-        chosen = read_json(record)["precision"]
+    accelerator, (world, here) = pick_device(device), processes()
     if world == 1:
-        return lightning.Fabric(accelerator=device, devices=1, precision=chosen), chosen
+        return lightning.Fabric(accelerator=accelerator, devices=1, precision=precision)
     strategy = DDPStrategy(timeout=timedelta(days=7))  # the first process may be judging while the others wait
-    fabric = lightning.Fabric(accelerator=device, devices=here, num_nodes=world // here, strategy=strategy, precision=chosen)
+    nodes = world // here
+    fabric = lightning.Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
-    return fabric, chosen
+    return fabric
 
 
 def processes() -> tuple[int, int]:

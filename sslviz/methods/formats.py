@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from sslviz.encoders.backbones import BACKBONES
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.encoders.store import Head
 from sslviz.errors import InputError
-from sslviz.methods import METHODS, SECOND, Made, Method, Tensors
+from sslviz.methods import METHODS, SECOND, Made, Tensors
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
     options = replace(kind.options, **given)
     views = replace(kind.views, **form.views)
     made = Made(method=called, options=options, views=views, size=spec.input.size, keeps=form.keeps)
-    complete = _completed(found, made, weights, queues, notes)
+    complete = _completed(found, form, made, weights, queues, notes)
     return made, complete, [f"goes on with the {called} head of the file, written by {writer}", *notes]
 
 
@@ -222,19 +221,17 @@ def _widths(found: Tensors) -> tuple[int, int]:
     return int(matrices[-1].shape[0]), int(matrices[0].shape[0])
 
 
-def _completed(found: Tensors, made: Made, weights: Tensors, queues: torch.Tensor | None, notes: list[str]) -> Tensors:
+def _completed(
+    found: Tensors, form: Format, made: Made, weights: Tensors, queues: torch.Tensor | None, notes: list[str]
+) -> Tensors:
     """The tensors with what the file lacks: second networks begin as copies, queues as random directions."""
-    kind = METHODS[made.method]
     complete = dict(found)
-    for lead in SECOND:
-        if not any(part.startswith(lead) for part in _parts(kind)):
+    for network in dict.fromkeys(part.split(".")[0] for part in form.parts):
+        if not network.startswith(SECOND) or any(n.startswith(f"{network}.") for n in found):
             continue
-        for part in ("backbone", "projector"):
-            if f"{lead}{part}" == (made.keeps or kind.keeps) or any(n.startswith(f"{lead}{part}.") for n in complete):
-                continue
-            source = weights if part == "backbone" else {n[10:]: t for n, t in found.items() if n.startswith("projector.")}
-            complete |= {f"{lead}{part}.{n}": t for n, t in source.items()}
-            notes.append(f"the file has no {lead}{part}: it begins as a copy")
+        own = {n.removeprefix("projector."): t for n, t in found.items() if n.startswith("projector.")}
+        complete |= {f"{network}.{n}": t for n, t in (weights if network.endswith("backbone") else own).items()}
+        notes.append(f"the file has no {network}: it begins as a copy")
     if made.method == "moco" and made.options.version == 2:
         size = (made.options.queue_size, made.options.output_dim)
         banks = [
@@ -256,12 +253,6 @@ def _completed(found: Tensors, made: Made, weights: Tensors, queues: torch.Tenso
     return complete
 
 
-def _parts(kind: type[Method]) -> list[str]:
-    """Names of the networks of a method."""
-    with torch.device("meta"):
-        return [name for name, _ in kind(nn.Linear(8, 8), 8, kind.options, 2).named_children()]
-
-
 def _told_by_its_parts(tensors: Tensors, writer: str) -> str:
     """The method of a file that does not name it, by what only this method has; "unknown" where two look alike."""
 
@@ -279,8 +270,6 @@ def _told_by_its_parts(tensors: Tensors, writer: str) -> str:
         "simclr": not has(r"(projector|projection_head\.layers)\.6\.")
         and (not has(r"running_mean") or has(r"projection_head\.layers\.4\.running_mean")),
     }
-    if writer in ("VICReg", "Barlow Twins"):
-        return "barlow_twins" if writer == "Barlow Twins" else "vicreg"
     if found := next((name for name, holds in rules.items() if holds), None):
         return found
     if writer == "lightly":  # VICReg's head has two layers there, Barlow Twins' three

@@ -80,7 +80,7 @@ class Regulariser(nn.Module):
         self.eps = selection.eps
 
     def forward(self, h_MD: torch.Tensor) -> Terms:
-        own, (total, ranks) = self.weights, _summed(h_MD.device)
+        own, (total, ranks) = self.weights, _summed()
         with full_precision(h_MD):
             h_MD = h_MD.to(torch.promote_types(h_MD.dtype, torch.float32))
             if own.normalise:
@@ -145,7 +145,7 @@ def _gradient(term: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(term, features, retain_graph=True)[0]
 
 
-def _summed(device: torch.device) -> tuple[Sum, int]:
+def _summed() -> tuple[Sum, int]:
     """(sum over processes, their number)."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return lambda value: value, 1

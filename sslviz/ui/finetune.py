@@ -8,10 +8,10 @@ import streamlit as st
 
 from sslviz.errors import SslvizError
 from sslviz.jobs import command_of, parse
-from sslviz.jobs.finetune import ARMS, PRESETS, Arm, Estimate, FinetuneSettings, estimate
+from sslviz.jobs.finetune import ARMS, PRESETS, Arm, Estimate, FinetuneSettings, Origin, estimate
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.results import Result
-from sslviz.ui import forms, reads, widgets
+from sslviz.ui import forms, report, widgets
 from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
@@ -253,31 +253,19 @@ def form(here: Frame, running: bool) -> None:
             st.rerun()
         elif found:
             st.success(plain(f"{found.head}; {found.words}."))
-    command(here, settings)
+    report.show_command(here, command_of("finetune", settings))
 
 
 def _checked(here: Frame, settings: FinetuneSettings) -> Estimate | None:
     try:
         with st.spinner("Measuring a step"):
-            return estimate(settings, here.workspace)
+            return estimate(settings, here.workspace, Origin.read(here.workspace, settings))
     except SslvizError as error:
         st.error(plain(str(error)))
         return None
 
 
-def command(here: Frame, settings: FinetuneSettings) -> None:
-    """The command that does the same."""
-    st.code(f"{command_of('finetune', settings)} --workspace {here.workspace.root}", language="bash", wrap_lines=True)
-
-
-def made_by(here: Frame, result: Result) -> FinetuneSettings:
-    """The settings that a result was made with."""
-    return cast(
-        FinetuneSettings,
-        parse(FinetuneSettings, {**result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}),
-    )
-
-
-def state_of(here: Frame) -> reads.Stage:
-    """The fine-tuning of this encoder on this data set."""
-    return reads.stage(here.workspace, here.dataset, here.encoder, "fine-tuning", "finetune")
+def made_by(here: Frame, result: Result) -> str:
+    """The command that a result was made with."""
+    values = {**result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}
+    return command_of("finetune", parse(FinetuneSettings, values))

@@ -195,9 +195,12 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
 
 def command(here: Frame, job: str) -> None:
     """The command that gives the page's numbers."""
-    where = shlex.quote(str(here.workspace.root))
-    line = f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder} --workspace {where} --json"
-    st.code(line, language="bash", wrap_lines=True)
+    show_command(here, f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder}")
+
+
+def show_command(here: Frame, line: str) -> None:
+    """A command on this workspace, to be copied."""
+    st.code(f"{line} --workspace {shlex.quote(str(here.workspace.root))} --json", language="bash", wrap_lines=True)
 
 
 def say_stale(stage: reads.Stage) -> None:

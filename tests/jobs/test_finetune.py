@@ -268,6 +268,19 @@ def test_the_command_of_settings_gives_the_settings_again():
     assert parse(FinetuneSettings, given) == settings
 
 
+def test_every_flag_of_a_command_is_an_option_of_the_command_line():
+    """Also those that turn a setting off."""
+    from typer.testing import CliRunner
+
+    from sslviz.cli import app
+
+    said = CliRunner().invoke(app, ["finetune", "--help"], env={"COLUMNS": "200"}).output
+    settings = FinetuneSettings(**{**SETTINGS, "arms": ["both"], "seeds": [1], "normalise": False})
+    flags = [word for word in command_of("finetune", settings).split() if word.startswith("--")]
+    assert "--no-normalise" in flags
+    assert [flag for flag in flags if flag not in said] == []
+
+
 def test_the_encoder_as_it_was_stored_gives_its_method_again(mended):
     """Backbone and head together are the method whose training goes on: momentum network and predictor included."""
     workspace, _, _, _ = mended
