@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO ?= workspace
 
-.PHONY: app test lint bench gpu soak clean
+.PHONY: app test lint bench docs gpu soak clean
 
 app: $(INSTALLED)
 	$(BIN)/sslviz app --demo --workspace $(DEMO)
@@ -20,6 +20,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run
+
+docs: $(INSTALLED)
+	$(BIN)/python -m benchmarks.mending
 
 soak: $(INSTALLED)
 	$(BIN)/pytest -m soak -s

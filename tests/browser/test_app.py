@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from sslviz.data import dataset as datasets
@@ -424,6 +425,17 @@ def drawn(page, layers, opacity):
     )
 
 
+def choose(page, label, option):
+    """Choose in a select box. Streamlit closes a list that is open while the page is drawn again: open it until it stays."""
+    for _ in range(20):
+        page.get_by_label(label, exact=True).click()
+        try:
+            return page.get_by_role("option", name=option).click(timeout=6_000)
+        except PlaywrightTimeout:
+            page.keyboard.press("Escape")
+    raise AssertionError(f"{label}: no option {option}")
+
+
 def row_of(workspace, sample_id):
     samples = datasets.load(workspace, "demo").samples["sample_id"]
     return int(samples.index[samples == sample_id][0])
@@ -440,9 +452,7 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     app = serve()
     page.goto(app.url("heatmaps?dataset=demo&encoder=simclr-demo"))
     page.get_by_text("Images the probe gets right").wait_for()
-    page.locator("[data-testid=stStatusWidget]").wait_for(state="detached")  # a list that opens meanwhile is closed again
-    page.get_by_label("Show", exact=True).click()
-    page.get_by_role("option", name="misclassified").click()
+    choose(page, "Show", "misclassified")
     sample_id = wrong["sample_id"].iloc[0]
     page.locator(f"button[data-id='{sample_id}']").wait_for()
     page.get_by_role("heading", name="Image by image").scroll_into_view_if_needed()
