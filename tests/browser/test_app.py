@@ -101,15 +101,15 @@ def test_the_grid_works_by_keyboard(serve, page, scored):
 
 
 def test_embed_cancel_reload_resume_to_the_first_chart(serve, page, workspace, tmp_path):
-    layout = {f"{s}/{c}": n for s, n in (("train", 400), ("val", 60)) for c in ("disc", "ring")}
+    layout = {f"{s}/{c}": n for s, n in (("train", 240), ("val", 60)) for c in ("disc", "ring")}
     datasets.add_folder(workspace, "many", folder(tmp_path / "many", layout, side=24))
     small_encoder(workspace, "slow", width=64, size=64)
     app = serve()
     page.goto(app.url("?dataset=many&encoder=slow"))
     page.get_by_role("button", name="Embed", exact=True).click()
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 920")).wait_for()
+    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
     page.reload()  # a lost session: the run goes on and is found again
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 920")).wait_for()
+    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
     store = EmbeddingStore(workspace.embeddings("many", "slow"))
     while not store.done():
         page.wait_for_timeout(100)
@@ -417,11 +417,13 @@ def canvas_pixel(page, x, y):
     )
 
 
-def drawn(page, layers, opacity):
+def drawn(page, layers, opacity, of=""):
+    """The overlay shows these layers, its heat of what `of` says."""
     page.wait_for_function(
-        """([layers, opacity]) => [...document.querySelectorAll('*')].some(e => { const c = e.shadowRoot?.querySelector('canvas')
-        return c && c.dataset.drawn === layers && c.dataset.opacity === opacity })""",
-        arg=[layers, str(opacity)],
+        """([layers, opacity, of]) => [...document.querySelectorAll('*')].some(e => {
+        const c = e.shadowRoot?.querySelector('canvas')
+        return c && c.dataset.drawn === layers && c.dataset.opacity === opacity && c.ariaLabel.endsWith(of) })""",
+        arg=[layers, str(opacity), of],
     )
 
 
@@ -491,8 +493,8 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     whole = canvas_pixel(page, *there)
     page.get_by_role("button", name="Next feature").click()
     page.get_by_role("button", name=re.compile(r"Open feature \d+")).wait_for()
-    drawn(page, "image heat", 60)  # the slider stays where it was
     feature = int(re.search(r"\d+", page.get_by_role("button", name=re.compile("Open feature")).inner_text())[0])
+    drawn(page, "image heat", 60, of=f"feature {feature}")  # the slider stays where it was
     content, _ = picture_file("demo", row_of(workspace, sample_id))
     seen = torch.from_numpy(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).copy()).permute(2, 0, 1)
     alone = explain(load_encoder(workspace, "simclr-demo"), fit(seen, 64, 64)[None], [feature])[0].numpy()

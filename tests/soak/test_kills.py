@@ -20,7 +20,7 @@ from sslviz.store.results import latest_result
 from tests.inputs import folder
 
 pytestmark = pytest.mark.soak
-KILLS, EPOCHS, BATCH, IMAGES = 10, 150, 8, 80
+KILLS, EPOCHS, BATCH, IMAGES = 10, 60, 8, 80
 INTERVAL = IMAGES // BATCH
 ARMS = ("control", "both")
 
