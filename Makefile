@@ -10,7 +10,7 @@ app: $(INSTALLED)
 	$(BIN)/sslviz app --demo --workspace $(DEMO)
 
 test: $(INSTALLED) lint chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not soak"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not soak"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

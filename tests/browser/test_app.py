@@ -58,6 +58,11 @@ def metric(page, label):
     return page.locator("[data-testid=stMetric]", has_text=label).locator("[data-testid=stMetricValue]").inner_text()
 
 
+def settled(page):
+    """Wait until the page's script has run to its end: before that, keys, lists and downloads may be those of the run before."""
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+
+
 def thumbs_are_drawn(page, at_least):
     page.wait_for_function(
         "n => [...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
@@ -81,6 +86,7 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     page.get_by_role("heading", name="Sample", exact=True).wait_for()
     page.get_by_text(worst["sample_id"]).wait_for()
     assert metric(page, "Q-Score") == f"{worst['q']:.4f}"
+    settled(page)
     page.keyboard.press("ArrowRight")
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
     assert "sample=" in page.evaluate("location.href")
@@ -93,6 +99,7 @@ def test_the_grid_works_by_keyboard(serve, page, scored):
     page.goto(app.url("scores"))
     thumbs_are_drawn(page, 20)
     first, second = scored["worst"][0]["sample_id"], scored["worst"][1]["sample_id"]
+    settled(page)
     page.locator(f"button[data-id='{first}']").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
@@ -398,6 +405,7 @@ def test_a_curve_is_read_and_a_compressed_encoder_taken_away(serve, page, worksp
     page.get_by_text("its last stage cut to", exact=False).first.wait_for()
     name = "tiny-discriminative-40"
     kept = [int(line.split(",")[0]) for line in (workspace.encoder(name) / "features.csv").read_text().splitlines()[1:]]
+    settled(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the features (CSV)").click()
     saved = Path(download.value.path()).read_text().splitlines()
@@ -430,6 +438,7 @@ def drawn(page, layers, opacity, of=""):
 def choose(page, label, option):
     """Choose in a select box. Streamlit closes a list that is open while the page is drawn again: open it until it stays."""
     for _ in range(20):
+        settled(page)
         page.get_by_label(label, exact=True).click()
         try:
             return page.get_by_role("option", name=option).click(timeout=6_000)
