@@ -107,17 +107,20 @@ def _command(
     job: Job, prepare: Callable[[dict[str, Any], Workspace], dict[str, Any]], renamed: dict[str, str]
 ) -> Callable[..., None]:
     def run(**values: Any) -> None:
+        context: typer.Context = values.pop("context")
         as_json = values.pop("as_json")
         workspace = Workspace(values.pop("workspace"))
         slurm = values.pop("slurm", None) or ""
         config = values.pop("config")
         fields = {renamed.get(k, k): v for k, v in values.items()}
         if config is not None:
-            fields = _configured(job, config, fields)
+            sources = {renamed.get(k, k): context.get_parameter_source(k) for k in values}
+            given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+            fields = _configured(job, config, fields, given)
         settings = parse(job.settings, prepare(fields, workspace))
         _run_and_print(job, settings, workspace, as_json, slurm)
 
-    parameters = []
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     shown = {v: k for k, v in renamed.items()}
     for name, info in job.settings.model_fields.items():
         default = inspect.Parameter.empty if info.is_required() else info.default
@@ -137,16 +140,15 @@ def _command(
     return run
 
 
-def _configured(job: Job, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a file (a recipe, or the config.json of a run), and over them the options that were given."""
+def _configured(job: Job, path: Path, fields: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """The settings of a file (a recipe, or the config.json of a run), and over them the options that were `given`."""
     if not path.is_file():
         raise InputError(f"no file {path} with settings.")
     content = read_json(path)
     if not isinstance(content, dict) or content.get("job") != job.name or not isinstance(content.get("settings"), dict):
         raise InputError(f'{path}: expected {{"job": "{job.name}", "settings": {{…}}}}, as a run\'s config.json.')
-    known = job.settings.model_fields
-    given = {k: v for k, v in fields.items() if k not in known or known[k].is_required() or v != known[k].default}
-    return {**{k: v for k, v in fields.items() if k not in known}, **content["settings"], **given}
+    beside = {k: v for k, v in fields.items() if k not in job.settings.model_fields}
+    return {**beside, **content["settings"], **{k: v for k, v in fields.items() if k in given}}
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

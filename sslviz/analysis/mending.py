@@ -147,7 +147,11 @@ def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
     if found.empty:
         return ""
     row = found.iloc[0]
-    gain = f"{100 * row['mean']:+.1f} points (95 % {100 * row['low']:+.1f} to {100 * row['high']:+.1f}) beside the control"
+    seeds = np.asarray(row["of_seeds"])
+    gain = (
+        f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; above it in "
+        f"{(seeds > 0).sum()} of {len(seeds)} seeds) beside the control"
+    )
     if row["low"] > 0:
         return f"The regulariser gains: top-1 {gain}, on these images."
     if row["high"] < 0:

@@ -55,12 +55,14 @@ class FinetuneSettings(Settings):
         "published", description="published: 50 epochs at 1e-5; small, for a CPU (ours): 10 epochs at 0.2"
     )
     epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
-    lr: float | None = Field(None, ge=0, description="peak learning rate; default the preset's")
+    lr: float | None = Field(None, ge=0, allow_inf_nan=False, description="peak learning rate; default the preset's")
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
     batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
-    lambda1: float = Field(1e-4, ge=0, description="weight of the Q term")
-    lambda2: float = Field(1e-4, ge=0, description="weight of the column term; its effect grows with the batch")
+    lambda1: float = Field(1e-4, ge=0, allow_inf_nan=False, description="weight of the Q term")
+    lambda2: float = Field(
+        1e-4, ge=0, allow_inf_nan=False, description="weight of the column term; its effect grows with the batch"
+    )
     eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
     refresh_every: int = Field(0, ge=0, description="(ours) choose the features D anew every so many epochs; 0 never")
     empty: Literal["zero", "highest"] = Field(
@@ -69,7 +71,11 @@ class FinetuneSettings(Settings):
     normalise: bool = Field(True, description="(ours) the terms see rows of L2 norm 1")
     judge_every: int = Field(5, ge=0, description="a probe's accuracy on a sample every so many epochs; 0 never")
     method: str = Field("", description="self-supervised method of an encoder that comes without its head; default its own")
-    head_epochs: int = Field(5, ge=1, description="epochs that train such a fresh head on the frozen encoder")
+    head_epochs: int = Field(
+        5,
+        ge=2,
+        description="epochs that train such a fresh head on the frozen encoder (SwAV's and DINO's begin to move in the second)",
+    )
     name: str = Field("", description="lead of the new encoders' names NAME-ARM-sSEED; default the encoder's")
     input: Literal["auto", "memory", "files"] = Field("auto", description="hold pictures in memory, or cut views from the files")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
@@ -101,8 +107,8 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     from sslviz.jobs.runner import rank
     from sslviz.training.regulariser import Selection
 
-    if not settings.arms or not settings.seeds or min(settings.seeds) < 0:
-        raise InputError("name at least one arm and one seed, 0 or more.")
+    if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
+        raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
     origin = Origin.read(workspace, settings)
     if rank() == 0:  # before the processes are joined: losses gather
         progress.stage("measuring a step")
@@ -222,12 +228,16 @@ class Estimate:
 
 
 def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin") -> Estimate:
-    """Measured on a few images; nothing is touched. Raises InputError for what cannot be trained, or not in this memory."""
+    """Measured on a few images, for a process of those that share the batch; nothing is touched.
+
+    Raises InputError for what cannot be trained, or not in this memory.
+    """
     import torch
 
     from sslviz.data import dataset as datasets
     from sslviz.encoders.run import pick_device
     from sslviz.jobs.inputs import available_memory
+    from sslviz.jobs.training import processes
     from sslviz.training.estimate import step_cost
 
     dataset = datasets.load(workspace, settings.dataset)
@@ -238,7 +248,11 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
             "Choose a smaller --batch-size or another data set."
         )
     device, made = torch.device(pick_device(settings.device)), origin.made
-    cost = step_cost(origin.method(), made.views, made.size, settings.batch_size, device)
+    world, here = (max(settings.processes, known) for known in processes())
+    if settings.batch_size % world:
+        raise InputError(f"batch size {settings.batch_size}: expected a multiple of the {world} processes.")
+    cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
+    bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
     steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
     if origin.head is None:
         steps += n // settings.batch_size * settings.head_epochs
@@ -247,7 +261,7 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
         head="; ".join(origin.notes) or f"goes on with its own {made.method} head",
         steps=steps,
         seconds=cost.seconds * steps,
-        memory=cost.bytes / 1e9,
+        memory=bytes_here / 1e9,
         free=free / 1e9,
     )
     if found.memory > found.free:
@@ -591,15 +605,16 @@ class _Watch:
         return found
 
     def _refresh(self) -> None:
-        from sslviz.analysis.features import EPS_GRID, LOWER, UPPER, ActivationCounts
+        from sslviz.analysis.features import EPS_GRID, ActivationCounts
         from sslviz.training.regulariser import Selection
 
-        samples = self.trainer.samples
+        assert self.trainer.base is not None
+        samples, ruler = self.trainer.samples, self.trainer.base.rulers["score"]
         eps = self.trainer.settings.eps
         counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
         for block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
             counts.update(block)
-        chosen = counts.select(eps, LOWER, UPPER)
+        chosen = counts.select(eps, ruler["lower"], ruler["upper"])
         self.regulariser.selection = Selection(chosen.features, chosen.eps)
 
     def _embedded(self, sample_ids: list[str]) -> "Iterable[np.ndarray]":

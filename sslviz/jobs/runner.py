@@ -58,6 +58,8 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
         for state in list_runs(workspace):
             if state["job"] == job and state["settings"] == config["settings"]:
                 if state["status"] in ("cancelled", "killed", "failed"):
+                    path = workspace.run(state["id"]) / "config.json"
+                    write_json(path, {**read_json(path), "background": background, "slurm": slurm})
                     _start(workspace, state["id"])
                     return state["id"], "resumed"
                 break
@@ -261,7 +263,8 @@ def execute(workspace: Workspace, run_id: str) -> int:
         before = read_json(folder / "state.json") if (folder / "state.json").exists() else {}
         kept = {"launched": before.get("launched", time.time()), "slurm": before.get("slurm", "")}
         progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), **kept})
-        signal.signal(signal.SIGTERM, lambda *_: progress.cancelled.set())
+        for stop in (signal.SIGTERM, signal.SIGUSR2):  # the second: SLURM's time is nearly up
+            signal.signal(stop, lambda *_: progress.cancelled.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             _wait_for_turn(workspace, run_id, progress)
@@ -297,7 +300,8 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
     """Take part in a run that another process speaks for."""
     progress = Progress()
     progress.folder = folder
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process hears it and all stop at the same step
+    for stop in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(stop, signal.SIG_IGN)  # the first process hears it and all stop at the same step
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     entry = JOBS[config["job"]]
     try:

@@ -45,7 +45,13 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
     executor = SlurmExecutor(folder=folder / "slurm")
     own = {"gpus_per_node": gpus} if gpus else {}
     executor.update_parameters(
-        job_name=folder.name, nodes=nodes or 1, ntasks_per_node=gpus or 1, additional_parameters=given, **own
+        job_name=folder.name,
+        nodes=nodes or 1,
+        ntasks_per_node=gpus or 1,
+        time=given.pop("time", None),  # submitit's own default is five minutes
+        srun_args=["--kill-on-bad-exit=1"],  # else the others wait for one that failed
+        additional_parameters=given,
+        **own,
     )
     try:
         return str(executor.submit(CommandFunction(command, verbose=False)).job_id)
@@ -66,7 +72,8 @@ def knows(job_id: str) -> bool:
                 timeout=30,
                 check=False,
             )
-            answer = done.returncode == 0 and bool(done.stdout.strip())
+            gone = "invalid job id" in done.stderr.lower() if done.returncode else not done.stdout.strip()
+            answer = not gone  # a controller that does not answer has not forgotten the job
         except (OSError, subprocess.TimeoutExpired):
             answer = True  # nobody to ask: what state.json says counts
         _known[job_id] = (time.monotonic(), answer)

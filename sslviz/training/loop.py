@@ -76,7 +76,8 @@ def train(
 
     `every_epoch`, given the metrics so far, may measure, which adds to the last row, and choose other discriminative features.
     Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
-    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
+    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands (while `every_epoch`
+    measures: where the epoch began).
     """
     n, batch = len(images), schedule.batch_size
     if batch < 2 or batch % fabric.world_size:

@@ -112,5 +112,7 @@ def test_class_means_by_hand():
 )
 def test_the_verdict_is_what_the_interval_allows(low, high, words):
     row = {"arm": "both", "against": "control", "figure": "top1", "mean": (low + high) / 2, "low": low, "high": high}
+    row["of_seeds"] = [0.02, -0.01, 0.03]
     assert words in verdict(pd.DataFrame([row]))
+    assert "2 of 3 seeds" in verdict(pd.DataFrame([row]))
     assert verdict(pd.DataFrame([{**row, "against": "base"}])) == ""

@@ -103,6 +103,38 @@ def test_figures_are_those_of_the_scored_encoders(mended):
         assert row["empty_share"] == pytest.approx((table["n_chosen"] == 0).mean())
 
 
+def test_compression_and_panel_are_those_of_the_stored_rows(mended):
+    """The probe on the 60 % of features that are kept along the path, and class means of unit rows, by the public functions."""
+    from sslviz import linear_probe
+    from sslviz.analysis.compression import subset
+    from sslviz.jobs.inputs import open_embedded
+
+    workspace, _, _, _ = mended
+    result = latest_result(workspace.results("pets", "small", "finetune"))
+    name, arm = "small-both-s1", {"arm": "both", "seed": 1}
+    shares = latest_result(workspace.results("pets", name, "score")).table("features").sort_values("feature")["share"].to_numpy()
+    l2 = latest_result(workspace.results("pets", name, "probe")).content["summary"]["l2"]
+    embedded = open_embedded(workspace, "pets", name)
+    parts = {split: embedded.samples[embedded.samples["split"] == split] for split in ("train", "test")}
+    rows = {split: embedded.store.read(part["row"].to_numpy()) for split, part in parts.items()}
+    kept = subset(shares, "discriminative", 0.4)
+    assert len(kept) == round(0.6 * len(shares))
+    labels = {split: part["label"].to_numpy() for split, part in parts.items()}
+    probe = linear_probe(rows["train"][:, kept], labels["train"], rows["test"][:, kept], labels["test"], l2=l2)
+
+    def own(table):
+        return table[(table[list(arm)] == pd.Series(arm)).all(axis=1)]
+
+    images = own(result.table("images")).set_index("sample_id").loc[parts["test"]["sample_id"]]
+    assert images["correct_40"].astype(bool).tolist() == (probe.predictions == labels["test"]).tolist()
+    unit = rows["test"] / np.linalg.norm(rows["test"], axis=1, keepdims=True)
+    panel = own(result.table("panels"))
+    assert len(panel)
+    for line in panel.itertuples():
+        chosen = (labels["test"] == line.label) & (images["correct"].astype(bool).to_numpy() == (line.outcome == "correct"))
+        assert line.mean == pytest.approx(unit[chosen][:, line.feature].mean(), abs=1e-5)
+
+
 def test_q_fixed_uses_the_features_of_the_base(mended):
     from sslviz import q_score
     from sslviz.jobs.inputs import open_embedded
@@ -228,6 +260,60 @@ def test_the_strong_arm_pulls_with_a_hundredth_of_the_force(mended, tmp_path):
     assert any("strong: lambda1 is" in line for line in progress.said)
 
 
+def test_what_each_arm_weighs(mended, tmp_path):
+    from sslviz.jobs.finetune import ARMS, _Trainer
+
+    workspace, _, _, _ = mended
+    settings = FinetuneSettings(**{**SETTINGS, "lambda1": 3.0, "lambda2": 5.0})
+    trainer = _Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path))
+    trainer.strong = 7.0
+    weights = {arm: trainer._weights(arm)[0] for arm in ARMS}
+    assert {arm: (w.lambda1, w.lambda2, w.lasso) for arm, w in weights.items()} == {
+        "control": (0, 0, False),
+        "both": (3, 5, False),
+        "lambda1": (3, 0, False),
+        "lambda2": (0, 5, False),
+        "lasso": (0, 5, True),
+        "strong": (7, 5, False),
+    }
+
+
+def test_what_is_kept_of_dino_is_its_teacher(tmp_path):
+    from sslviz.methods.heads import put_together
+
+    workspace = prepared(tmp_path, method="dino")
+    run(workspace, tmp_path / "run", arms=["both"], refresh_every=1)
+    spec = load_spec(workspace, "small-both-s0")
+    kept, head = weights_of(workspace, spec.name), read_head(workspace.encoder(spec.name) / "head.safetensors")
+    method = put_together(spec, kept, head)[0]
+    assert any(
+        not torch.equal(a, b) for a, b in zip(method.backbone.parameters(), method.teacher_backbone.parameters(), strict=True)
+    )
+    for name, tensor in method.teacher_backbone.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
+    from sslviz.jobs import finetune as module
+    from sslviz.jobs import inputs
+
+    workspace, _, _, _ = mended
+    found = {}
+    for batch, processes in ((8, 1), (16, 1), (16, 2)):
+        settings = FinetuneSettings(**{**SETTINGS, "batch_size": batch, "processes": processes})
+        found[batch, processes] = module.estimate(settings, workspace, Origin.read(workspace, settings))
+    fixed = 2 * found[8, 1].memory - found[16, 1].memory  # weights, gradients, momentum
+    assert found[16, 1].memory > found[8, 1].memory > fixed > 0
+    assert found[16, 2].memory == pytest.approx(2 * found[8, 1].memory)  # two processes of 8 on one machine
+    monkeypatch.setattr(inputs, "available_memory", lambda: int(1e9 * found[8, 1].memory) - 1)
+    settings = FinetuneSettings(**SETTINGS)
+    with pytest.raises(InputError, match="Choose a smaller --batch-size"):
+        module.estimate(settings, workspace, Origin.read(workspace, settings))
+    odd = FinetuneSettings(**{**SETTINGS, "batch_size": 9, "processes": 2})
+    with pytest.raises(InputError, match="batch size 9: expected a multiple of the 2 processes"):
+        module.estimate(odd, workspace, Origin.read(workspace, odd))
+
+
 def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, tmp_path):
     workspace, _, _, _ = mended
     spec = load_spec(workspace, "small")
@@ -235,8 +321,8 @@ def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, 
     assert read_head(workspace.encoder("bare") / "head.safetensors") is None
     with pytest.raises(InputError, match=r'"bare" came without its head and its method is unknown. Say which loss .* --method'):
         run(workspace, tmp_path / "a", encoder="bare")
-    _result, progress = run(workspace, tmp_path / "b", encoder="bare", method="simclr", arms=["control"], lr=0, head_epochs=1)
-    assert any("came without its head: a fresh one is trained on the frozen encoder for 1 epochs" in s for s in progress.said)
+    _result, progress = run(workspace, tmp_path / "b", encoder="bare", method="simclr", arms=["control"], lr=0, head_epochs=2)
+    assert any("came without its head: a fresh one is trained on the frozen encoder for 2 epochs" in s for s in progress.said)
     before, after = weights_of(workspace, "bare"), weights_of(workspace, "bare-control-s0")
     counted = ("running_mean", "running_var", "num_batches_tracked")
     assert all(torch.equal(before[k], after[k]) for k in before if not k.endswith(counted))
@@ -294,20 +380,31 @@ def test_the_encoder_as_it_was_stored_gives_its_method_again(mended):
         assert torch.equal(tensor, stored), name
 
 
-def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path):
-    from sslviz.cli import _configured
-    from sslviz.jobs import JOBS
+def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypatch):
+    """Also an option whose value is the usual one."""
+    from typer.testing import CliRunner
 
-    defaults = FinetuneSettings(dataset="pets", encoder="small").model_dump()
+    from sslviz import cli
+
+    asked = []
+    monkeypatch.setattr(cli, "_run_and_print", lambda job, settings, *rest: asked.append(settings))
+    if not any(command.name == "finetune" for command in cli.app.registered_commands):
+        cli._register_jobs()
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({"job": "finetune", "settings": {"epochs": 3, "lambda1": 0.5, "seeds": [1, 2]}}))
-    found = parse(FinetuneSettings, _configured(JOBS["finetune"], path, {**defaults, "lambda1": 0.25}))
-    assert (found.epochs, found.seeds, found.lambda1, found.dataset) == (3, [1, 2], 0.25, "pets")
+
+    def given(*options, config=path):
+        words = ["finetune", "--dataset", "pets", "--encoder", "small", "--config", str(config), *options]
+        return CliRunner().invoke(cli.app, [*words, "--workspace", str(tmp_path / "w")])
+
+    content = {"epochs": 3, "lambda1": 0.5, "seeds": [1, 2], "batch_size": 1024, "normalise": False}
+    path.write_text(json.dumps({"job": "finetune", "settings": content}))
+    assert given("--lambda1", "0.25", "--batch-size", "256", "--seeds", "0").exception is None
+    (found,) = asked
+    assert (found.epochs, found.seeds, found.lambda1, found.dataset) == (3, [0], 0.25, "pets")
+    assert (found.batch_size, found.normalise) == (256, False)
     path.write_text(json.dumps({"job": "pretrain", "settings": {}}))
-    with pytest.raises(InputError, match='expected {"job": "finetune"'):
-        _configured(JOBS["finetune"], path, defaults)
-    with pytest.raises(InputError, match="no file"):
-        _configured(JOBS["finetune"], tmp_path / "none.json", defaults)
+    assert 'expected {"job": "finetune"' in str(given().exception)
+    assert "no file" in str(given(config=tmp_path / "none.json").exception)
 
 
 @pytest.mark.parametrize("name", ["imagenet100-resnet18", "imagenet1k-resnet50"])
@@ -318,8 +415,8 @@ def test_recipes_are_settings_of_this_version(name):
     from sslviz.jobs import JOBS
 
     path = Path(__file__).parents[2] / "recipes" / f"{name}.json"
-    defaults = FinetuneSettings(dataset="a", encoder="b").model_dump()
-    found = parse(FinetuneSettings, _configured(JOBS["finetune"], path, defaults))
+    fields = FinetuneSettings(dataset="a", encoder="b").model_dump()
+    found = parse(FinetuneSettings, _configured(JOBS["finetune"], path, fields, {"dataset", "encoder"}))
     assert found.pace() == (50, 1e-5, 5)
     assert (found.lambda1, found.lambda2, found.optimizer) == (1e-4, 1e-4, "lars")
 
@@ -342,10 +439,9 @@ def test_without_a_test_split_train_images_are_judged_out_of_fold(tmp_path):
     datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 16, "train/dog": 16}))
     pretrain(PretrainSettings(**PRETRAINED), workspace, InFolder(tmp_path / "pretrained"))
     result, progress = run(workspace, tmp_path / "run", arms=["both"], epochs=1)
-    if result["judged_on"] == "train":
-        assert any("there is no test split" in line for line in progress.said)
-        assert all(row["top1_40"] is None for row in result["arms"])
-    assert result["n"] > 0
+    assert (result["judged_on"], result["n"]) == ("train", 32)
+    assert any("there is no test split" in line for line in progress.said)
+    assert all("top1_40" not in row or row["top1_40"] is None for row in result["arms"])
 
 
 def test_looks_are_judged_where_the_masks_are(tmp_path):

@@ -91,6 +91,28 @@ def test_a_run_that_slurm_has_forgotten_does_not_wait_for_ever(cluster, workspac
     assert runner.read_run(workspace, run_id)["status"] == "queued"
 
 
+def test_a_controller_that_does_not_answer_has_not_forgotten_a_run(cluster, workspace, photos):
+    run_id = submit(workspace)
+    says = f"#!{sys.executable}\nimport sys\nsys.exit({{!r}})\n"
+    (cluster / "squeue").write_text(says.format("slurm_load_jobs error: Unable to contact slurm controller (connect failure)"))
+    assert runner.read_run(workspace, run_id)["status"] == "queued"
+    (cluster / "squeue").write_text(says.format("slurm_load_jobs error: Invalid job id specified"))
+    assert runner.read_run(workspace, run_id)["status"] == "killed"
+
+
+def test_an_ended_run_goes_on_where_it_is_asked_for_now(cluster, workspace, photos):
+    run_id = submit(workspace, "partition=gpu")
+    assert "--time" not in (cluster / "script.sh").read_text()  # the cluster's own limit
+    runner.cancel(workspace, run_id)
+    assert submit(workspace, "partition=other,time=1-00:00:00") == run_id
+    script = (cluster / "script.sh").read_text()
+    assert "--partition=other" in script
+    assert "--time=1-00:00:00" in script
+    runner.cancel(workspace, run_id)
+    assert submit(workspace, "") == run_id
+    assert wait(workspace, run_id)["status"] == "done"
+
+
 def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(cluster, workspace, photos):
     import time
 

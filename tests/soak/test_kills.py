@@ -61,24 +61,23 @@ def test_killed_at_ten_random_moments(workspace, tmp_path):
     small = {"width": 8, "feature_dim": 16, "hidden_dim": 16, "output_dim": 8, "size": 16, "batch_size": BATCH, "epochs": 2}
     made = parse(PretrainSettings, {"dataset": "pets", "method": "byol", "name": "own", "precision": "32-true", **small})
     pretrain(made, workspace, InFolder(tmp_path / "pretrained"))
-    began = time.monotonic()
     finetune(settings("straight"), workspace, InFolder(tmp_path / "straight"))
-    longest = 1.2 * (time.monotonic() - began)
     expected = latest_result(workspace.results("pets", "own", "finetune")).table("curves")
 
-    draw, furthest = random.Random(), 0
-    for kill in range(KILLS):
+    furthest = 0
+    for moment in sorted(random.sample(range(len(ARMS) * EPOCHS * INTERVAL * 9 // 10), KILLS)):
         run_id, _ = runner.launch("finetune", settings("killed"), workspace)
-        until = time.monotonic() + draw.uniform(0, longest)
         state = runner.read_run(workspace, run_id)
-        while time.monotonic() < until and state["status"] in runner.ACTIVE:
+        while state["status"] in runner.ACTIVE and seen(state) <= moment:
             time.sleep(0.01)
             state = runner.read_run(workspace, run_id)
-            furthest = max(furthest, seen(state))
-        if state["status"] in runner.ACTIVE:
-            os.killpg(state["pid"], signal.SIGKILL)
+        assert state["status"] == "running", runner.log_tail(workspace, run_id)
+        os.killpg(state["pid"], signal.SIGKILL)
+        while runner.read_run(workspace, run_id)["status"] != "killed":
+            time.sleep(0.01)
+        furthest = max(furthest, seen(state))
         kept = trained(workspace, run_id)
-        print(f"kill {kill + 1} in {state['stage'] or 'start-up'}: {kept:,} of {furthest:,} steps seen are kept")
+        print(f"killed at a moment after step {moment:,}: {kept:,} of {furthest:,} steps seen are kept")
         assert kept > furthest - INTERVAL
     run_id, _ = runner.launch("finetune", settings("killed"), workspace)
     while (state := runner.read_run(workspace, run_id))["status"] in runner.ACTIVE:

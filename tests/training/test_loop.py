@@ -81,6 +81,27 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert a["loss"].tolist() == b["loss"].tolist()
 
 
+def test_heads_alone_leave_the_backbone_bit_by_bit(tmp_path):
+    model = method()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run(tmp_path, schedule=Schedule(2, 16, 0.1, 0, 0, heads_only=True), model=model)
+    after = model.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("backbone."))
+    assert any(not torch.equal(after[k], before[k]) for k in before if not k.startswith("backbone."))
+    assert all(p.requires_grad for p in model.backbone.parameters())
+
+
+def test_lars_steps_in_proportion_to_the_weight(tmp_path):
+    """The first step of each matrix, from a start without momentum: lr · 0.001 · |w| long (weight decay turns it, no more)."""
+    model = method()
+    before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    run(tmp_path, schedule=Schedule(1, 40, 0.5, 0, 0, optimizer="lars"), model=model)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            step = (weight.detach() - before[name]).norm()
+            assert float(step / before[name].norm()) == pytest.approx(0.5 * 0.001, rel=0.1), name
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="data set smaller than one batch: 40 images, batch size 64"):
         run(tmp_path, schedule=Schedule(1, 64, 0.1, 0, 0))
