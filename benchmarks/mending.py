@@ -62,6 +62,10 @@ def keep() -> None:
             new = result.table(name).rename(columns={"eps": "eps_anew"}).assign(**about)
             if path.exists():
                 old = pd.read_parquet(path)
+                if name == "arms":
+                    mine, theirs = (set(zip(t["arm"], t["seed"], strict=True)) for t in (new, old[old["run"] == about["run"]]))
+                    if lost := sorted(theirs - mine):
+                        raise SystemExit(f"{encoder}: arms and seeds that are kept are missing in this result: {lost}")
                 new = pd.concat([old[old["run"] != about["run"]], new], ignore_index=True)
             write_table(path, new)
         print(f"kept: {encoder}, {group}")

@@ -430,6 +430,7 @@ class _Trainer:
             "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
             "made_by": key,
         }
+        self._there(name, key)  # another run may have made one of this name meanwhile
         save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
         (folder / "checkpoint.pt").unlink()
         return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)

@@ -334,8 +334,8 @@ def _ahead(workspace: Workspace, run_id: str) -> str:
         return run.get("launched", run["created"]), run["id"]
 
     for other in runs:
-        if other["id"] == run_id or other["status"] not in ACTIVE:
-            continue
+        if other["id"] == run_id or other["status"] not in ACTIVE or other.get("slurm"):
+            continue  # a run on the cluster takes nothing from this machine
         earlier = other["status"] == "running" or order(other) < order(own)
         training = other["job"] in _TRAININGS
         if own["job"] in _TRAININGS:

@@ -144,6 +144,9 @@ def test_who_goes_first(workspace):
     for k in (2, 3):
         runs[k].close()
     assert (ahead("b1"), ahead("b2")) == ("", "b1")
+    write_json(workspace.run("t1") / "state.json", {"status": "queued", "launched": 1.0, "updated": 1.0, "slurm": "4242"})
+    assert ahead("t2") == ""  # one on a cluster takes nothing from this machine
+    write_json(workspace.run("t1") / "state.json", {"status": "queued", "launched": 1.0, "updated": 1.0})
     runs[4].close()  # it died
     assert ahead("b2") == ""
     write_json(workspace.run("t2") / "state.json", {"status": "running", "launched": 2.0})
@@ -170,11 +173,13 @@ def test_a_bug_is_called_one(workspace, photos, monkeypatch):
     monkeypatch.setitem(JOBS._entries, "embed", type(entry)(entry.name, entry.settings, breaks, entry.example, entry.summary))
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     run_id, _ = runner.launch("embed", embed_settings(), workspace)
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)]
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    before = [signal.getsignal(s) for s in numbers]
     try:
         assert runner.execute(workspace, run_id) == 1
+        assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL  # SLURM's time is nearly up: saved, not killed
     finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
     state = runner.read_run(workspace, run_id)
     assert (state["status"], state["exit_code"]) == ("failed", 1)
