@@ -27,6 +27,7 @@ SHOWN = {
     "q_wrong_fixed": "Q wrong, D fixed",
     "q_correct": "Q right, D anew",
     "q_wrong": "Q wrong, D anew",
+    "eps_anew": "eps, D anew",
     "core_correct": "IoU object, right",
     "core_wrong": "IoU object, wrong",
     "spurious_correct": "IoU surroundings, right",
@@ -124,7 +125,10 @@ def _encoder(base: str, arms: pd.DataFrame, differences: pd.DataFrame) -> list[s
     rows["lambda1"] = [f"{means.loc[arm, 'lambda1']:.3g}" if arm != "base" else "-" for arm in names]
     for figure, title in SHOWN.items():
         if figure in means:
-            rows[title] = [percent(v) if figure in SHARES else f"{v:.4f}" for v in means.loc[names, figure]]
+            rows[title] = [
+                percent(v) if figure in SHARES else f"{v:.4g}" if figure == "eps_anew" else f"{v:.4f}"
+                for v in means.loc[names, figure]
+            ]
     for count in ("mended", "broken"):
         rows[count] = [f"{means.loc[arm, count]:.0f}" if arm != "base" else "-" for arm in names]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]

@@ -31,7 +31,7 @@ class Head:
 
     def digest(self) -> str:
         """Changes with any tensor or fact."""
-        content = {n: t.contiguous().view(torch.uint8).numpy().tobytes() for n, t in self.tensors.items() if t.ndim}
+        content = {n: t.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() for n, t in self.tensors.items()}
         parts = {name: hashlib.sha256(of_tensor).hexdigest() for name, of_tensor in content.items()}
         return fingerprint([parts, self.facts])
 

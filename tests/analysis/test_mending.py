@@ -41,8 +41,8 @@ def test_what_needs_labels_is_unknown_without_them():
 
 def test_mended_and_broken_by_hand():
     before = pd.Series([True, False, False, True], index=list("abcd"))
-    after = pd.Series([False, False, True, True, True], index=list("badcx"))  # another order, one image more
-    assert mended_and_broken(before, after) == (1, 1)  # c is mended; d... stays right; a broken
+    after = pd.Series([True, False, True, True, True], index=list("badcx"))  # another order, one image more
+    assert mended_and_broken(before, after) == (2, 1)  # b and c are mended, a is broken, d stays right
     assert mended_and_broken(before, before) == (0, 0)
 
 
@@ -82,6 +82,7 @@ def test_intervals_are_the_bootstraps_over_images_drawn_alike():
     low, high = np.percentile(gaps, [2.5, 97.5])
     assert found.loc[("both", "top1"), "low"] == pytest.approx(low, abs=0.012)
     assert found.loc[("both", "top1"), "high"] == pytest.approx(high, abs=0.012)
+    assert found.loc[("both", "top1"), "high"] - found.loc[("both", "top1"), "low"] == pytest.approx(high - low, rel=0.08)
     twin = given["control"][0].copy()
     twin.iloc[0, 0] = ~twin.iloc[0, 0]
     near = differences({"control": [given["control"][0]], "both": [twin]}, ["control"]).set_index("figure").loc["top1"]

@@ -407,6 +407,13 @@ def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypat
     assert "no file" in str(given(config=tmp_path / "none.json").exception)
 
 
+def test_a_heads_digest_changes_with_any_tensor():
+    from sslviz.encoders.store import Head
+
+    digests = {Head({"w": torch.ones(2), "count": torch.tensor(k)}, {}).digest() for k in (1, 2)}
+    assert len(digests | {Head({"w": torch.zeros(2), "count": torch.tensor(1)}, {}).digest()}) == 3
+
+
 @pytest.mark.parametrize("name", ["imagenet100-resnet18", "imagenet1k-resnet50"])
 def test_recipes_are_settings_of_this_version(name):
     from pathlib import Path
