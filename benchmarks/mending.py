@@ -55,7 +55,6 @@ def keep() -> None:
             "method": summary["method"],
             "n": summary["n"],
             "eps": summary["eps"],
-            "verdict": summary["verdict"],
             "command": command_of("finetune", full),
         }
         for name in ("arms", "differences"):

@@ -266,23 +266,30 @@ def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: 
 def _run(job: Job, settings: Settings, workspace: Workspace, slurm: str = "") -> dict[str, Any]:
     from sslviz.jobs.runner import launch
 
-    run_id, how = launch(job.name, settings, workspace, slurm=slurm)
-    err.print(f"run {run_id} {how}.", style="dim", markup=False)
-    return _follow(run_id, workspace)
+    def start() -> str:
+        run_id, how = launch(job.name, settings, workspace, slurm=slurm)
+        err.print(f"run {run_id} {how}.", style="dim", markup=False)
+        return run_id
+
+    return _follow(start, workspace)
 
 
-def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
-    """Show a run's progress until it ends; Ctrl-C and SIGTERM cancel it, a hung-up terminal leaves it running."""
+def _follow(start: Callable[[], str], workspace: Workspace) -> dict[str, Any]:
+    """Start a run and show its progress until it ends; Ctrl-C and SIGTERM cancel it, a hung-up terminal leaves it running."""
     import signal
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sslviz.jobs.runner import ACTIVE, cancel, in_words, read_run
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    heard: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, _: object) -> None:
+        heard.append(number)  # an exception would be lost where Python happens to be in an import or a finalizer
+        if len(heard) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -293,34 +300,33 @@ def _follow(run_id: str, workspace: Workspace) -> dict[str, Any]:
     said: list[str] = []
     cancelled = False
     try:
+        run_id = start()
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("starting", total=None, facts="")
             while True:
-                try:
-                    state = read_run(workspace, run_id)
-                    facts = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in state["facts"].items())
-                    bar.update(
-                        task,
-                        description=state["stage"] or state["status"],
-                        completed=state["done"],
-                        total=state["total"] or None,
-                        facts=facts,
-                    )
-                    for line in state["warnings"]:
-                        if line not in said:
-                            said.append(line)
-                            bar.console.print(f"note: {line}", style="yellow", markup=False)
-                    if state["status"] not in ACTIVE:
-                        break
-                    time.sleep(0.2)
-                except KeyboardInterrupt:
-                    if cancelled:
-                        raise
+                if heard and not cancelled:
                     cancelled = True
                     err.print("stopping; what is finished is kept …", markup=False)
                     cancel(workspace, run_id)
+                state = read_run(workspace, run_id)
+                facts = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in state["facts"].items())
+                bar.update(
+                    task,
+                    description=state["stage"] or state["status"],
+                    completed=state["done"],
+                    total=state["total"] or None,
+                    facts=facts,
+                )
+                for line in state["warnings"]:
+                    if line not in said:
+                        said.append(line)
+                        bar.console.print(f"note: {line}", style="yellow", markup=False)
+                if state["status"] not in ACTIVE:
+                    break
+                time.sleep(0.2)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if state["status"] == "done":
         result: dict[str, Any] = state["result"]
         return result
@@ -784,8 +790,12 @@ def runs_resume(run: str, workspace: WorkspaceOption = None, as_json: JsonOption
     from sslviz.jobs.runner import read_run, resume
 
     where = Workspace(workspace)
-    resume(where, run)
-    result = _follow(run, where)
+
+    def start() -> str:
+        resume(where, run)
+        return run
+
+    result = _follow(start, where)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:

@@ -15,20 +15,14 @@ from sslviz.encoders.store import load_weights
 from sslviz.jobs import parse, runner
 from sslviz.jobs.finetune import FinetuneSettings, finetune
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
-from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from tests.inputs import folder
+from tests.jobs.test_finetune import InFolder
 
 pytestmark = pytest.mark.soak
 KILLS, EPOCHS, BATCH, IMAGES = 10, 60, 8, 80
 INTERVAL = IMAGES // BATCH
 ARMS = ("control", "both")
-
-
-class InFolder(Progress):
-    def __init__(self, place):
-        place.mkdir()
-        self.folder = place
 
 
 def settings(name):
