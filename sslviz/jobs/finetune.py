@@ -334,8 +334,8 @@ class _Plan(NamedTuple):
     key: str
     """Of everything that the encoder follows from."""
     notes: list[str]
-    there: dict[str, list[float]] | None
-    """The curve, where the encoder is there already."""
+    there: dict[str, Any] | None
+    """The encoder's card, where it is there already."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,7 @@ class _Trainer:
         name = check_name("encoder", self.settings.encoder_name(arm, seed))
         weights, notes = self._weights(arm)
         key = self._key(weights, seed)
-        there: dict[str, list[float]] | None = self.fabric.broadcast(self._there(name, key) if self.speaks else None)
+        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, key) if self.speaks else None)
         return _Plan(arm, seed, name, weights, key, notes, there)
 
     def train(self, plan: "_Plan", progress: "_Led") -> _Trained:
@@ -393,7 +393,7 @@ class _Trainer:
 
         arm, seed, name, weights, key = plan[:5]
         if plan.there is not None:
-            return _Trained(arm, seed, name, weights, pd.DataFrame(dict(plan.there), dtype=float), plan.notes)
+            return _Trained(arm, seed, name, weights, pd.DataFrame(plan.there["curve"], dtype=float), plan.there["notes"])
         epochs, lr, warmup = self.settings.pace()
         settings, made = self.settings, self.origin.made
         method = self._start()
@@ -429,6 +429,7 @@ class _Trainer:
             "epochs": epochs,
             "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
             "made_by": key,
+            "notes": notes,
         }
         self._there(name, key)  # another run may have made one of this name meanwhile
         save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
@@ -447,8 +448,8 @@ class _Trainer:
         self.fabric.barrier()
         return folder
 
-    def _there(self, name: str, key: str) -> dict[str, list[float]] | None:
-        """The curve of an encoder that was made in the very same way; None where none is there."""
+    def _there(self, name: str, key: str) -> dict[str, Any] | None:
+        """The card of an encoder that was made in the very same way; None where none is there."""
         from sslviz.store.files import read_json
 
         if name not in self.workspace.encoders():
@@ -460,8 +461,7 @@ class _Trainer:
                 f'encoder "{name}" is already there, made in another way. '
                 f"Choose another --name or remove it: sslviz encoders remove {name}"
             )
-        curve: dict[str, list[float]] = content["curve"]
-        return curve
+        return dict(content)
 
     @property
     def normalise(self) -> Any:
@@ -475,11 +475,17 @@ class _Trainer:
         return open_embedded(self.workspace, self.settings.dataset, self.settings.encoder).samples
 
     @cached_property
+    def from_files(self) -> bool:
+        from sslviz.jobs.training import cut_from_files
+
+        return cut_from_files(self.dataset, self.origin.made.size, self.settings.input)
+
+    @cached_property
     def images(self) -> "Source":
         from sslviz.jobs.training import train_images
 
-        own = self.settings
-        return train_images(self.dataset, self.origin.made.size, own.input, own.workers, 0, self.progress)[0]
+        kind = "files" if self.from_files else "memory"
+        return train_images(self.dataset, self.origin.made.size, kind, self.settings.workers, 0, self.progress)[0]
 
     @cached_property
     def strong(self) -> float:
@@ -535,7 +541,8 @@ class _Trainer:
 
         from sslviz.store.fingerprints import fingerprint
 
-        own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "input", "precision"})
+        own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
+        own |= {"from_files": self.from_files, "processes": self.fabric.world_size}
         selection = [self.fixed.features.tolist(), self.fixed.eps]
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
         if self.settings.refresh_every:

@@ -84,7 +84,8 @@ def judge(
     dataset = _computed(workspace, dataset_name, encoder, eps, base, progress, machine)
     progress.stage("judging")
     embedded = open_embedded(workspace, dataset_name, encoder)
-    results = {job: result_state(workspace, dataset, encoder, job)[2] for job in ("probe", "score", "interpret")}
+    states = {job: result_state(workspace, dataset, encoder, job) for job in ("probe", "score", "interpret")}
+    results = {job: result if state == "fresh" else None for job, (state, _, result) in states.items()}
     score, probe, interpret = results["score"], results["probe"], results["interpret"]
     assert score is not None
     features = score.table("features", ["feature", "share", "chosen"]).sort_values("feature")
@@ -123,8 +124,7 @@ def judge(
         looks = interpret.table("looks", ["sample_id", "correct", "core_iou_map", "spurious_iou_map"]).dropna(subset="correct")
         looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
     rulers = {job: dict(result.content["settings"]) for job, result in results.items() if result is not None}
-    depends = embedded.store.meta["depends"]
-    rulers["embed"] = {"precision": depends["precision"], "store_dtype": depends["dtype"]}
+    rulers["embed"] = _embedded_as(embedded)
     return Judged(
         images=images.drop(columns="row").set_index("sample_id").sort_index(),
         looks=looks.set_index("sample_id").sort_index(),
@@ -152,7 +152,7 @@ def _computed(
     from sslviz.data import dataset as datasets
     from sslviz.data.masks import mask_facts
     from sslviz.jobs.embed import EmbedSettings, embed
-    from sslviz.jobs.inputs import embeddings_state, result_state
+    from sslviz.jobs.inputs import embeddings_state, open_embedded, result_state
     from sslviz.jobs.interpret import InterpretSettings, interpret
     from sslviz.jobs.probe import ProbeSettings, probe
     from sslviz.jobs.score import ScoreSettings, score
@@ -160,7 +160,9 @@ def _computed(
     names = {"dataset": dataset_name, "encoder": encoder}
     like = base.rulers if base else {}
     dataset, _ = datasets.refresh(workspace, dataset_name)
-    if embeddings_state(workspace, dataset, encoder)[0] != "fresh":
+    if embeddings_state(workspace, dataset, encoder)[0] != "fresh" or (
+        base and _embedded_as(open_embedded(workspace, dataset_name, encoder)) != like["embed"]
+    ):
         embed(EmbedSettings(**names, **machine, **like.get("embed", {})), workspace, progress)
         dataset, _ = datasets.refresh(workspace, dataset_name)
 
@@ -176,6 +178,11 @@ def _computed(
     if mask_facts(dataset) is not None and missing("interpret", like.get("interpret", {})):
         interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
     return dataset
+
+
+def _embedded_as(embedded: "Embedded") -> dict[str, Any]:
+    depends = embedded.store.meta["depends"]
+    return {"precision": depends["precision"], "store_dtype": depends["dtype"]}
 
 
 def _panel(images: "pd.DataFrame", unit: "np.ndarray", features: "np.ndarray") -> "pd.DataFrame":

@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,8 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
     same target is running it is joined; an unfinished run of the very same settings is resumed.
     """
     workspace.create()
-    (workspace.root / "runs").mkdir(exist_ok=True)
     config = {"job": job, "settings": settings.model_dump(mode="json")}
-    with (workspace.root / "runs" / ".launch.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _starting(workspace):
         for state in list_runs(workspace):
             if state["job"] != job:
                 continue
@@ -77,19 +77,28 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
 
 def resume(workspace: Workspace, run_id: str) -> None:
     """Start an ended run again from where it stopped. Raises NotFound, Busy when it is running, InputError when it is done."""
-    state = read_run(workspace, run_id)
-    if state["status"] in ACTIVE:
-        raise Busy(f"run {run_id} is running already.")
-    if state["status"] == "done":
-        raise InputError(f"run {run_id} is done; there is nothing to resume.")
-    _start(workspace, run_id)
+    workspace.existing_run(run_id)
+    with _starting(workspace):
+        state = read_run(workspace, run_id)
+        if state["status"] in ACTIVE:
+            raise Busy(f"run {run_id} is running already.")
+        if state["status"] == "done":
+            raise InputError(f"run {run_id} is done; there is nothing to resume.")
+        _start(workspace, run_id)
+
+
+@contextmanager
+def _starting(workspace: Workspace) -> Iterator[None]:
+    """One at a time looks at the runs of a workspace and starts one."""
+    (workspace.root / "runs").mkdir(exist_ok=True)
+    with (workspace.root / "runs" / ".launch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cancel(workspace: Workspace, run_id: str) -> None:
     """Ask a run to stop; it saves what it has. Raises NotFound, InputError when it is not running."""
-    state = read_run(workspace, run_id)
-    if state["status"] not in ACTIVE:
-        raise InputError(f"run {run_id} is not running (it is {state['status']}).")
+    state = _active(workspace, run_id)
     (workspace.run(run_id) / "cancel").touch()
     if state["slurm"] and state["status"] == "queued":
         cluster.end(state["slurm"])
@@ -97,12 +106,24 @@ def cancel(workspace: Workspace, run_id: str) -> None:
 
 
 def kill(workspace: Workspace, run_id: str) -> None:
-    """Stop a run that does not answer, with everything it started."""
-    state = read_run(workspace, run_id)
-    if state["slurm"] and state["status"] in ACTIVE:
+    """Stop a run that does not answer, with everything it started, without saving.
+
+    Raises NotFound, InputError when it is not running, Busy while its process is only just starting.
+    """
+    state = _active(workspace, run_id)
+    if state["slurm"]:
         cluster.end(state["slurm"])
-    elif state["status"] in ACTIVE and state.get("pid") and is_held(workspace.run(run_id) / "alive"):
+    elif state.get("pid") and is_held(workspace.run(run_id) / "alive"):
         os.killpg(int(state["pid"]), signal.SIGKILL)
+    else:
+        raise Busy(f"run {run_id} is only just starting; try again in a moment.")
+
+
+def _active(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    state = read_run(workspace, run_id)
+    if state["status"] not in ACTIVE:
+        raise InputError(f"run {run_id} is not running (it is {state['status']}).")
+    return state
 
 
 def delete(workspace: Workspace, run_id: str) -> None:
@@ -304,6 +325,10 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
         signal.signal(stop, signal.SIG_IGN)  # the first process hears it and all stop at the same step
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     entry = JOBS[config["job"]]
+    while (state := read_json(folder / "state.json"))["status"] in ("starting", "queued"):  # the first process waits for its turn
+        time.sleep(_BEAT)
+    if state["status"] != "running":
+        return int(state["exit_code"] or 0)
     try:
         entry.run(parse(entry.settings, config["settings"]), workspace, progress)
     except Cancelled as error:

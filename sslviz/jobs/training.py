@@ -30,25 +30,34 @@ def train_images(
     import numpy as np
 
     from sslviz.data.loading import load_pixels
-    from sslviz.jobs.inputs import available_memory, sampled
+    from sslviz.jobs.inputs import sampled
     from sslviz.training.sources import Files, InMemory
 
-    if dataset.root is None:
-        raise InputError(f'data set "{dataset.name}" has arrays only; training needs images.')
+    from_files = cut_from_files(dataset, size, kind)
+    assert dataset.root is not None
     ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
-    bytes_needed = len(ids) * 3 * size**2
-    fits = bytes_needed < 0.5 * available_memory()
-    if kind == "memory" and not fits:
-        raise InputError(
-            f"{len(ids):,} images of {size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
-            f"what is free. Choose --input files, or a smaller --size."
-        )
-    from_files = kind == "files" or (kind == "auto" and (size >= LARGE or not fits))
     some = sampled(ids, _SAMPLE, seed) if from_files else ids
     pixels, bad = load_pixels(dataset.root, np.asarray(some).tolist(), size, workers, progress)
     if bad:
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
     return (Files(dataset.root, ids.tolist(), workers, progress.warn) if from_files else InMemory(pixels)), pixels, bad
+
+
+def cut_from_files(dataset: "Dataset", size: int, kind: str) -> bool:
+    """Whether views are cut from the files, or from pictures in memory; see `train_images`."""
+    from sslviz.jobs.inputs import available_memory
+
+    if dataset.root is None:
+        raise InputError(f'data set "{dataset.name}" has arrays only; training needs images.')
+    n = int((dataset.samples["split"] == "train").sum())
+    bytes_needed = n * 3 * size**2
+    fits = bytes_needed < 0.5 * available_memory()
+    if kind == "memory" and not fits:
+        raise InputError(
+            f"{n:,} images of {size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
+            f"what is free. Choose --input files, or a smaller --size."
+        )
+    return kind == "files" or (kind == "auto" and (size >= LARGE or not fits))
 
 
 def measured_precision(method: "Method", views: "Views", size: int, batch_size: int, device: str, folder: "Path") -> str:

@@ -236,10 +236,9 @@ def batches_of(
 def pull_ratio(method: Method, regulariser: Regulariser, batches: Iterable[list[torch.Tensor]]) -> float:
     """How many times harder the method's own loss pulls at the features than the regulariser's first term at lambda1 = 1.
 
-    Frobenius norms of the gradients, mean over the batches (ours); infinity where that term pulls at nothing. The method is left
-    as it came.
+    Frobenius norms of the gradients, mean over the batches (ours); infinity where that term pulls at nothing. What the method
+    keeps of batches (BatchNorm's means, a queue) moves on.
     """
-    state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     objective = Objective(method, Regulariser(regulariser.selection, replace(regulariser.weights, lambda1=1.0))).train()
     own = first = 0.0
     for shown in batches:
@@ -248,7 +247,6 @@ def pull_ratio(method: Method, regulariser: Regulariser, batches: Iterable[list[
         norms = objective.gradient_norms()
         own, first = own + norms["ssl_gradient"], first + norms["q_gradient"]
         method.zero_grad(set_to_none=True)
-    method.load_state_dict(state)
     return own / first if first else math.inf
 
 

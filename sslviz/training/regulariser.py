@@ -14,7 +14,7 @@ import torch
 from torch import distributed, nn
 
 from sslviz.analysis import expression
-from sslviz.methods import Clock, Method, Step, full_precision
+from sslviz.methods import Clock, Method, Step
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -81,24 +81,23 @@ class Regulariser(nn.Module):
 
     def forward(self, h_MD: torch.Tensor) -> Terms:
         own, (total, ranks) = self.weights, _summed()
-        with full_precision(h_MD):
-            h_MD = h_MD.to(torch.promote_types(h_MD.dtype, torch.float32))
-            if own.normalise:
-                h_MD = expression.unit_rows(h_MD)
-            q_M = expression.q_score(h_MD, self.features, self.eps)
-            empty_M = ~expression.firing(h_MD, self.eps)[:, self.features].any(1)
-            if own.empty == "highest" and len(self.features):
-                highest_M = h_MD[:, self.features].amax(1) - h_MD.mean(1)
-                q_M = torch.where(empty_M, highest_M, q_M)
-            m = ranks * len(h_MD)
-            alpha = total(q_M.detach().sum()) / m
-            q_term = -own.lambda1 * (q_M * (q_M.detach() < alpha)).mean()
+        h_MD = h_MD.to(torch.promote_types(h_MD.dtype, torch.float32))
+        if own.normalise:
+            h_MD = expression.unit_rows(h_MD)
+        q_M = expression.q_score(h_MD, self.features, self.eps)
+        empty_M = ~expression.firing(h_MD, self.eps)[:, self.features].any(1)
+        if own.empty == "highest" and len(self.features):
+            highest_M = h_MD[:, self.features].amax(1) - h_MD.mean(1)
+            q_M = torch.where(empty_M, highest_M, q_M)
+        m = ranks * len(h_MD)
+        alpha = total(q_M.detach().sum()) / m
+        q_term = -own.lambda1 * (q_M * (q_M.detach() < alpha)).mean()
 
-            l1_D = abs(h_MD).sum(0)
-            whole_D = total(l1_D.detach())
-            beta = whole_D.mean()
-            counted = l1_D if own.lasso else l1_D * (whole_D > beta)
-            l1_term = own.lambda2 * ranks * counted.sum()  # ranks: gradients are averaged, the sum runs over all rows
+        l1_D = abs(h_MD).sum(0)
+        whole_D = total(l1_D.detach())
+        beta = whole_D.mean()
+        counted = l1_D if own.lasso else l1_D * (whole_D > beta)
+        l1_term = own.lambda2 * ranks * counted.sum()  # ranks: gradients are averaged, the sum runs over all rows
         return Terms(q_term, l1_term, alpha, beta, total(empty_M.sum().float()) / m)
 
 
@@ -124,6 +123,9 @@ class Objective(nn.Module):
         step.features.retain_grad()
         self._pulled["features"] = step.features
         watched = {"ssl_loss": step.loss.detach(), **{k: v.detach() for k, v in terms._asdict().items()}}
+        sizes = {name: abs(watched[name]) for name in ("ssl_loss", "q_term", "l1_term")}
+        whole = sum(sizes.values())
+        watched |= {"q_share": sizes["q_term"] / whole, "l1_share": sizes["l1_term"] / whole}
         return step.loss + terms.q_term + terms.l1_term, step.outputs, watched
 
     def gradient_norms(self) -> dict[str, float]:

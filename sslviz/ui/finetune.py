@@ -17,7 +17,7 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
 
 _OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "lr"}
-_METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "mean_q", "empty_share"]
+_METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share", "mean_q", "empty_share"]
 _WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1"]
 
 
@@ -66,8 +66,8 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         shown = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
         _line(curves, shown, "mean Q of watched images", f"{key}-q")
     with right:
-        terms = {"q_term": "Q", "l1_term": "columns"}
-        _line(curves, terms, "size of the terms in the loss", f"{key}-terms", log=True)
+        terms = {"q_share": "Q", "l1_share": "columns"}
+        _line(curves, terms, "share of the terms in the loss, %", f"{key}-terms", factor=100, log=True)
         if curves["watched_top1"].notna().any():
             _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
     st.caption(

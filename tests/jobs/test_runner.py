@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -65,8 +66,20 @@ def test_a_second_click_joins(workspace, photos):
     state = wait(workspace, first)
     assert (state["status"], state["exit_code"]) == ("cancelled", 130)
     assert (workspace.run(first) / "checkpoint.pt").exists()
-    with pytest.raises(InputError, match="is not running"):
-        runner.cancel(workspace, first)
+    for stop in (runner.cancel, runner.kill):
+        with pytest.raises(InputError, match="is not running"):
+            stop(workspace, first)
+
+
+def test_other_arms_of_an_encoder_are_another_run(workspace, photos, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    started = []
+    for arms in (["control"], ["both"], ["control"]):
+        settings = JOBS["finetune"].settings(dataset="photos", encoder="tiny", arms=arms)
+        started.append(runner.launch("finetune", settings, workspace))
+    (first, how), (second, how_second), (third, how_third) = started
+    assert (how, how_second, how_third) == ("started", "started", "joined")
+    assert first == third != second
 
 
 def test_a_killed_run_is_seen_at_once_and_goes_on(workspace, photos):
@@ -155,6 +168,28 @@ def test_who_goes_first(workspace):
         handle.close()
 
 
+def test_a_process_of_several_begins_when_the_first_one_does(workspace, monkeypatch):
+    """While the first waits for its turn the others wait with it; where it ended before, they do not begin."""
+    from types import SimpleNamespace
+
+    folder, begun = workspace.run("r"), []
+    config = {"job": "score", "settings": {"dataset": "photos", "encoder": "tiny"}}
+    monkeypatch.setitem(JOBS._entries, "score", replace(JOBS["score"], run=lambda *_: begun.append(states.copy())))
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    before = [signal.getsignal(s) for s in numbers]
+    try:
+        for last, code in ({"status": "running"}, 0), ({"status": "cancelled", "exit_code": 130}, 130):
+            states = [{"status": "queued"}, last]
+            write_json(folder / "state.json", {"status": "starting"})
+            ticks = SimpleNamespace(sleep=lambda _, ahead=states: write_json(folder / "state.json", ahead.pop(0)))
+            monkeypatch.setattr(runner, "time", ticks)
+            assert runner._follow(folder, config, workspace) == code
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert begun == [[]]  # once, and not before both states were seen
+
+
 def test_bad_input_and_bugs_are_told_apart(workspace, photos, monkeypatch):
     run_id, _ = runner.launch("score", JOBS["score"].settings(dataset="photos", encoder="tiny"), workspace)
     state = wait(workspace, run_id)
@@ -190,6 +225,8 @@ def test_a_run_that_never_started_does_not_run_for_ever(workspace, photos, monke
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     run_id, _ = runner.launch("embed", embed_settings(), workspace)
     assert runner.read_run(workspace, run_id)["status"] == "starting"
+    with pytest.raises(Busy, match="only just starting"):
+        runner.kill(workspace, run_id)
     monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)
     assert runner.read_run(workspace, run_id)["status"] == "killed"
 

@@ -12,6 +12,7 @@ from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import METHODS, Step, Views  # noqa: F401 (TWO takes it from here)
 from sslviz.progress import Progress
 from sslviz.training.loop import Schedule, collapse, learning_rate, spread, train
+from sslviz.training.regulariser import Regulariser, Selection, Weights
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
 
@@ -65,6 +66,24 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):  # 2 steps an epoc
     np.testing.assert_allclose(metrics["lr"], whole["lr"])
     for name, weight in straight.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resumed_run_goes_on_with_the_features_and_eps_it_had(tmp_path):
+    def go(progress, first):
+        own = Regulariser(first, Weights())
+
+        def chosen_anew(rows):
+            own.selection = Selection(np.array([len(rows), 7]), 0.1 * len(rows)) if len(rows) < 3 else own.selection
+            return {}
+
+        place = METHODS["simclr"].views, InMemory(IMAGES), 16, NORMALISE, SCHEDULE, tmp_path, fabric(), progress
+        train(method(), *place, chosen_anew, own)
+        return own.selection
+
+    with pytest.raises(Cancelled):
+        go(Stops(5), Selection(np.arange(4), 0.5))  # 2 steps an epoch: chosen anew twice
+    features, eps = go(Progress(), Selection(np.arange(9), 0.9))
+    assert (features.tolist(), eps) == ([2, 7], 0.2)
 
 
 def test_training_lowers_the_loss_and_reaches_every_weight(tmp_path):

@@ -146,6 +146,18 @@ def test_without_weights_nothing_changes():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_mixed_precision_reaches_only_the_features():
+    """Under autocast the terms of bf16 features are those of the same numbers in float32."""
+    rounded = ROWS_8.relu().bfloat16()
+    own = Regulariser(Selection(np.arange(5), 0.5), Weights())
+    plain = own(rounded.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = own(rounded)
+    for name, term in mixed._asdict().items():
+        assert term.dtype == torch.float32, name
+        torch.testing.assert_close(term, getattr(plain, name), rtol=0, atol=0)
+
+
 TWO = """
 import sys, torch, lightning
 sys.path.insert(0, {root!r})

@@ -74,13 +74,15 @@ def differences(table: pd.DataFrame, figure: str) -> go.Figure:
 
 def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: float = 1.0, log: bool = False) -> go.Figure:
     """Columns of the training curves (arm, seed, epoch, ...) against the epoch: a colour for each arm, a dash for each column.
-    log: their sizes, on a logarithmic axis, without what is 0."""
+    log: on a logarithmic axis, without what is 0."""
     chart = go.Figure()
     for (arm, seed), part in curves.groupby(["arm", "seed"], sort=False):
         for (column, name), dash in zip(columns.items(), ("solid", "dot"), strict=False):
             known = part.dropna(subset=[column])
             if log:
-                known = known[known[column] != 0].assign(**{column: known[column].abs()})
+                known = known[known[column] != 0]
+            if known.empty:
+                continue
             chart.add_scatter(
                 x=known["epoch"],
                 y=factor * known[column],
