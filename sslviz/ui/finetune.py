@@ -35,13 +35,12 @@ def live(here: Frame, run: dict[str, Any] | None) -> bool:
     widgets.run_box(here.workspace, run["id"])
     running = run["status"] in ACTIVE
 
-    @st.fragment(run_every=2.0 if running else None)
     def box() -> None:
         found = _metrics(here, run)
         if not found.empty:
             charts(found, "live")
 
-    box()
+    widgets.keep_drawing(box, 2.0 if running else None)
     return running
 
 

@@ -86,12 +86,11 @@ def wait_for_demo(workspace: Workspace) -> None:
     widgets.run_box(workspace, running[0]["id"])
     before = (workspace.datasets(), workspace.encoders())
 
-    @st.fragment(run_every=1.0)
     def look() -> None:
         if (workspace.datasets(), workspace.encoders()) != before:
             st.rerun()
 
-    look()
+    widgets.keep_drawing(look, 1.0)
     st.stop()
 
 

@@ -189,12 +189,21 @@ def _works_on(run: dict[str, Any], dataset: str, encoder: str) -> bool:
     return settings.get("dataset") == dataset and encoder in (settings.get("encoder"), *settings.get("encoders", ()))
 
 
+def keep_drawing(draw: Callable[[], None], seconds: float | None) -> None:
+    """Draw a part of the page anew every so many seconds, by itself; None: once.
+
+    In a container of the page: a part whose turn comes before the page was sent takes its own elements back from what waits to be
+    sent (Streamlit 1.67), and a hole among the page's own makes the browser give up.
+    """
+    with st.container():
+        st.fragment(draw, run_every=seconds)()
+
+
 def run_box(workspace: Workspace, run_id: str) -> None:
     """Live progress of a run with Cancel; when the run ends the page is drawn again."""
     now = read_run(workspace, run_id)
     running, stage = now["status"] in ACTIVE, now["stage"]
 
-    @st.fragment(run_every=0.7 if running else None)
     def box() -> None:
         try:
             run = read_run(workspace, run_id)
@@ -221,7 +230,7 @@ def run_box(workspace: Workspace, run_id: str) -> None:
                     "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"
                 )
 
-    box()
+    keep_drawing(box, 0.7 if running else None)
 
 
 def _run_line(run: dict[str, Any]) -> None:

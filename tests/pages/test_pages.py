@@ -40,6 +40,30 @@ def test_before_the_first_score_one_button_does_it_all(app, photos, workspace, m
     assert second[1] == "joined"
 
 
+def test_a_box_that_draws_itself_anew_leaves_no_hole_in_a_page_that_was_not_sent_yet(app, photos, monkeypatch):
+    """Streamlit drops a fragment's waiting elements when the fragment runs: the page's own must stay without a gap."""
+    from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+    from streamlit.testing.v1 import local_script_runner
+
+    sent = []
+    parse = local_script_runner.parse_tree_from_messages
+    monkeypatch.setattr(local_script_runner, "parse_tree_from_messages", lambda found: sent.append(list(found)) or parse(found))
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app()
+    next(b for b in test.button if b.label == "Analyze").click().run()
+    fragments = {m.delta.fragment_id for m in sent[-1] if m.WhichOneof("type") == "delta"} - {""}
+    assert len(fragments) == 1
+    waiting = ForwardMsgQueue()
+    for message in sent[-1]:
+        waiting.enqueue(message)
+    waiting.clear(retain_lifecycle_msgs=True, fragment_ids_this_run=list(fragments))
+    kept = [tuple(m.metadata.delta_path) for m in waiting.flush() if m.WhichOneof("type") == "delta"]
+    there = set(kept)
+    assert len(kept) > 10
+    for path in kept:
+        assert all((*path[:-1], k) in there for k in range(path[-1])), path
+
+
 @pytest.mark.parametrize("page", ["scores", "sample"])
 def test_pages_without_scores_lead_to_the_overview(app, photos, page):
     assert "No Q-Scores yet for this data set and encoder." in text(app(page))
