@@ -11,6 +11,12 @@ import tempfile
 import pytest
 from playwright.sync_api import sync_playwright
 
+from sslviz.data import dataset as datasets
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.score import ScoreSettings, score
+from sslviz.progress import Progress
+from tests.inputs import folder, small_encoder
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -98,3 +104,16 @@ def page(chromium):
     yield page
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def photos(tmp_path, workspace):
+    layout = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 8)) for c in ("disc", "ring", "bars")}
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
+    small_encoder(workspace)
+
+
+@pytest.fixture
+def scored(workspace, photos):
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    return score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())

@@ -1,20 +1,17 @@
-"""The paths a user takes, in Chromium against the real server."""
+"""The paths a user takes through what is computed, in Chromium against the real server."""
 
 import io
 import json
 import re
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from sslviz.data import dataset as datasets
@@ -22,53 +19,17 @@ from sslviz.data.images import fit
 from sslviz.data.masks import load_masks
 from sslviz.encoders.run import load_encoder
 from sslviz.heatmaps import explain, finish
-from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compare import judged
-from sslviz.jobs.compress import CompressSettings, compress
-from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.project import ProjectSettings, project
-from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
-from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json
 from sslviz.store.results import latest_result
 from sslviz.ui.overlays import OUTLINES, heat_rgba
 from sslviz.ui.pictures import picture_file
-from tests.inputs import demo_part, folder, photographs, small_encoder
-
-SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
-
-
-@pytest.fixture
-def photos(tmp_path, workspace):
-    layout = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 8)) for c in ("disc", "ring", "bars")}
-    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
-    small_encoder(workspace)
-
-
-@pytest.fixture
-def scored(workspace, photos):
-    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    return score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-
-
-def metric(page, label):
-    return page.locator("[data-testid=stMetric]", has_text=label).locator("[data-testid=stMetricValue]").inner_text()
-
-
-def settled(page):
-    """Wait until the page's script has run to its end: before that, keys, lists and downloads may be those of the run before."""
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
-
-
-def thumbs_are_drawn(page, at_least):
-    page.wait_for_function(
-        "n => [...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
-        ".filter(i => i.complete && i.naturalWidth > 0).length >= n",
-        arg=at_least,
-    )
+from tests.browser.watching import SSLVIZ, canvas_pixel, choose, drawn, metric, row_of, settled, thumbs_are_drawn
+from tests.inputs import demo_part, photographs, small_encoder
 
 
 def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
@@ -105,59 +66,6 @@ def test_the_grid_works_by_keyboard(serve, page, scored):
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Sample", exact=True).wait_for()
     page.get_by_text(second).wait_for()
-
-
-def test_embed_cancel_reload_resume_to_the_first_chart(serve, page, workspace, tmp_path):
-    layout = {f"{s}/{c}": n for s, n in (("train", 240), ("val", 60)) for c in ("disc", "ring")}
-    datasets.add_folder(workspace, "many", folder(tmp_path / "many", layout, side=24))
-    small_encoder(workspace, "slow", width=64, size=64)
-    app = serve()
-    page.goto(app.url("?dataset=many&encoder=slow"))
-    page.get_by_role("button", name="Embed", exact=True).click()
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
-    page.reload()  # a lost session: the run goes on and is found again
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
-    store = EmbeddingStore(workspace.embeddings("many", "slow"))
-    while not store.done():
-        page.wait_for_timeout(100)
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text(re.compile("embed cancelled")).wait_for()
-    kept = len(store.done())
-    assert kept >= 1
-    page.get_by_role("button", name="Resume").click()
-    page.get_by_text("Embeddings: fresh").wait_for(timeout=180_000)
-    (run,) = runner.list_runs(workspace)
-    assert run["result"]["kept"] >= kept * 256
-    page.get_by_role("button", name="Score", exact=True).click()
-    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for(timeout=180_000)
-    page.get_by_role("link", name="Scores", exact=True).click()
-    page.get_by_role("tab", name="Charts").click()
-    page.locator(".js-plotly-plot .bars").first.wait_for()
-    page.get_by_role("link", name="Overview").click()
-    done = subprocess.run(
-        [*SSLVIZ, "score", "--dataset", "many", "--encoder", "slow", "--json"], capture_output=True, text=True, check=True
-    )
-    report = json.loads(done.stdout)["reports"]["q"]
-    assert metric(page, "AUROC of Q") == f"{100 * report['auroc']:.1f} %"
-
-
-def test_the_form_takes_a_folder_and_a_checkpoint(serve, page, workspace, tmp_path):
-    folder(tmp_path / "my photos", {f"{s}/{c}": 6 for s in ("train", "val") for c in ("disc", "ring")})
-    small_encoder(workspace, "made")
-    (workspace.encoder("made") / "weights.safetensors").rename(tmp_path / "own.safetensors")
-    (workspace.encoder("made") / "encoder.json").unlink()
-    app = serve()
-    page.goto(app.url("data"))
-    page.get_by_label("Folder of images").fill(str(tmp_path / "my photos"))
-    page.get_by_label("Checkpoint file").fill(str(tmp_path / "own.safetensors"))
-    page.get_by_label("Checkpoint file").press("Enter")
-    page.get_by_role("button", name="Inspect the checkpoint").click()
-    page.get_by_text("small ResNet, width 8, 32 features").wait_for()
-    page.get_by_role("button", name="Analyze").click()
-    page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for(timeout=180_000)
-    thumbs_are_drawn(page, 10)
-    assert workspace.datasets() == ["my-photos"]
-    assert page.get_by_label("Data set").input_value() == "my-photos"
 
 
 def test_two_tabs_have_choices_of_their_own(serve, chromium, scored, workspace):
@@ -208,19 +116,6 @@ def test_starting_and_stopping(serve, workspace):
     assert "Traceback" not in log
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", taken)) != 0
-
-
-def test_the_server_never_opens_the_gpu(workspace, photos):
-    code = (
-        "import sys; from streamlit.testing.v1 import AppTest\n"
-        f"test = AppTest.from_file({str(Path(__file__).parents[2] / 'app.py')!r}, default_timeout=60).run()\n"
-        "assert not test.exception\n"
-        "import sslviz.ui.server, sslviz.ui.pictures\n"
-        "torch = sys.modules.get('torch')\n"
-        "print('cuda', bool(torch and torch.cuda.is_initialized()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["cuda", "False"]
 
 
 def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace, tmp_path):
@@ -374,84 +269,6 @@ def test_two_encoders_side_by_side_to_an_image_only_one_gets_right(serve, page, 
     page.get_by_text(only[0]).wait_for()
 
 
-def test_a_curve_is_read_and_a_compressed_encoder_taken_away(serve, page, workspace, scored, tmp_path):
-    result = compress(CompressSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    table = latest_result(workspace.results("photos", "tiny", "compress")).table("curve")
-    app = serve()
-    page.goto(app.url("compression?dataset=photos&encoder=tiny"))
-    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.length > 4")
-    assert metric(page, "Full width") == f"{100 * result['top1']:.1f} %"
-    drawn = page.evaluate(
-        "document.querySelector('.js-plotly-plot')._fullData.filter(t => t.name === 'lower tail').map(t => [[...t.x], [...t.y]])"
-    )
-    lower = table[table["kind"] == "lower tail"].sort_values("reduction")
-    full = table.loc[table["kind"] == "full", "top1"].item()
-    x, y = drawn[-1]
-    assert x == pytest.approx([0, *(100 * lower["reduction"])])
-    assert y == pytest.approx([100 * full, *(100 * lower["top1"])])
-
-    place = page.locator(".js-plotly-plot").first.evaluate(
-        """g => { const t = g._fullData.findLast(t => t.name === 'lower tail'), l = g._fullLayout, r = g.getBoundingClientRect();
-        return [r.x + l.xaxis._offset + l.xaxis.d2p(t.x[5]), r.y + l.yaxis._offset + l.yaxis.d2p(t.y[5])]; }"""
-    )
-    page.mouse.move(place[0] - 30, place[1])
-    page.mouse.move(*place, steps=8)
-    features = int(lower["n_features"].iloc[4])
-    page.wait_for_function(
-        "n => document.querySelector('.js-plotly-plot .hoverlayer')?.textContent.includes(n + ' features')", arg=features
-    )
-
-    page.get_by_role("button", name="Make the compressed encoder").click()
-    page.get_by_text("its last stage cut to", exact=False).first.wait_for()
-    name = "tiny-discriminative-40"
-    kept = [int(line.split(",")[0]) for line in (workspace.encoder(name) / "features.csv").read_text().splitlines()[1:]]
-    settled(page)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download the features (CSV)").click()
-    saved = Path(download.value.path()).read_text().splitlines()
-    assert [int(line.split(",")[0]) for line in saved[1:]] == kept
-    page.get_by_role("link", name="Analyze it").click()
-    page.get_by_role("heading", name="Overview", exact=True).wait_for()
-    expect(page.get_by_label("Encoder")).to_have_value(name, timeout=60_000)
-
-
-def canvas_pixel(page, x, y):
-    """RGB of the overlay's canvas at a place given as shares of its side."""
-    return page.evaluate(
-        """([x, y]) => { for (const e of document.querySelectorAll('*')) { const c = e.shadowRoot?.querySelector('canvas')
-        if (c?.dataset.drawn) return [...c.getContext('2d')
-            .getImageData(x * c.width, y * c.height, 1, 1).data].slice(0, 3); } }""",
-        [x, y],
-    )
-
-
-def drawn(page, layers, opacity, of=""):
-    """The overlay shows these layers, its heat of what `of` says."""
-    page.wait_for_function(
-        """([layers, opacity, of]) => [...document.querySelectorAll('*')].some(e => {
-        const c = e.shadowRoot?.querySelector('canvas')
-        return c && c.dataset.drawn === layers && c.dataset.opacity === opacity && c.ariaLabel.endsWith(of) })""",
-        arg=[layers, str(opacity), of],
-    )
-
-
-def choose(page, label, option):
-    """Choose in a select box. Streamlit closes a list that is open while the page is drawn again: open it until it stays."""
-    for _ in range(20):
-        settled(page)
-        page.get_by_label(label, exact=True).click()
-        try:
-            return page.get_by_role("option", name=option).click(timeout=6_000)
-        except PlaywrightTimeout:
-            page.keyboard.press("Escape")
-    raise AssertionError(f"{label}: no option {option}")
-
-
-def row_of(workspace, sample_id):
-    samples = datasets.load(workspace, "demo").samples["sample_id"]
-    return int(samples.index[samples == sample_id][0])
-
-
 def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     """Heat and outlines on the sample page: pixels at the mask's edge are what the numbers say."""
     demo_part(workspace, 240, 80)
@@ -520,57 +337,3 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
         "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
         ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"
     )
-
-
-def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, page, workspace):
-    """From the form to before and after; the page survives a reload, and its numbers are those of the job."""
-    demo_part(workspace, 240, 80)
-    analyze(AnalyzeSettings(dataset="demo", encoder="simclr-demo"), workspace, Progress())
-    app = serve()
-    page.goto(app.url("finetune?dataset=demo&encoder=simclr-demo"))
-    page.get_by_label("Epochs", exact=True).fill("8")
-    page.get_by_label("Epochs", exact=True).press("Enter")
-    page.get_by_text("--epochs 8").wait_for()
-    page.get_by_text("More settings").click()
-    page.get_by_label("batch size", exact=True).fill("64")
-    page.get_by_label("batch size", exact=True).press("Enter")
-    page.get_by_text("--batch-size 64").wait_for()
-    page.get_by_role("button", name="Fine-tune", exact=True).click()
-    curve = "[aria-label='own self-supervised loss, by epoch'], [alt='own self-supervised loss, by epoch']"
-    page.get_by_role("button", name="Cancel").wait_for()
-    page.get_by_text("control, seed 0 (1 of 2): training").wait_for()
-    page.locator(curve).first.wait_for()
-    points = ".js-plotly-plot .points path"
-    page.wait_for_function("s => document.querySelectorAll(s).length > 1", arg=points)
-    before = page.locator(points).count()
-    page.wait_for_function("([s, n]) => document.querySelectorAll(s).length > n", arg=[points, before])  # it moves
-
-    page.reload()
-    page.locator(curve).first.wait_for()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("finetune cancelled").wait_for()
-    page.get_by_role("button", name="Resume").click()
-    page.get_by_role("button", name="Cancel").wait_for()
-    page.get_by_role("heading", name="Before and after, on the same images").wait_for(timeout=300_000)
-
-    summary = latest_result(workspace.results("demo", "simclr-demo", "finetune")).content["summary"]
-    said = subprocess.run(
-        [*SSLVIZ, "runs", "show", runner.list_runs(workspace)[0]["id"], "--json"], capture_output=True, text=True, check=True
-    )
-    assert json.loads(said.stdout)["result"]["arms"] == summary["arms"]
-    page.get_by_text(summary["verdict"]).wait_for()
-    assert [row["encoder"] for row in summary["arms"]] == ["simclr-demo", "simclr-demo-control-s0", "simclr-demo-both-s0"]
-    assert {"simclr-demo-control-s0", "simclr-demo-both-s0"} < set(workspace.encoders())
-    still_wrong = sum(
-        not a and not b
-        for a, b in zip(
-            *(
-                judged(workspace, datasets.load(workspace, "demo"), name)["correct"].sort_index().tolist()
-                for name in ("simclr-demo", "simclr-demo-both-s0")
-            ),
-            strict=True,
-        )
-    )
-    page.get_by_text("still wrong", exact=True).click()
-    page.get_by_text(f"{still_wrong} of 80 images: still wrong by Q-Score, seed 0").wait_for()
-    thumbs_are_drawn(page, 1)

@@ -61,7 +61,7 @@ def run(workspace, place, steps=None, **changes):
 def mended(tmp_path_factory):
     root = tmp_path_factory.mktemp("finetune")
     workspace = prepared(root)
-    result, progress = run(workspace, root / "run", arms=["control", "both", "lasso"], seeds=[0, 1])
+    result, progress = run(workspace, root / "run", arms=["control", "both"], seeds=[0, 1])
     return workspace, root, result, progress
 
 
@@ -71,7 +71,7 @@ def weights_of(workspace, name):
 
 def test_every_arm_and_seed_is_an_encoder_like_any_other(mended):
     workspace, root, result, _ = mended
-    names = [f"small-{arm}-s{seed}" for arm in ("control", "both", "lasso") for seed in (0, 1)]
+    names = [f"small-{arm}-s{seed}" for arm in ("control", "both") for seed in (0, 1)]
     assert set(names) < set(workspace.encoders())
     assert [row["encoder"] for row in result["arms"]] == ["small", *names]
     base = weights_of(workspace, "small")
@@ -164,7 +164,7 @@ def test_mended_and_broken_are_counted_against_the_base(mended):
 def test_curves_hold_both_terms_and_what_was_watched(mended):
     workspace, _, _, _ = mended
     curves = latest_result(workspace.results("pets", "small", "finetune")).table("curves")
-    assert len(curves) == 3 * 2 * 2  # arms, seeds, epochs
+    assert len(curves) == 2 * 2 * 2  # arms, seeds, epochs
     both = curves[curves["arm"] == "both"]
     np.testing.assert_allclose(both["loss"], both["ssl_loss"] + both["q_term"] + both["l1_term"], rtol=1e-3)
     whole = abs(both["ssl_loss"]) + abs(both["q_term"]) + abs(both["l1_term"])
@@ -181,7 +181,7 @@ def test_curves_hold_both_terms_and_what_was_watched(mended):
 
 def test_the_same_settings_again_take_what_is_there(mended):
     workspace, root, result, _ = mended
-    again, progress = run(workspace, root / "again", arms=["control", "both", "lasso"], seeds=[0, 1])
+    again, progress = run(workspace, root / "again", arms=["control", "both"], seeds=[0, 1])
     assert not any(stage.endswith("training") for stage in progress.stages)
     assert again["notes"] == result["notes"]
     assert json.dumps(again["arms"]) == json.dumps(result["arms"])

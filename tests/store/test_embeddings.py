@@ -71,7 +71,7 @@ def test_a_stopped_run_goes_on_with_the_next_chunk(store):
     assert fill(store, table) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @example(edits=[("drop", 6)])
 @example(edits=[("drop", 3), ("change", 1)])
 @given(edits=st.lists(st.tuples(st.sampled_from(["add", "drop", "change"]), st.integers(0, 20)), max_size=6))
