@@ -173,6 +173,26 @@ def _seen_or_not(seen: dict[str, str], row: dict[str, Any]) -> str | None:
     return seen.get(row["sample_id"])
 
 
+def _where_it_looks(here: Frame, feature: int) -> None:
+    """How much of its heatmaps lies on the object, and what workers called the part that they overlap most; where masks were read."""
+    looks = reads.stage(here.workspace, here.dataset, here.encoder, "heatmaps", "interpret")
+    if looks.result is None or looks.state != "fresh":
+        return
+    table = reads.table(looks.result, "features")
+    for line in table[table["feature"] == feature].to_dict("records"):
+        if not pd.isna(line["core"]):
+            images = "the image" if line["n"] == 1 else f"the {line['n']:,} images with a mask"
+            st.markdown(
+                f"**{100 * line['core']:.0f} %** of its heatmaps lies on the object, over {images} that it fires in; the object "
+                f"fills {100 * line['core_area']:.0f} % of them."
+            )
+        if line["name"]:
+            st.markdown(
+                f"Workers call the part of the picture that it overlaps most **{plain(line['name'])}** "
+                f"({100 * line['overlap']:.0f} % of its heatmaps, over {line['support']} images)."
+            )
+
+
 def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, scored: pd.DataFrame) -> None:
     """One feature whole: how often it fires, in which classes, its values, and its strongest, middling and weakest images."""
     line = table.set_index("feature").loc[feature]
@@ -183,6 +203,7 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
         f"Fires in **{line['share']:.2f} %** of the train images; "
         + ("one of the **discriminative** features (D)." if line["chosen"] else "**not** among the discriminative features (D).")
     )
+    _where_it_looks(here, feature)
     examples = reads.table(result, "feature_examples")
     mine = examples[examples["feature"] == feature]
     for kind, words in (("top", "Strongest in, and where"), ("middle", "Middling in"), ("low", "Weakest in")):

@@ -48,6 +48,23 @@ def test_a_button_makes_the_heatmaps(app, masked, workspace, monkeypatch):
     assert (run["job"], run["settings"]["encoder"]) == ("interpret", "tiny")
 
 
+def test_a_feature_says_where_it_looks_and_what_workers_called_it(app, masked, workspace):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    result = latest_result(workspace.results("photos", "tiny", "interpret"))
+    table = result.table("features")
+    line = table.iloc[0]
+    names = table["name"].where(table["feature"] != line["feature"], "fur <b>")
+    changes = {"name": names, "overlap": 0.45, "support": 7}
+    table.assign(**changes).to_parquet(result.folder / "features.parquet")
+    said = text(app("features", feature=str(line["feature"])))
+    assert f"**{100 * line['core']:.0f} %** of its heatmaps lies on the object" in said
+    assert f"the object fills {100 * line['core_area']:.0f} % of them" in said
+    assert "overlaps most **fur \\<b\\>** (45 % of its heatmaps, over 7 images)" in said
+    other = text(app("features", feature=str(table["feature"].iloc[1])))
+    assert "of its heatmaps lies on the object" in other
+    assert "Workers call" not in other
+
+
 def test_the_page_says_what_the_job_says(app, masked, workspace):
     summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     test = app("heatmaps")
