@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.record import asked_for, percent
+from sslviz.analysis.mending import told
 from sslviz.jobs import command_of
-from sslviz.jobs.finetune import FinetuneSettings
+from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.files import write_table
 from sslviz.store.fingerprints import fingerprint
 
@@ -43,7 +44,7 @@ def keep() -> None:
         settings, summary = result.content["settings"], result.content["summary"]
         dataset = result.folder.parent.parent.parent.name
         full = FinetuneSettings(dataset=dataset, encoder=encoder, **settings)
-        asked = full.model_dump(mode="json", exclude=VARIED | {"dataset", "encoder", "workers", "device", "processes"})
+        asked = full.model_dump(mode="json", exclude=VARIED | NOT_KEPT)
         epochs, lr, _ = full.pace()
         plain = FinetuneSettings(dataset=dataset, encoder=encoder).model_dump(mode="json")
         beside = {k: v for k, v in asked.items() if v != plain[k] and k not in {"epochs", "lr"}}
@@ -83,16 +84,12 @@ def generated() -> str:
     return "\n".join(lines)
 
 
-def _told(row: pd.Series) -> str:
-    return "gains" if row["low"] > 0 else "loses" if row["high"] < 0 else "no difference"
-
-
 def _first_sentence(differences: pd.DataFrame) -> str:
     top1 = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == "both")]
-    counts = top1.apply(_told, axis=1).value_counts()
-    unclear, n = int(counts.get("no difference", 0)), len(top1)
+    counts = pd.Series([told(low, high) for low, high in zip(top1["low"], top1["high"], strict=True)]).value_counts()
+    unclear, n = int(counts.get("unclear", 0)), len(top1)
     said = f"**Top-1 with both terms less the control's: not to be told from zero in {unclear} of {n} encoders"
-    return f"{said}, a gain in {int(counts.get('gains', 0))}, a loss in {int(counts.get('loses', 0))}.**"
+    return f"{said}, a gain in {int(counts.get('gain', 0))}, a loss in {int(counts.get('loss', 0))}.**"
 
 
 def _overview(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import mending
 from sslviz.data import dataset as datasets
-from sslviz.jobs.finetune import FinetuneSettings
+from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.results import save_result
 from tests.inputs import folder, small_encoder
 
@@ -30,7 +30,7 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
     def keep(top1, seeds=(0,), **changes):
         names = {"dataset": "photos", "encoder": "tiny"}
         settings = FinetuneSettings(**names, seeds=list(seeds), **changes)
-        plain = settings.model_dump(mode="json", exclude={*names, "workers", "device", "processes"})
+        plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         arms = pd.DataFrame({"arm": "both", "seed": seeds, "top1": top1, "eps": 1.0})
         gaps = pd.DataFrame({"arm": ["both"], "against": ["control"], "figure": ["top1"], "mean": [top1]})
         summary = {"method": "byol", "n": 4, "eps": 1.0}

@@ -1,7 +1,7 @@
 """What further training did to an encoder: figures of each arm and seed, and differences on the very same images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -152,8 +152,14 @@ def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
         f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; above it in "
         f"{(seeds > 0).sum()} of {len(seeds)} seeds) beside the control"
     )
-    if row["low"] > 0:
-        return f"The regulariser gains: top-1 {gain}, on these images."
-    if row["high"] < 0:
-        return f"The regulariser loses: top-1 {gain}, on these images."
-    return f"No gain over the control can be told from zero: top-1 {gain}."
+    words = {
+        "gain": f"The regulariser gains: top-1 {gain}, on these images.",
+        "loss": f"The regulariser loses: top-1 {gain}, on these images.",
+        "unclear": f"No gain over the control can be told from zero: top-1 {gain}.",
+    }
+    return words[told(float(row["low"]), float(row["high"]))]
+
+
+def told(low: float, high: float) -> Literal["gain", "loss", "unclear"]:
+    """What an interval of a difference says: on one side of zero or not."""
+    return "gain" if low > 0 else "loss" if high < 0 else "unclear"

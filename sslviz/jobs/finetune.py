@@ -38,6 +38,8 @@ ARMS: dict[Arm, str] = {
     "strong": "both, lambda1 raised until it pulls at the features with 1 % of the own loss's force (ours)",
 }
 PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
+NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
+"""Settings that a result does not name: its folder does, or they change no figure."""
 _STRONG, _STRONG_BATCHES = 0.01, 4
 _WATCHED, _WATCHED_TRAIN = 512, 2000
 _TRAINABLE = ("resnet", "small_resnet")
@@ -197,7 +199,7 @@ def _compared(
     inputs = open_embedded(workspace, settings.dataset, settings.encoder).inputs
     folder = workspace.results(settings.dataset, settings.encoder, "finetune")
     with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}"):
-        plain = settings.model_dump(mode="json", exclude={"dataset", "encoder", "workers", "device", "processes"})
+        plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         save_result(folder, plain, inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
 

@@ -174,7 +174,7 @@ def _seen_or_not(seen: dict[str, str], row: dict[str, Any]) -> str | None:
 
 
 def _where_it_looks(here: Frame, feature: int) -> None:
-    """How much of its heatmaps lies on the object, and what workers called the part that they overlap most; where masks were read."""
+    """How much of its heatmaps lies on the object, and what workers called the part that they overlap most, if that is known."""
     looks = reads.stage(here.workspace, here.dataset, here.encoder, "heatmaps", "interpret")
     if looks.result is None or looks.state != "fresh":
         return
