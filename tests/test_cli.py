@@ -168,6 +168,27 @@ def test_two_embeds_at_once_equal_one(sslviz, photos, checkpoint, workspace, tmp
     assert len({r["fingerprint"] for r in results}) == 1
 
 
+def test_the_commands_of_runs_are_commands():
+    """What the runs page shows: flags that the command line knows."""
+    from typer.testing import CliRunner
+
+    from sslviz.cli import app
+    from sslviz.jobs import JOBS
+    from sslviz.ui.runs import _command
+
+    shown = {}
+    for job in JOBS.names():
+        needed = {name: "x" for name, field in JOBS[job].settings.model_fields.items() if field.is_required()}
+        needed |= {name: ["x"] for name in ("encoders",) if name in needed}
+        if command := _command({"job": job, "settings": needed}):
+            shown[job] = [word for word in command.split() if word.startswith("--")]
+    assert {"embed", "score", "finetune", "pretrain", "compare"} <= set(shown)
+    assert not {"import_encoder", "import_arrays", "analyze"} & set(shown)
+    for job, flags in shown.items():
+        said = CliRunner().invoke(app, [job, "--help"], env={"COLUMNS": "200"}).output
+        assert [flag for flag in flags if flag not in said] == []
+
+
 def test_interrupted_commands_cancel_their_run(workspace, photos, tmp_path):
     import signal
     import time

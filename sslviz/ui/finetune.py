@@ -252,7 +252,7 @@ def form(here: Frame, running: bool) -> None:
             st.rerun()
         elif found:
             st.success(plain(f"{found.head}; {found.words}."))
-    report.show_command(here, command_of("finetune", settings))
+    report.show_command(here.workspace, command_of("finetune", settings))
 
 
 def _checked(here: Frame, settings: FinetuneSettings) -> Estimate | None:

@@ -11,6 +11,7 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.jobs.runner import ACTIVE
+from sslviz.store.workspace import Workspace
 from sslviz.ui import reads, widgets
 from sslviz.ui.figures import scores as figures
 from sslviz.ui.frame import Frame
@@ -195,12 +196,12 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
 
 def command(here: Frame, job: str) -> None:
     """The command that gives the page's numbers."""
-    show_command(here, f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder}")
+    show_command(here.workspace, f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder}")
 
 
-def show_command(here: Frame, line: str) -> None:
+def show_command(workspace: Workspace, line: str) -> None:
     """A command on this workspace, to be copied."""
-    st.code(f"{line} --workspace {shlex.quote(str(here.workspace.root))} --json", language="bash", wrap_lines=True)
+    st.code(f"{line} --workspace {shlex.quote(str(workspace.root))} --json", language="bash", wrap_lines=True)
 
 
 def say_stale(stage: reads.Stage) -> None:

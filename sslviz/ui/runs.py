@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from sslviz.errors import SslvizError
-from sslviz.jobs import runner
+from sslviz.errors import InputError, SslvizError
+from sslviz.jobs import JOBS, command_of, parse, runner
 from sslviz.store.workspace import Workspace
-from sslviz.ui import widgets
+from sslviz.ui import report, widgets
 from sslviz.ui.widgets import duration, plain
 
 
@@ -38,16 +38,19 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
     )
     st.dataframe(table, hide_index=True, width="stretch")
     ids = [s["id"] for s in states]
+    linked = st.query_params.get("run")
+    if linked is not None and linked not in ids:
+        st.warning(f"There is no run {plain(linked)} here.")
     picked = st.selectbox("Look at a run", ids, key="run", bind="query-params", persist_state="session")
     return next(s for s in states if s["id"] == picked)
 
 
 def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
-    """Settings, warnings, what it returned, the end of its log; resume or delete."""
+    """Its command, settings, warnings, what it returned, the end of its log; resume or delete."""
     run_id = state["id"]
     with st.container(horizontal=True):
         ended_badly = state["status"] in ("cancelled", "killed", "failed")
-        if ended_badly and st.button("Resume", key="resume-one", icon=":material/play_arrow:"):
+        if ended_badly and st.button(widgets.again_label(state), key="resume-one", icon=":material/play_arrow:"):
             _try(runner.resume, workspace, run_id)
         if state["status"] not in runner.ACTIVE:
             with st.popover("Delete", icon=":material/delete:"):
@@ -56,6 +59,8 @@ def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
                     _try(runner.delete, workspace, run_id)
     for line in state["warnings"]:
         st.caption(plain(line))
+    if command := _command(state):
+        report.show_command(workspace, command)
     left, right = st.columns(2)
     left.markdown("**Settings**")
     left.json(state["settings"])
@@ -64,6 +69,19 @@ def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
     with st.expander("End of the log", expanded=state["status"] in ("failed", "killed")):
         st.code(runner.log_tail(workspace, run_id) or "(empty)", language=None)
     st.caption(plain(f"Files: {workspace.run(run_id)}"))
+
+
+def _command(state: dict[str, Any]) -> str:
+    """The command line that does the same; "" where a job has none with these flags, or its settings are another version's."""
+    entry = JOBS[state["job"]]
+    required = [f"--{name.replace('_', '-')}" for name, field in entry.settings.model_fields.items() if field.is_required()]
+    words = entry.example.split()
+    if words[1] != entry.name or not set(required) <= set(words):
+        return ""
+    try:
+        return command_of(entry.name, parse(entry.settings, state["settings"]))
+    except InputError:
+        return ""
 
 
 def _try(action: Any, workspace: Workspace, run_id: str) -> None:

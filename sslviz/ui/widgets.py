@@ -226,11 +226,15 @@ def run_box(workspace: Workspace, run_id: str) -> None:
                         "End it at once", key=f"kill-{run_id}", on_click=_quietly(kill, workspace, run_id), help="without saving"
                     )
             elif run["status"] != "done":
-                st.button(
-                    "Resume", key=f"resume-{run_id}", on_click=_quietly(resume, workspace, run_id), icon=":material/play_arrow:"
-                )
+                again = _quietly(resume, workspace, run_id)
+                st.button(again_label(run), key=f"resume-{run_id}", on_click=again, icon=":material/play_arrow:")
 
     keep_drawing(box, 0.7 if running else None)
+
+
+def again_label(run: dict[str, Any]) -> str:
+    """Of the button that starts an ended run again: one that failed begins where it failed."""
+    return "Try again" if run["status"] == "failed" else "Resume"
 
 
 def _run_line(run: dict[str, Any]) -> None:

@@ -233,7 +233,10 @@ def test_runs_page_lists_and_deletes(app, photos, workspace, monkeypatch):
     write_json(workspace.run(run_id) / "state.json", {"status": "failed", "error": "it broke", "launched": 1.0, "updated": 2.0})
     test = app("runs")
     assert test.dataframe[0].value["what happened"].tolist() == ["it broke"]
-    assert {b.label for b in test.button} >= {"Resume", "Delete this run"}
+    assert {b.label for b in test.button} >= {"Try again", "Delete this run"}
+    (command,) = (c.value for c in test.code if c.language == "bash")
+    assert command == f"sslviz embed --dataset photos --encoder tiny --workspace {workspace.root} --json"
+    assert "There is no run gone here" in text(app("runs", run="gone"))
     next(b for b in test.button if b.label == "Delete this run").click().run()
     assert runner.list_runs(workspace) == []
 
