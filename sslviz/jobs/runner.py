@@ -36,6 +36,7 @@ _TRAININGS = ("pretrain", "finetune")
 _BEAT = 0.5
 _STARTS_WITHIN = 60.0
 _BEAT_LOST = 60.0
+_DIES_WITHIN = 10.0
 
 
 def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
@@ -115,6 +116,9 @@ def kill(workspace: Workspace, run_id: str) -> None:
         cluster.end(state["slurm"])
     elif state.get("pid") and is_held(workspace.run(run_id) / "alive"):
         os.killpg(int(state["pid"]), signal.SIGKILL)
+        end = time.monotonic() + _DIES_WITHIN
+        while is_held(workspace.run(run_id) / "alive") and time.monotonic() < end:  # else the next click would join it
+            time.sleep(0.01)
     else:
         raise Busy(f"run {run_id} is only just starting; try again in a moment.")
 
