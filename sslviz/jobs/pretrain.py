@@ -37,6 +37,9 @@ class PretrainSettings(Settings):
         None, gt=0, lt=1, description="of the second network's moving average, for methods that have one; default the method's"
     )
     prototypes: int | None = Field(None, ge=2, description="of SwAV; default the method's")
+    epsilon: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of SwAV: how soft the assignments to prototypes are; default the method's"
+    )
     queue_size: int | None = Field(None, ge=1, description="keys that MoCo remembers; default the method's")
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
     input: Literal["auto", "memory", "files"] = Field(
@@ -147,7 +150,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "loss": float(last["loss"]),
         "spread": float(last["spread"]),
         "rank": float(last["rank"]),
-        "collapse": collapse(float(last["spread"]), float(last["rank"])),
+        "collapse": collapse(metrics.to_dict("records"), method.idle_loss),
         "precision": precision,
         "device": device,
         "left_out": bad,
@@ -159,7 +162,7 @@ def made_with(settings: PretrainSettings) -> "Made":
     from sslviz.methods import METHODS, Made
 
     method = METHODS[settings.method]
-    names = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
+    names = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "epsilon", "queue_size")
     options = method.options.changed(settings.method, **{name: getattr(settings, name) for name in names})
     return Made(method=settings.method, options=options, views=_views(method.views, settings), size=settings.size)
 

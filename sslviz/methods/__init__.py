@@ -51,7 +51,7 @@ SECOND = ("key_", "target_", "teacher_")
 """How the names of second networks begin."""
 Grouping = Literal["", "view", "together"]
 
-_ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "queue_size")
+_ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "epsilon", "queue_size")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Options:
     momentum: float = 0
     """Of the moving average that makes the second network."""
     prototypes: int = 0
+    epsilon: float = 0
+    """SwAV: how soft the assignments to prototypes are."""
     queue_size: int = 0
     queues: int = 1
     """MoCo: 2 where each view's keys have a queue of their own."""
@@ -167,6 +169,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def build(self, feature_dim: int, options: Options) -> None:
         """Make heads, second network and loss."""
+
+    @property
+    def idle_loss(self) -> float | None:
+        """The loss of one and the same answer for every image, of methods that can come to rest there; else None."""
+        return None
 
     @abstractmethod
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:

@@ -1,6 +1,7 @@
 """DINO: a student predicts the centred, sharpened output of its own moving average, from smaller parts of the picture."""
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,11 @@ class DINO(Method):
         deactivate_requires_grad(self.teacher_projector)
         self.momentum, self.temperature = options.momentum, options.temperature
         self.criterion = DINOLoss(options.output_dim)
+        self.output_dim = options.output_dim
+
+    @property
+    def idle_loss(self) -> float:
+        return math.log(self.output_dim)
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
         h_MD, local = self.represent(self.backbone, views)

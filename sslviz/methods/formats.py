@@ -68,7 +68,9 @@ FORMATS: dict[tuple[str, str], Format] = {
     ),
     ("solo-learn", "simsiam"): Format({"projector.layers.": "projector.", "predictor.layers.": "predictor."}, {}, _WEAK),
     ("solo-learn", "swav"): Format(
-        {"projector.layers.": "projector.", "prototypes.": "prototypes."}, {"temperature": 0.1, "grouping": "view"}, _SYMMETRIC
+        {"projector.layers.": "projector.", "prototypes.": "prototypes."},
+        {"temperature": 0.1, "epsilon": 0.05, "grouping": "view"},
+        _SYMMETRIC,
     ),
     ("solo-learn", "dino"): Format(
         {
@@ -101,7 +103,7 @@ FORMATS: dict[tuple[str, str], Format] = {
     ),
     ("lightly", "swav"): Format(
         {"projector.": "projection_head.", "prototypes.": "prototypes.heads.0."},
-        {"temperature": 0.1, "grouping": "view"},
+        {"temperature": 0.1, "epsilon": 0.05, "grouping": "view"},
         {"n_local": 6},
     ),
     ("lightly", "dino"): Format(
@@ -140,7 +142,7 @@ FORMATS: dict[tuple[str, str], Format] = {
     ),
     ("SwAV", "swav"): Format(
         {"projector.layers.": "module.projection_head.", "prototypes.": "module.prototypes."},
-        {"temperature": 0.1},
+        {"temperature": 0.1, "epsilon": 0.05},
         {"n_local": 6},
     ),
     ("DINO", "dino"): Format(

@@ -6,7 +6,7 @@ uninterrupted one would have seen. One process, or the same code on several unde
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from sslviz.training.sources import Planned, Source
 from sslviz.training.views import draw_crops, local_size, recolour
 
 _TRIAL_STEPS = 10
+_RESTS = 3  # epochs
 
 Normalise = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of red, green and blue."""
@@ -180,7 +181,7 @@ def train(
             speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
             epoch_began, epoch_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)
-            if collapsed := collapse(row["spread"], row["rank"]):
+            if collapsed := collapse(rows, method.idle_loss):
                 progress.warn(f"epoch {epoch + 1}: {collapsed}")
         if step == first + _TRIAL_STEPS:
             seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
@@ -250,12 +251,22 @@ def pull_ratio(method: Method, regulariser: Regulariser, batches: Iterable[list[
     return own / first if first else math.inf
 
 
-def collapse(spread: float, rank: float) -> str:
-    """What is wrong with a method's outputs, in words; "" where nothing is."""
+def collapse(rows: Sequence[Mapping[Any, float]], idle_loss: float | None) -> str:
+    """What is wrong with a method's outputs after these epochs, in words; "" where nothing is.
+
+    idle_loss: the method's, see `Method.idle_loss`; a loss that rests there for three epochs is no accident of the start.
+    """
+    spread, rank = rows[-1]["spread"], rows[-1]["rank"]
     if spread < 0.05:
         return f"outputs have collapsed to one point: their spread is {spread:.3f} (about 1 when healthy)."
     if rank < 2:
         return f"outputs have collapsed to a line: their effective rank (RankMe) is {rank:.1f}."
+    losses = [row.get("ssl_loss", row["loss"]) for row in rows[-_RESTS:]]
+    if idle_loss is not None and len(losses) == _RESTS and all(abs(v - idle_loss) < 0.001 * idle_loss for v in losses):
+        return (
+            f"outputs have collapsed to one answer: the loss rests at {idle_loss:.3f}, that of the same answer for every image. "
+            "Try a lower --lr, with SwAV also a smaller --epsilon."
+        )
     return ""
 
 

@@ -243,7 +243,7 @@ def vicreg(method, views):  # eqs. 1 to 6
     return 25 * near + 25 * variance / 2 + covariance  # the code halves the variance term
 
 
-def swav(method, views):  # eqs. 2 to 5; codes by three rounds of Sinkhorn at epsilon 0.05
+def swav(method, views):  # eqs. 2 to 5; codes by three rounds of Sinkhorn at epsilon 0.03, as the recipe says
     h = torch.cat([method.backbone(torch.cat(views[:2])), method.backbone(torch.cat(views[2:]))])
     z, prototypes = rows(method.projector(h), method.prototypes.weight)
     scores = [[dot(unit(v), c) for c in prototypes] for v in z]
@@ -251,7 +251,7 @@ def swav(method, views):  # eqs. 2 to 5; codes by three rounds of Sinkhorn at ep
     of_view = [scores[k * n : (k + 1) * n] for k in range(len(views))]
     total = 0.0
     for k in range(2):
-        q = [[math.exp(s / 0.05) for s in row] for row in of_view[k]]
+        q = [[math.exp(s / 0.03) for s in row] for row in of_view[k]]
         for _ in range(3):
             for j in range(len(prototypes)):
                 column = sum(row[j] for row in q)

@@ -159,9 +159,31 @@ def test_a_loss_that_is_not_finite_at_once_promises_no_checkpoint(tmp_path):
 
 
 def test_outputs_on_a_line_have_collapsed_too():
-    assert "to one point" in collapse(0.01, 1.0)
-    assert "to a line" in collapse(0.5, 1.2)
-    assert collapse(0.5, 12) == ""
+    def said(spread, rank, *losses, idle=None):
+        return collapse([{"spread": spread, "rank": rank, "loss": loss} for loss in losses or (3.0,)], idle)
+
+    assert "to one point" in said(0.01, 1.0)
+    assert "to a line" in said(0.5, 1.2)
+    assert said(0.5, 12) == ""
+    even = math.log(128)
+    assert "to one answer: the loss rests at 4.852" in said(0.4, 6, 5.1, 4.8527, 4.8524, 4.8523, idle=even)  # as SwAV did here
+    assert said(0.4, 6, 4.8527, 4.8524, idle=even) == ""  # it may be on its way
+    assert said(0.4, 6, 4.8523, 4.8523, 4.8437, idle=even) == ""  # it went on
+    assert said(0.4, 6, 4.8523, 4.8523, 4.8523) == ""  # a method that has no such place
+    rows = [{"spread": 0.4, "rank": 6, "loss": 9.0, "ssl_loss": 4.8523}] * 3  # fine-tuning: its own loss counts
+    assert "to one answer" in collapse(rows, even)
+
+
+@pytest.mark.parametrize(("name", "width"), [("swav", 128), ("dino", 512), ("simclr", None), ("vicreg", None)])
+def test_the_same_answer_for_every_image_has_the_idle_loss(name, width):
+    """By the method's own loss on equal outputs: every image like every prototype, every image the same."""
+    model = method(name=name)
+    if width is None:
+        assert model.idle_loss is None
+        return
+    equal = [torch.zeros(8, width) for _ in range(2)]
+    loss = model.criterion(equal, []).item() if name == "swav" else model.criterion(equal, equal, teacher_temp=0.04).item()
+    assert model.idle_loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_spread_is_one_for_even_directions_and_zero_when_collapsed():
