@@ -4,10 +4,12 @@ python -m benchmarks.looks --workspace workspace --dataset demo --encoders simcl
 """
 
 from benchmarks.record import asked_for
+from sslviz.analysis.looks import differences
 
 
 def main() -> None:
-    found = {encoder: results[0].content["summary"] for encoder, results in asked_for("interpret").items()}
+    results = {encoder: results[0] for encoder, results in asked_for("interpret").items()}
+    found = {encoder: result.content["summary"] for encoder, result in results.items()}
     print("| encoder | mask | images | heatmaps | centre blob | uniform | another image's | mask at its size |")
     print("|---|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
@@ -17,17 +19,25 @@ def main() -> None:
             low, high = mine["interval"]
             bases = " | ".join(f"{cells[kind, group, who]['mean']:.3f}" for who in ("blob", "uniform", "shuffled", "ceiling"))
             print(f"| {encoder} | {kind} | {group} ({mine['n']:,}) | {mine['mean']:.3f} ({low:.3f} to {high:.3f}) | {bases} |")
-    compared = "core above spurious | core: right above wrong | spurious: right above wrong"
+    compared = (
+        "core above spurious | core above the blob | core: right above wrong | beyond the blob | spurious: right above wrong"
+    )
     print(f"\n| encoder | {compared} | hottest point on the object |")
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
-        gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
+        gaps = {(d["what"], d["of"]): d for d in differences(results[encoder].table("looks"), seed=0)}
         points = {
             g["who"]: g["mean"] for g in summary["groups"] if (g["metric"], g["kind"], g["group"]) == ("pointing", "core", "all")
         }
         shown = [
             f"{gaps[key]['mean']:+.3f} ({gaps[key]['interval'][0]:+.3f} to {gaps[key]['interval'][1]:+.3f})"
-            for key in (("core - spurious", "all"), ("correct - wrong", "core"), ("correct - wrong", "spurious"))
+            for key in (
+                ("core - spurious", "all"),
+                ("core - blob", "all"),
+                ("correct - wrong", "core"),
+                ("correct - wrong, beyond the blob", "core"),
+                ("correct - wrong", "spurious"),
+            )
         ]
         print(f"| {encoder} | {' | '.join(shown)} | {100 * points['map']:.1f} % (blob {100 * points['blob']:.1f} %) |")
 

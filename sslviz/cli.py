@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -256,6 +256,12 @@ def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: 
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
+    if job.name == "finetune":  # what cannot be is said before a run is made of it
+        from sslviz.jobs.finetune import FinetuneSettings, Origin, check_batch
+
+        wanted = cast(FinetuneSettings, settings)
+        Origin.read(workspace, wanted)
+        check_batch(wanted, workspace)
     result = _run(job, settings, workspace, slurm)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
@@ -317,7 +323,8 @@ def _follow(start: Callable[[], str], workspace: Workspace) -> dict[str, Any]:
                     total=state["total"] or None,
                     facts=facts,
                 )
-                for line in state["warnings"]:
+                waiting = [state["stage"]] if state["status"] == "queued" and state["stage"] else []
+                for line in [*waiting, *state["warnings"]]:
                     if line not in said:
                         said.append(line)
                         bar.console.print(f"note: {line}", style="yellow", markup=False)

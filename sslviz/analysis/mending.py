@@ -150,7 +150,7 @@ def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
     seeds = np.asarray(row["of_seeds"])
     gain = (
         f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; above it in "
-        f"{(seeds > 0).sum()} of {len(seeds)} seeds) beside the control"
+        f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) beside the control"
     )
     words = {
         "gain": f"The regulariser gains: top-1 {gain}, on these images.",

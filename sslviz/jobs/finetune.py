@@ -236,23 +236,14 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
     """
     import torch
 
-    from sslviz.data import dataset as datasets
     from sslviz.encoders.run import pick_device
     from sslviz.jobs.inputs import available_memory
     from sslviz.jobs.training import processes
     from sslviz.training.estimate import step_cost
 
-    dataset = datasets.load(workspace, settings.dataset)
-    n = int(dataset.facts["counts"].get("train", 0))
-    if dataset.root is None or n < settings.batch_size:
-        raise InputError(
-            f'data set "{dataset.name}" has {n:,} train images; expected at least one batch of {settings.batch_size} pictures. '
-            "Choose a smaller --batch-size or another data set."
-        )
+    n = check_batch(settings, workspace)
     device, made = torch.device(pick_device(settings.device)), origin.made
     world, here = (max(settings.processes, known) for known in processes())
-    if settings.batch_size % world:
-        raise InputError(f"batch size {settings.batch_size}: expected a multiple of the {world} processes.")
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
     bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
     steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
@@ -272,6 +263,24 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
             "Choose a smaller --batch-size."
         )
     return found
+
+
+def check_batch(settings: FinetuneSettings, workspace: Workspace) -> int:
+    """How many train images there are. Raises InputError where they fill no batch, or the processes cannot share one."""
+    from sslviz.data import dataset as datasets
+    from sslviz.jobs.training import processes
+
+    dataset = datasets.load(workspace, settings.dataset)
+    n = int(dataset.facts["counts"].get("train", 0))
+    if dataset.root is None or n < settings.batch_size:
+        raise InputError(
+            f'data set "{dataset.name}" has {n:,} train images; expected at least one batch of {settings.batch_size} pictures. '
+            "Choose a smaller --batch-size or another data set."
+        )
+    world = max(settings.processes, processes()[0])
+    if settings.batch_size % world:
+        raise InputError(f"batch size {settings.batch_size}: expected a multiple of the {world} processes.")
+    return n
 
 
 @dataclass(frozen=True)

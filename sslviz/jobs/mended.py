@@ -22,9 +22,10 @@ _PANEL = 40
 class Judged:
     """What is known of one encoder.
 
-    images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, and confidence of the probe in
-    what it said · looks: of the images that have masks, correct, core, spurious · panel: class averages on features of D ·
-    fixed: D and eps of the base · l2: the probe's, None to choose it · rulers: settings of embed, probe, score and interpret.
+    images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, what the probe said and how
+    sure it was (prediction, confidence) · looks: of the images that have masks, correct, core, spurious · panel: class averages
+    on features of D · fixed: D and eps of the base · l2: the probe's, None to choose it · rulers: settings of embed, probe, score
+    and interpret.
     """
 
     images: "pd.DataFrame"
@@ -101,12 +102,12 @@ def judge(
     notes: list[str] = []
     l2 = None
     if probe is not None and embedded.dataset.has_labels:
-        said = probe.table("predictions", ["sample_id", "correct", "confidence"])
+        said = probe.table("predictions", ["sample_id", "correct", "prediction", "confidence"])
         images = images.merge(said, on="sample_id", how="left")
         known = images["correct"].notna().to_numpy()
         if not known.any():
             notes.append(f"no {split} image has a label that the probe knows: right and wrong are not told apart")
-            images = images.drop(columns=["correct", "confidence"])
+            images = images.drop(columns=["correct", "prediction", "confidence"])
         else:
             if not known.all():
                 notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")

@@ -131,6 +131,7 @@ def train(
 
     total = schedule.epochs * steps_per_epoch
     progress.stage("training", total)
+    progress.note(epoch=len(rows), **dict.fromkeys(("loss", "spread", "rank", "views_per_second"), "–"))
     progress.advance(step)
     method.train()
     if schedule.heads_only:
@@ -183,7 +184,7 @@ def train(
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)
             if collapsed := collapse(rows, method.idle_loss):
                 progress.warn(f"epoch {epoch + 1}: {collapsed}")
-        if step == first + _TRIAL_STEPS:
+        if step == first + _TRIAL_STEPS and regulariser is None:  # of a fine-tuning it was said before
             seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
             if seconds > 60:
                 progress.warn(f"about {seconds / 60:.0f} min for {total - step:,} steps on {fabric.device.type}")

@@ -17,15 +17,18 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
 
 _OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "lr"}
-_METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share", "mean_q", "empty_share"]
+_METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share"]
+_METRICS += ["ssl_gradient", "q_gradient", "l1_gradient", "mean_q", "empty_share"]
 _WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1"]
 
 
 def newest_run(here: Frame) -> dict[str, Any] | None:
-    """The newest fine-tuning of this encoder on this data set; None where there was none."""
+    """The fine-tuning of this encoder on this data set that is going on, one at work before one that waits, else the newest; None
+    where there was none."""
     wanted = (here.dataset.name, here.encoder)
-    runs = (r for r in list_runs(here.workspace) if r["job"] == "finetune")
-    return next((r for r in runs if (r["settings"]["dataset"], r["settings"]["encoder"]) == wanted), None)
+    runs = [r for r in list_runs(here.workspace) if r["job"] == "finetune"]
+    mine = [r for r in runs if (r["settings"]["dataset"], r["settings"]["encoder"]) == wanted]
+    return min(mine, key=lambda r: (r["status"] != "running", r["status"] not in ACTIVE), default=None)
 
 
 def live(here: Frame, run: dict[str, Any] | None) -> bool:
@@ -33,6 +36,7 @@ def live(here: Frame, run: dict[str, Any] | None) -> bool:
     if run is None or run["status"] == "done":
         return False
     widgets.run_box(here.workspace, run["id"])
+    report.show_command(here.workspace, command_of("finetune", parse(FinetuneSettings, run["settings"])))
     running = run["status"] in ACTIVE
 
     def box() -> None:
@@ -65,13 +69,15 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         shown = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
         _line(curves, shown, "mean Q of watched images", f"{key}-q")
     with right:
-        terms = {"q_share": "Q", "l1_share": "columns"}
-        _line(curves, terms, "share of the terms in the loss, %", f"{key}-terms", factor=100, log=True)
+        pulls = {f"{term}_pull": curves[f"{term}_gradient"] / curves["ssl_gradient"] for term in ("q", "l1")}
+        shown = {"q_pull": "Q", "l1_pull": "columns"}
+        _line(curves.assign(**pulls), shown, "pull of the terms, % of the own loss's", f"{key}-terms", factor=100, log=True)
         if curves["watched_top1"].notna().any():
             _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
     st.caption(
-        "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base. The loss "
-        "lifts Q by construction: a higher Q alone is no better encoder. The probe here sees a sample only."
+        "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base. A "
+        "higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the table. Pull: "
+        "the norm of a term's gradient at the features, beside the own loss's; what pulls with a millionth of it changes nothing."
     )
     with st.expander("The numbers"):
         st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
@@ -86,7 +92,8 @@ def headline(summary: dict[str, Any]) -> None:
     if summary["verdict"]:
         st.markdown(f"**{plain(summary['verdict'])}**")
     st.caption(
-        f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} epochs, learning rate "
+        f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} "
+        f"epoch{'s' if summary['epochs'] > 1 else ''}, learning rate "
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )
@@ -98,13 +105,15 @@ def headline(summary: dict[str, Any]) -> None:
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     shown = []
     for row in rows:
-        line = {"arm": figures.NAMES[row["arm"]], "seed": "" if row["seed"] < 0 else str(row["seed"])}
-        line |= {"top-1": percent(row["top1"]), "top-1, 40 % fewer": percent(row["top1_40"]), "AUROC of Q": percent(row["auroc"])}
-        line |= {"Q right": _number(row["q_correct_fixed"]), "Q wrong": _number(row["q_wrong_fixed"])}
-        line |= {"empty sets": percent(row["empty_share"]), "RankMe": f"{row['rank_me']:.0f}"}
+        line = {"arm": row["arm"], "seed": "" if row["seed"] < 0 else str(row["seed"]), "top-1": percent(row["top1"])}
+        line |= {"mended": row.get("mended", ""), "broken": row.get("broken", "")}
         if row["core_correct"] is not None:
             line |= {"IoU object, right": _number(row["core_correct"]), "IoU object, wrong": _number(row["core_wrong"])}
-        line |= {"mended": row.get("mended", ""), "broken": row.get("broken", ""), "encoder": row["encoder"]}
+        line |= {"AUROC of Q": percent(row["auroc"]), "top-1, 40 % fewer": percent(row["top1_40"])}
+        line |= {"Q right": _number(row["q_correct_fixed"]), "Q wrong": _number(row["q_wrong_fixed"])}
+        weights = {f"lambda{k}": "" if row["arm"] == "base" else f"{row[f'lambda{k}']:.3g}" for k in (1, 2)}
+        line |= {**weights, "empty sets": percent(row["empty_share"]), "RankMe": f"{row['rank_me']:.0f}"}
+        line |= {"encoder": row["encoder"]}
         shown.append({k: str(v) for k, v in line.items()})
     return pd.DataFrame(shown)
 
@@ -122,7 +131,7 @@ def differences(table: pd.DataFrame) -> None:
     choices = list(dict.fromkeys(table["against"]))
     against = right.segmented_control("Beside", choices, default=choices[-1], key="mend-against") or choices[-1]
     part = table[(table["against"] == against) & (table["figure"] == figure)]
-    title = f"{figures.FIGURES[figure]}: each arm less {figures.NAMES[against]}"
+    title = f"{figures.FIGURES[figure]}: each arm less {against}"
     numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+.4f}" for v in seeds)))
     widgets.chart(figures.differences(part, figure), numbers, key="mend-differences", alt=title)
     st.caption(
@@ -133,7 +142,7 @@ def differences(table: pd.DataFrame) -> None:
 
 def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
     """The images that an arm mended or broke, with the probe's confidence before and after."""
-    if "correct" not in table:
+    if not {"correct", "prediction"} <= set(table):
         return
     st.subheader("Before and after, on the same images")
     arm, seed = _choose_arm(table)
@@ -143,10 +152,11 @@ def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
     part = found[cases.get(kind, ~found["before"] & ~found["after"])].sort_values("change", ascending=kind == "broken")
     samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row", "label"]]
     shown = part.reset_index().merge(samples, on="sample_id")
-    shown["title"] = shown["label"].map(dict(enumerate(names)))
+    titles = dict(enumerate(names))
+    shown["title"] = shown["label"].map(titles)
     st.caption(
-        f"{len(part):,} of {len(found):,} images: {kind} by {figures.NAMES[arm]}, seed {seed}. Below each: the confidence of the "
-        "base's probe in what it said, then that of the arm's. A click opens the image."
+        f"{len(part):,} of {len(found):,} images: {kind} by {arm}, seed {seed}. Below each: what it shows, then what "
+        "the base's probe and the arm's took it for, each with its confidence. A click opens the image."
     )
     if part.empty:
         st.info("There is none.")
@@ -156,18 +166,22 @@ def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
         shown,
         "",
         "mend-images",
-        detail=lambda row: f"{row['confidence_before']:.2f} → {row['confidence_after']:.2f}",
+        detail=lambda row: " → ".join(
+            f"{titles[int(row[f'prediction_{when}'])]} {row[f'confidence_{when}']:.2f}" for when in ("before", "after")
+        ),
     )
 
 
 def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
-    """by sample_id: before, after (bool), confidence_before, confidence_after, change (of Q with D of the base)."""
+    """by sample_id: before, after (bool), prediction and confidence _before and _after, change (of Q with D of the base)."""
     base = table[table["arm"] == "base"].set_index("sample_id")
     mended = table[(table["arm"] == arm) & (table["seed"] == seed)].set_index("sample_id").reindex(base.index)
     found = pd.DataFrame(
         {
             "before": base["correct"],
             "after": mended["correct"],
+            "prediction_before": base["prediction"],
+            "prediction_after": mended["prediction"],
             "confidence_before": base["confidence"],
             "confidence_after": mended["confidence"],
             "change": mended["q_fixed"] - base["q_fixed"],
@@ -180,9 +194,7 @@ def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
     arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
     seeds = sorted({int(s) for s in table["seed"]} - {-1})
     left, right = st.columns(2)
-    arm = left.selectbox(
-        "Arm", arms, index=arms.index("both") if "both" in arms else 0, format_func=lambda arm: figures.NAMES[arm], key="mend-arm"
-    )
+    arm = left.selectbox("Arm", arms, index=arms.index("both") if "both" in arms else 0, key="mend-arm")
     seed = right.selectbox("Seed", seeds, key="mend-seed") if len(seeds) > 1 else seeds[0]
     return str(arm), int(seed)
 
@@ -199,8 +211,8 @@ def panels(table: pd.DataFrame, names: list[str]) -> None:
     most = part.groupby("label")["n"].max().sort_values(ascending=False).index[:20]
     titles = {int(k): names[int(k)] for k in most}
     part = part[part["label"].isin(titles)]
-    alt = f"Class averages of features, base and {figures.NAMES[arm]}"
-    widgets.chart(figures.panels(part, titles, ("base", figures.NAMES[arm])), part, key="mend-panels", alt=alt)
+    alt = f"Class averages of features, base and {arm}"
+    widgets.chart(figures.panels(part, titles, ("base", arm)), part, key="mend-panels", alt=alt)
     st.caption("At most 40 features of the base's D and the 20 classes with most images. An empty row: no such image.")
 
 
@@ -217,8 +229,7 @@ def form(here: Frame, running: bool) -> None:
         selection_mode="multi",
         default=["control", "both"],
         key="tune-arms",
-        format_func=lambda arm: figures.NAMES[arm],
-        help="; ".join(f"{figures.NAMES[k]}: {v}" for k, v in ARMS.items()),
+        help="; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
     columns = st.columns(4, vertical_alignment="bottom")
     preset = columns[0].selectbox(

@@ -140,8 +140,7 @@ def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", 
             options = list(get_args(kind))
             value: Any = place.selectbox(label, options, index=options.index(info.default), **known)
         elif kind is int:
-            low = next((m.ge for m in info.metadata if hasattr(m, "ge")), 1)
-            value = place.number_input(label, value=info.default, min_value=low, step=1, **known)
+            value = place.number_input(label, value=info.default, step=1, **known)  # a bound here would keep the old value unsaid
         elif kind is bool:
             value = place.checkbox(label, value=info.default, **known)
         else:

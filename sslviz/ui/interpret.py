@@ -50,29 +50,37 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     spurious, shuffled = (
         "–" if pd.isna(mean[key]) else f"{mean[key]:.2f}" for key in (("spurious", "all", "map"), ("core", "all", "shuffled"))
     )
-    beside = (
-        "**more than a blob in the middle of every picture would**"
-        if core > blob
-        else ("**less than a blob in the middle of every picture would**")
-    )
     gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
+    low, high = gaps[("core - blob", "all")]["interval"] if ("core - blob", "all") in gaps else (core - blob, core - blob)
+    beside = f"**{_how(low, high, 'as much as')} a blob in the middle of every picture would**"
     words = (
         f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), "
         f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled}, and the mask itself, as a map of "
         f"{summary['map_size'][0]} x {summary['map_size'][1]} places, {ceiling:.2f}. The surroundings are covered to {spurious}."
     )
-    gap = gaps.get(("correct - wrong", "core"))
-    if gap:
-        low, high = gap["interval"]
-        how = "more" if low > 0 else "less" if high < 0 else "not measurably otherwise"
+    heat = table[(table["metric"] == "mass") & (table["group"] == "all") & (table["who"] == "map")].set_index("kind")["mean"]
+    if heat.notna().all():
         words += (
-            f" Images the probe gets right cover the object **{how}** than those it gets wrong "
-            f"({gap['mean']:+.2f}, 95 % {low:+.2f} to {high:+.2f})."
+            f" {100 * (1 - heat['core'] - heat['spurious']):.0f} % of the heat lies on neither: on other objects, or at edges."
+        )
+    gap, beyond = (gaps.get((what, "core")) for what in ("correct - wrong", "correct - wrong, beyond the blob"))
+    if gap and beyond:
+        low, high = beyond["interval"]
+        words += (
+            f" Images the probe gets right cover the object by {_span(gap)} more than those it gets wrong; of that a blob in the "
+            f"middle gains {gap['mean'] - beyond['mean']:+.2f} too. Beyond the blob, {_span(beyond)}: "
+            f"**{_how(low, high, 'not measurably otherwise than')} those it gets wrong**."
         )
     st.markdown(words)
     widgets.facts(
         [
-            ("Core", f"{core:.2f}", f"{len(summary['refused'])} images left out" if summary["refused"] else "mean IoU"),
+            (
+                "Core",
+                f"{core:.2f}",
+                f"{len(summary['refused'])} image{'s' if len(summary['refused']) > 1 else ''} left out"
+                if summary["refused"]
+                else "mean IoU",
+            ),
             ("Spurious", spurious, "mean IoU"),
             ("Right", f"{summary['n_correct']:,}", "images"),
             ("Wrong", f"{summary['n_wrong']:,}", "images"),
@@ -83,6 +91,15 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     st.caption(plain(f"{title} of layer {summary['layer']}, features that fire in D at eps {summary['eps']:g}."))
     for note in summary["notes"]:
         st.caption(plain(note))
+
+
+def _how(low: float, high: float, same: str) -> str:
+    return "more than" if low > 0 else "less than" if high < 0 else same
+
+
+def _span(difference: dict[str, Any]) -> str:
+    low, high = difference["interval"]
+    return f"{difference['mean']:+.2f} (95 % {low:+.2f} to {high:+.2f})"
 
 
 def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) -> None:

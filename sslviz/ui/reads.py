@@ -159,12 +159,12 @@ def _causes(path: str, stamp: int) -> pd.DataFrame:
 
 
 def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) -> str:
-    """The encoder to show first: one with scores for this data set, else one with embeddings, else the first."""
+    """The encoder to show first: the one with most results for this data set, else one with embeddings, else the first."""
     for part in ("results", "embeddings"):
         folder = workspace.root / part / (name or "")
         there = [e for e in encoders if name and (folder / e).is_dir()]
         if there:
-            return there[0]
+            return max(there, key=lambda e: len(list((folder / e).iterdir())))
     return encoders[0]
 
 

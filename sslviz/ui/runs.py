@@ -30,7 +30,7 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
             "status": [s["status"] for s in states],
             "started": [datetime.fromtimestamp(s["created"]).strftime("%Y-%m-%d %H:%M") for s in states],
             "took": [duration(s["seconds"]) for s in states],
-            "what happened": [s["error"] or s["stage"] for s in states],
+            "what happened": [s["error"] or (s["stage"] if s["status"] in runner.ACTIVE else "") for s in states],
             "images/s": [f"{s['facts']['images_per_second']:g}" if "images_per_second" in s["facts"] else "" for s in states],
             "device": [s["facts"].get("device", "") for s in states],
             "run": [s["id"] for s in states],

@@ -33,12 +33,25 @@ def test_groups_and_differences():
     assert gaps["core - spurious", "all"] == pytest.approx((0.7 + 0.3 - 0.1) / 3)
     assert gaps["correct - wrong", "core"] == pytest.approx(0.5)
     assert gaps["correct - wrong", "spurious"] == pytest.approx(-0.1)
+    assert gaps["core - blob", "all"] == pytest.approx(0)  # in this table all overlap alike
+
+
+def test_what_larger_objects_give_a_blob_too_is_taken_off():
+    """Right images with larger objects: both gain .3, and the heatmaps of right images .1 beyond it."""
+    rows = table([True, True, False, False], [0.8, 0.6, 0.4, 0.2], [0.1] * 4)
+    rows["core_iou_blob"] = [0.6, 0.4, 0.2, 0.2]
+    gaps = {(d["what"], d["of"]): d for d in looks.differences(rows, 0)}
+    assert gaps["correct - wrong", "core"]["mean"] == pytest.approx(0.7 - 0.3)
+    beyond = gaps["correct - wrong, beyond the blob", "core"]
+    assert beyond["mean"] == pytest.approx(0.2 - 0.1)
+    assert beyond["interval"] == pytest.approx([0, 0.2])  # .2 and .2 less .2 and 0
+    assert gaps["core - blob", "all"]["mean"] == pytest.approx((0.2 + 0.2 + 0.2 + 0) / 4)
 
 
 def test_without_answers_there_is_one_group():
     rows = table([None, None], [0.5, 0.7], [0.1, 0.1])
     assert {g["group"] for g in looks.groups(rows, 0)} == {"all"}
-    assert [d["what"] for d in looks.differences(rows, 0)] == ["core - spurious"]
+    assert [d["what"] for d in looks.differences(rows, 0)] == ["core - spurious", "core - blob"]
 
 
 def test_an_interval_holds_the_mean_of_a_fair_coin_as_often_as_it_says():

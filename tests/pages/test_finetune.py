@@ -45,7 +45,7 @@ def test_the_page_says_what_the_job_says(page, mended):
     assert summary["verdict"].split(":")[0] in text(test).replace("\\", "")
     table = test.dataframe[0].value
     assert table["encoder"].tolist() == [row["encoder"] for row in summary["arms"]]
-    assert table["arm"].tolist() == ["base", "control", "control", "Q-Score", "Q-Score"]
+    assert table["arm"].tolist() == ["base", "control", "control", "both", "both"]
     assert table["top-1"].tolist() == [f"{100 * row['top1']:.1f} %" for row in summary["arms"]]
     assert table["mended"].tolist()[1:] == [str(row["mended"]) for row in summary["arms"][1:]]
     assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
@@ -56,12 +56,14 @@ def test_before_and_after_by_hand():
         "sample_id": ["a", "b", "c"],
         "correct": [True, False, False],
         "confidence": [0.9, 0.6, 0.5],
+        "prediction": [0, 1, 1],
         "q_fixed": [0.3, 0.1, 0.2],
     }
     both = {
         "sample_id": ["c", "b", "a"],
         "correct": [False, True, False],
         "confidence": [0.4, 0.8, 0.7],
+        "prediction": [1, 0, 2],
         "q_fixed": [0.2, 0.5, 0.2],
     }
     table = pd.concat([pd.DataFrame(base).assign(arm="base", seed=-1), pd.DataFrame(both).assign(arm="both", seed=0)])
@@ -69,6 +71,7 @@ def test_before_and_after_by_hand():
     assert found.index[~found["before"] & found["after"]].tolist() == ["b"]
     assert found.index[found["before"] & ~found["after"]].tolist() == ["a"]
     assert found.loc["b", "confidence_after"] == 0.8
+    assert found.loc["b", ["prediction_before", "prediction_after"]].tolist() == [1, 0]
     assert found.loc["b", "change"] == pytest.approx(0.4)
 
 
@@ -83,7 +86,39 @@ def test_the_images_shown_are_those_of_the_chosen_kind(page, mended):
     ):
         test.segmented_control(key="mend-kind").set_value(kind).run()
         assert not test.exception
-        assert f"{cases.sum()} of {len(found)} images: {kind} by Q-Score, seed 0" in text(test)
+        assert f"{cases.sum()} of {len(found)} images: {kind} by both, seed 0" in text(test)
+
+
+def test_a_run_at_work_is_shown_before_one_that_waits_or_failed_later(mended):
+    from types import SimpleNamespace
+
+    from sslviz.ui.finetune import newest_run
+    from tests.jobs.test_runner import held
+
+    settings = FinetuneSettings(**SETTINGS).model_dump(mode="json")
+    here = SimpleNamespace(workspace=mended, dataset=SimpleNamespace(name="pets"), encoder="small")
+    handles = []
+    for run_id, launched, status in (("r1", 4e9, "running"), ("r2", 4e9 + 1, "queued"), ("r3", 4e9 + 2, "failed")):
+        handles.append(held(mended, run_id, "finetune", launched, status))
+        config = {"job": "finetune", "settings": settings, "created": launched}
+        write_json(mended.run(run_id) / "config.json", config)
+    try:
+        assert newest_run(here)["id"] == "r1"
+        write_json(mended.run("r1") / "state.json", {"status": "done", "launched": 4e9, "updated": 4e9})
+        assert newest_run(here)["id"] == "r2"
+        handles[1].close()
+        write_json(mended.run("r2") / "state.json", {"status": "done", "launched": 4e9, "updated": 4e9})
+        assert newest_run(here)["id"] == "r3"
+    finally:
+        for run_id, handle in zip(("r1", "r2", "r3"), handles, strict=True):
+            handle.close()
+            shutil.rmtree(mended.run(run_id))
+
+
+def test_a_number_out_of_bounds_is_said_and_not_replaced(page):
+    test = page()
+    test.number_input(key="tune-batch_size").set_value(1).run()
+    assert "batch-size: expected greater than or equal to 2 (got 1)" in text(test).replace("\\", "")
 
 
 def test_a_click_on_fine_tune_starts_one_run_with_the_forms_settings(page, mended, monkeypatch):

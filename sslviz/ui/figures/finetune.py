@@ -16,15 +16,6 @@ COLOURS = {
     "lasso": "#E69F00",
     "strong": "#CC79A7",
 }
-NAMES = {
-    "base": "base",
-    "control": "control",
-    "both": "Q-Score",
-    "lambda1": "Q term only",
-    "lambda2": "column term only",
-    "lasso": "lasso",
-    "strong": "Q-Score, strong",
-}
 FIGURES = {
     "top1": "top-1",
     "top1_40": "top-1 with 40 % fewer features",
@@ -52,7 +43,7 @@ def differences(table: pd.DataFrame, figure: str) -> go.Figure:
     factor = 100 if figure in IN_POINTS else 1
     part = table[table["figure"] == figure]
     for row in part.to_dict("records"):
-        name, colour = NAMES[row["arm"]], COLOURS[row["arm"]]
+        name, colour = row["arm"], COLOURS[row["arm"]]
         seeds = factor * np.asarray(row["of_seeds"], dtype=float)
         error = {"array": [factor * (row["high"] - row["mean"])], "arrayminus": [factor * (row["mean"] - row["low"])]}
         chart.add_scatter(
@@ -89,10 +80,10 @@ def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: flo
                 mode="lines+markers",
                 marker={"size": 4},
                 line={"color": COLOURS[str(arm)], "dash": dash},
-                name=" ".join(part for part in (NAMES[str(arm)], name) if part),
+                name=" ".join(part for part in (str(arm), name) if part),
                 legendgroup=f"{arm}{column}",
                 showlegend=bool(seed == curves.loc[curves["arm"] == arm, "seed"].iloc[0]),
-                hovertemplate=f"{NAMES[str(arm)]}, seed {seed}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{arm}, seed {seed}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
             )
     chart.update_xaxes(title="epoch", rangemode="tozero", dtick=1 if curves["epoch"].max() <= 12 else None)
     chart.update_yaxes(title=title, type="log" if log else "linear", exponentformat="power")
