@@ -750,7 +750,7 @@ def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
 @runs_app.command("list")
 def runs_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """List all runs, newest first."""
-    from sslviz.jobs.runner import list_runs
+    from sslviz.jobs.runner import list_runs, works_on
 
     states = list_runs(Workspace(workspace))
     if as_json:
@@ -758,7 +758,7 @@ def runs_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
         return
     for s in states:
         share = f" {100 * s['done'] // s['total']} % of {s['stage']}" if s["status"] == "running" and s["total"] else ""
-        out.print(f"{s['id']}  {s['status']}{share}  {s['seconds']:.0f} s  {s['error']}".rstrip(), markup=False)
+        out.print(f"{s['id']}  {works_on(s)}  {s['status']}{share}  {s['seconds']:.0f} s  {s['error']}".rstrip(), markup=False)
     if not states:
         out.print("No run yet.")
 

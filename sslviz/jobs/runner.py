@@ -195,6 +195,11 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
 
 
+def works_on(state: dict[str, Any]) -> str:
+    """What a run works on, in words: data set, encoder, name."""
+    return " by ".join(str(state["settings"][k]) for k in ("dataset", "encoder", "name") if state["settings"].get(k))
+
+
 def in_words(value: Any) -> str:
     """A fact of a run as people read it: numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

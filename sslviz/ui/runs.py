@@ -17,7 +17,7 @@ def show_active(workspace: Workspace, states: list[dict[str, Any]]) -> None:
     """A progress box for each run that is going on."""
     for state in states:
         if state["status"] in runner.ACTIVE:
-            st.caption(plain(_target(state)))
+            st.caption(plain(runner.works_on(state)))
             widgets.run_box(workspace, state["id"])
 
 
@@ -26,7 +26,7 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
     table = pd.DataFrame(
         {
             "job": [s["job"] for s in states],
-            "on": [_target(s) for s in states],
+            "on": [runner.works_on(s) for s in states],
             "status": [s["status"] for s in states],
             "started": [datetime.fromtimestamp(s["created"]).strftime("%Y-%m-%d %H:%M") for s in states],
             "took": [duration(s["seconds"]) for s in states],
@@ -90,8 +90,3 @@ def _try(action: Any, workspace: Workspace, run_id: str) -> None:
         st.rerun()
     except SslvizError as error:
         st.error(plain(str(error)))
-
-
-def _target(state: dict[str, Any]) -> str:
-    settings = state["settings"]
-    return " by ".join(str(settings[k]) for k in ("dataset", "encoder", "name") if settings.get(k))
