@@ -63,7 +63,7 @@ def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace)
     assert (code, result["embed"]["computed"], result["n"]) == (0, 0, 24)
     assert workspace.datasets() == ["my-photos"]
     code, out, _ = sslviz("runs", "list")
-    assert out.count("analyze  my-photos by own  done") == 2
+    assert out.count("my-photos by own  done") == 2
 
 
 def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):

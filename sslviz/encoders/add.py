@@ -1,5 +1,6 @@
 """Taking an encoder into a workspace: from a checkpoint file, or by name from timm and the Hugging Face hub."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,7 @@ def add_encoder(
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
     if origin:
         spec = spec.model_copy(update={"source": f"{origin}, sha256 {found.sha256}", "licence": licence, "method": method})
-    if name in workspace.encoders():
-        old = load_spec(workspace, name)
-        if old.source != spec.source or old.network != spec.network or old.architecture != spec.architecture:
-            raise InputError(
-                f'encoder "{name}" is already there, from {old.source or "elsewhere"}. '
-                f"Choose another name or remove it: sslviz encoders remove {name}"
-            )
+    _check_free(workspace, spec)
     head, card = (path.with_name(part) for part in ("head.safetensors", "card.json"))
     ours = found.writer == "sslviz"
     spec = save_encoder(workspace, spec, weights, read_head(head) if ours else found.head)
@@ -61,6 +56,17 @@ def add_encoder(
         shutil.copyfile(card, workspace.encoder(name) / "card.json")
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())
     return spec, [*found.notes, *([f"left out: {left}"] if left else [])]
+
+
+def _check_free(workspace: Workspace, spec: EncoderSpec) -> None:
+    """Raises InputError where the name belongs to other weights."""
+    if spec.name in workspace.encoders():
+        old = load_spec(workspace, spec.name)
+        if old.source != spec.source or old.network != spec.network or old.architecture != spec.architecture:
+            raise InputError(
+                f'encoder "{spec.name}" is already there, from {old.source or "elsewhere"}. '
+                f"Choose another name or remove it: sslviz encoders remove {spec.name}"
+            )
 
 
 def three_numbers(text: str | None) -> tuple[float, ...] | None:
@@ -71,7 +77,7 @@ def three_numbers(text: str | None) -> tuple[float, ...] | None:
         values = tuple(float(v) for v in text.replace(",", " ").split())
     except ValueError:
         values = ()
-    if len(values) != 3:
+    if len(values) != 3 or not all(map(math.isfinite, values)):
         raise InputError(f'"{text}": expected three numbers, for red, green and blue.')
     return values
 
@@ -137,5 +143,6 @@ def _add_timm(workspace: Workspace, model: str, name: str | None) -> tuple[Encod
         source=source,
         licence=str(net.pretrained_cfg.get("license") or ""),
     )
+    _check_free(workspace, spec)
     remark = f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
     return save_encoder(workspace, spec, net.state_dict()), [remark]

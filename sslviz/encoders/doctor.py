@@ -343,12 +343,10 @@ def _network(
 
 def _choose(networks: list[Network], wanted: str | None) -> tuple[Network | None, str]:
     if wanted is not None:
-        hits = [
-            n
-            for n in networks
-            if wanted in (n.prefix.rstrip("."), n.role) or wanted in re.split(r"[._]", n.prefix) or wanted in n.prefix.split(".")
+        hits = [n for n in networks if wanted in (n.prefix.rstrip("."), n.role)] or [
+            n for n in networks if wanted in re.split(r"[._]", n.prefix) or wanted in n.prefix.split(".")
         ]
-        return (hits[0], "asked for") if hits else (None, "")
+        return (hits[0], "asked for") if len(hits) == 1 else (None, "ambiguous" if hits else "")
     if not networks:
         return None, ""
     ranked = sorted(networks, key=lambda n: n.rank)
@@ -371,10 +369,10 @@ def _refusal(
             parts = Counter(n.split(".")[0] for n in taken.missing)
             return lead + ", ".join(f"{p}.* missing ({c})" for p, c in parts.items()) + ". A partly random network is not used."
         return lead + taken.wrong_shape[0] + ". A partly random network is not used."
-    if networks and wanted is not None:
-        return f'{path} holds no network "{wanted}"; there is: {names}.'
     if why == "ambiguous":
         return f"{path} holds several networks: {names}. Say which: --network NAME"
+    if networks and wanted is not None:
+        return f'{path} holds no network "{wanted}"; there is: {names}.'
     if not tensors:
         keys = ", ".join(list(content.other)[:6]) or "nothing"
         return f"{path} holds no weights (only: {keys})."

@@ -37,6 +37,12 @@ def download(url: str, path: Path, progress: Progress) -> Path:
     return path
 
 
+def forget(path: Path) -> None:
+    """Remove a downloaded file that is no encoder, and what was to hold it to its first content."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + ".json").unlink(missing_ok=True)
+
+
 def _check(path: Path, record: Path, url: str) -> None:
     digest = file_digest(path)
     known = read_json(record)["sha256"] if record.exists() else None
@@ -80,6 +86,8 @@ def _go_on(url: str, part: Path, progress: Progress) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
         if answer.status_code == 416:
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return  # it was whole already
             part.unlink()
             raise requests.ConnectionError("the server has less of the file than was there before")
         if answer.status_code == 404:
@@ -96,6 +104,8 @@ def _go_on(url: str, part: Path, progress: Progress) -> None:
             raise InputError(
                 f"{url} needs {(total - have) / 1e6:,.0f} MB, more than is free at {part.parent}. Make room and try again."
             )
+        if not goes_on:  # before its tag is written: a part of another file must not get it
+            part.unlink(missing_ok=True)
         write_json(facts, {"etag": answer.headers.get("ETag")})
         progress.stage("downloading, MB", max(1, total // 1_000_000))
         began, shown, first = time.monotonic(), 0, have

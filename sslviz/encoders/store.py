@@ -52,6 +52,8 @@ def save_encoder(
     check_width(spec)
     folder = workspace.create().encoder(spec.name)
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
+    for part in ("head.safetensors", "card.json"):  # those of weights that were here before
+        (folder / part).unlink(missing_ok=True)
     if head:
         save_weights(folder / "head.safetensors", head.tensors, {"sslviz": json.dumps(head.facts)})
     if card:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from sslviz.errors import SslvizError
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace, name_from_path
@@ -19,7 +20,7 @@ class ImportEncoderSettings(Settings):
     std: str | None = Field(None, description="three numbers: divided by")
     size: int | None = Field(None, description="side of the square the encoder sees")
     resize: int | None = Field(None, description="shorter side before the centre crop")
-    stem_padding: int | None = Field(None, description="padding of a 3x3 stem (shapes cannot tell)")
+    stem_padding: int | None = Field(None, ge=0, le=3, description="padding of a 3x3 stem (shapes cannot tell)")
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
     """Take an encoder into the workspace: from a file, or by the name of a demo, published, timm or Hugging Face encoder."""
     from sslviz.data.demo import files
     from sslviz.encoders.add import add_encoder
-    from sslviz.encoders.download import download
+    from sslviz.encoders.download import download, forget
 
-    source, origin = settings.source, dict[str, Any]()
+    source, origin, fetched = settings.source, dict[str, Any](), None
     given = settings.model_dump(exclude={"name", "source"})
     shipped = {path.parent.name: path for path in files.encoder_files()}
     offered = {checkpoint.name: (method, checkpoint) for method, checkpoint in published()}
@@ -57,10 +58,17 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
         source = str(shipped[source])
     elif source in offered:
         method, checkpoint = offered[source]
-        source = str(download(checkpoint.url, _file(workspace, checkpoint.name, checkpoint.url), progress))
+        file = _file(workspace, checkpoint.name, checkpoint.url)
+        fetched = None if file.exists() else file
+        source = str(download(checkpoint.url, file, progress))
         origin = {"origin": checkpoint.url, "licence": checkpoint.licence, "method": method}
         given["std"] = given["std"] or " ".join(map(str, checkpoint.std))
-    spec, notes = add_encoder(workspace, source, settings.name, **origin, **given)
+    try:
+        spec, notes = add_encoder(workspace, source, settings.name, **origin, **given)
+    except SslvizError:
+        if fetched is not None and settings.name not in workspace.encoders():
+            forget(fetched)  # a login page, or a body cut where nobody could tell: the next try asks for it again
+        raise
     return {"encoder": spec.name, "features": spec.feature_dim, "notes": notes, "file": source}
 
 

@@ -79,8 +79,17 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     if folder is None:
         raise ValueError("pretrain needs a run folder for its checkpoint")
     name = check_name("encoder", settings.name or f"{settings.method}-{settings.dataset}")
-    if name in workspace.encoders() and not (folder / "checkpoint.pt").exists():
-        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
+    every = settings.snapshot_every or settings.epochs
+    snapshots = {epoch: f"{name}-e{epoch:03d}" for epoch in range(every, settings.epochs, every)}
+    for wanted in (name, *snapshots.values()):
+        check_name("encoder", wanted)
+        if wanted in workspace.encoders() and not (folder / "checkpoint.pt").exists():
+            raise InputError(
+                f'encoder "{wanted}" is already there. Choose another --name or remove it: sslviz encoders remove {wanted}'
+            )
+    if (settings.warmup_epochs or 0) >= settings.epochs:
+        raise InputError(f"warmup-epochs: expected fewer than the {settings.epochs} epochs (got {settings.warmup_epochs}).")
+    made = made_with(settings)
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     source, images, bad = train_images(dataset, settings.size, settings.input, settings.workers, settings.seed, progress)
@@ -92,7 +101,6 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "stem_stride": settings.stem_stride,
         "feature_dim": settings.feature_dim,
     }
-    made = made_with(settings)
     backbone = BACKBONES["small_resnet"].build(architecture)
     method = method_class(backbone, settings.feature_dim, made.options, made.views.n_views)
     precision: str = settings.precision
@@ -104,9 +112,9 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
 
     recipe = method_class.recipe
     lr = settings.lr or recipe.base_lr * settings.batch_size / 256
-    warmup = recipe.warmup_epochs if settings.warmup_epochs is None else settings.warmup_epochs
-    if warmup >= settings.epochs:
-        warmup = settings.epochs // 10
+    warmup = settings.warmup_epochs
+    if warmup is None:
+        warmup = recipe.warmup_epochs if recipe.warmup_epochs < settings.epochs else settings.epochs // 10
     sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))[:5000]
     pixels = images[sample].float().div(255)
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
@@ -133,9 +141,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         save_encoder(workspace, spec, made.kept(method).state_dict(), take_apart(method, made), card)
 
     def every_epoch(rows: list[dict[str, float]]) -> dict[str, float]:
-        epoch = len(rows)
-        if settings.snapshot_every and epoch % settings.snapshot_every == 0 and epoch < settings.epochs:
-            export(f"{name}-e{epoch:03d}", rows)
+        if len(rows) in snapshots:
+            export(snapshots[len(rows)], rows)
         return {}
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
@@ -169,6 +176,8 @@ def made_with(settings: PretrainSettings) -> "Made":
 
 def _views(own: "Views", settings: PretrainSettings) -> "Views":
     """The method's views with what the settings change; local views go on from where the global ones end, as published."""
+    if settings.local_views and not own.n_local:
+        raise InputError(f"{settings.method} compares whole views; leave --local-views out.")
     low = settings.crop_min or own.scale[0]
     ratio = low / own.scale[0]
     blur = settings.size >= LARGE if settings.blur is None else settings.blur

@@ -31,7 +31,7 @@ class Views:
     """Random views of an image: crop scale, colour jitter (strengths as in torchvision) and its share, grey, flip.
 
     `n_local` further views show a part of the picture between `local_scale` of its area, at half the side. `blur` and
-    `solarise` are shares of the images, in the first and in every later view.
+    `solarise` are shares of the images, in the first view, in later ones, and in the further ones where those differ.
     """
 
     n_views: int = 2
@@ -40,8 +40,8 @@ class Views:
     jitter_share: float = 0.8
     grey_share: float = 0.2
     flip_share: float = 0.5
-    blur: tuple[float, float] = (0.0, 0.0)
-    solarise: tuple[float, float] = (0.0, 0.0)
+    blur: tuple[float, ...] = (0.0, 0.0)
+    solarise: tuple[float, ...] = (0.0, 0.0)
     n_local: int = 0
     local_scale: tuple[float, float] = (0.05, 0.14)
 

@@ -28,8 +28,8 @@ class DINO(Method):
     views = Views(
         scale=(0.14, 1.0),
         jitter=(0.4, 0.4, 0.2, 0.1),
-        blur=(1.0, 0.1),
-        solarise=(0.0, 0.2),
+        blur=(1.0, 0.1, 0.5),
+        solarise=(0.0, 0.2, 0.0),
         n_local=2,
         local_scale=(0.05, 0.14),
     )  # the authors' README (ResNet-50) and main_dino.py

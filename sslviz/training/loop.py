@@ -115,6 +115,11 @@ def train(
             regulariser.selection = Selection(state["features"].numpy(), state["eps"])
 
     def save() -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in method.parameters()):
+            raise RunFailed(
+                f"a weight is NaN or infinite after step {step} (epoch {math.ceil(step / steps_per_epoch)}); {kept()}. "
+                f"Try a lower learning rate (now {learning_rate(step - 1, steps_per_epoch, schedule):.3g}) or --precision 32."
+            )
         if fabric.is_global_zero:
             content = {
                 "method": method.state_dict(),
@@ -128,6 +133,9 @@ def train(
             with whole_file(checkpoint) as beside:
                 torch.save(content, beside)
         fabric.barrier()
+
+    def kept() -> str:
+        return "the last checkpoint is kept" if checkpoint.exists() else "no epoch was finished, nothing is kept"
 
     total = schedule.epochs * steps_per_epoch
     progress.stage("training", total)
@@ -154,9 +162,8 @@ def train(
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         loss, outputs, watched = model(shown, clock)
         if not torch.isfinite(loss):
-            kept = "the checkpoint of the last whole epoch is kept" if rows else "no epoch was finished, nothing is kept"
             raise RunFailed(
-                f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); {kept}. "
+                f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); {kept()}. "
                 f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
             )
         fabric.backward(loss)

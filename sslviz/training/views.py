@@ -72,7 +72,8 @@ def recolour(shown: Sequence[torch.Tensor], views: Views, generator: torch.Gener
     brightness, contrast, saturation, hue come in this order. Blur is a Gaussian of sigma 0.1 to 2 pixels at a side of 224, in
     proportion at others (SimCLR, appendix A).
     """
-    return [_recolour(view, views, min(place, 1), generator) for place, view in enumerate(shown)]
+    places = [min(place, 1) if place < views.n_views else len(views.blur) - 1 for place in range(len(shown))]
+    return [_recolour(view, views, place, generator) for place, view in zip(places, shown, strict=True)]
 
 
 def _recolour(out: torch.Tensor, views: Views, place: int, generator: torch.Generator) -> torch.Tensor:

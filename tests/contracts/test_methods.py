@@ -290,6 +290,23 @@ def dino(method, views):  # eqs. 1 and 3, algorithm 1
     return total / pairs
 
 
+def test_simsiams_target_gets_no_gradient():
+    """Eq. 3: the gradient is that of predictions against outputs that are constants (Chen & He, section 3)."""
+    gradients = []
+    for by_hand in (False, True):
+        method, views = make("simsiam"), views_of("simsiam")
+        if by_hand:
+            z = [method.projector(method.backbone(view)) for view in views]
+            p = [method.predictor(one) for one in z]
+            loss = -sum(torch.cosine_similarity(p[k], z[1 - k].detach()).mean() for k in range(2)) / 2
+        else:
+            loss = method(views, SECOND_EPOCH).loss
+        loss.backward()
+        gradients.append([p.grad for p in method.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
 FORMULAS = {f.__name__: f for f in (simclr, moco, byol, simsiam, barlow_twins, vicreg, swav, dino)}
 
 

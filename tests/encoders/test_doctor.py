@@ -168,6 +168,8 @@ def test_online_not_target_student_on_request(tmp_path, nets):
     assert_is(nets["B"], tmp_path / "dino.pth", network="student")
     with pytest.raises(InputError, match='no network "queue"; there is: student.module.backbone, teacher.backbone'):
         read_encoder(tmp_path / "dino.pth", "x", network="queue")
+    with pytest.raises(InputError, match="holds several networks: student.module.backbone, teacher.backbone. Say which"):
+        read_encoder(tmp_path / "dino.pth", "x", network="backbone")
 
 
 def test_two_networks_of_equal_rank_are_not_guessed(tmp_path, nets):

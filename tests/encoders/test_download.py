@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         start, asked = 0, self.headers.get("Range")
         server.ranges.append(asked)
+        if asked == f"bytes={len(server.content)}-":
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if asked and server.understands_ranges and self.headers.get("If-Range") == server.etag:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked).group(1))
             self.send_response(206)
@@ -118,6 +125,47 @@ def test_a_part_of_another_file_is_not_gone_on_with(tmp_path, server, change):
     else:
         server.understands_ranges = False
     assert download(server.url, tmp_path / "a.pth", Progress()).read_bytes() == server.content
+
+
+def test_a_part_that_was_whole_already_is_taken(tmp_path, server):
+    """Killed after the last byte: the server has nothing more."""
+    (tmp_path / "a.pth.part").write_bytes(CONTENT)
+    (tmp_path / "a.pth.part.json").write_text('{"etag": "\\"one\\""}')
+    assert download(server.url, tmp_path / "a.pth", Progress()).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_cancel_before_the_first_byte_of_another_file_mixes_nothing(tmp_path, server):
+    server.cuts = [2_000_000, 0, 0, 0, 0]
+    with pytest.raises(InputError, match="cut off"):
+        download(server.url, tmp_path / "a.pth", Progress())
+    server.cuts, server.content, server.etag = [], CONTENT[::-1], '"two"'
+
+    class StopsAtOnce(Progress):
+        def stage(self, name, total=0):
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        download(server.url, tmp_path / "a.pth", StopsAtOnce())
+    assert download(server.url, tmp_path / "a.pth", Progress()).read_bytes() == server.content
+
+
+def test_what_is_no_encoder_is_not_held_to(tmp_path, server, workspace, monkeypatch):
+    """A login page at the first try: refused, and the next try asks again and takes the true file."""
+    from sslviz.errors import SslvizError
+    from sslviz.jobs import import_encoder as job
+    from tests.inputs import small_encoder
+
+    small_encoder(workspace, "made")
+    true = (workspace.encoder("made") / "weights.safetensors").read_bytes()
+    (_, checkpoint), *_ = (found for found in job.published() if found[1].name == "simsiam")
+    monkeypatch.setattr(job, "published", lambda: [("simsiam", replace(checkpoint, url=server.url))])
+    settings = job.ImportEncoderSettings(source="simsiam", name="taken")
+    server.content = b"<html>please log in</html>" * 100
+    with pytest.raises(SslvizError, match="HTML"):
+        job.import_encoder(settings, workspace, Progress())
+    server.content = true
+    assert job.import_encoder(settings, workspace, Progress())["encoder"] == "taken"
 
 
 def test_another_content_than_the_first_time_is_refused(tmp_path, server):

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from torchvision.models import resnet18
 
+from tests.inputs import small_encoder
+
 COMMIT = "0" * 40
 
 
@@ -116,6 +118,12 @@ def test_a_timm_repository_is_timms(hub, workspace, tmp_path):
     assert code == 0, out + err
     spec = json.loads(out)
     assert (spec["backbone"], spec["architecture"], spec["source"]) == ("timm", {"model": "test_resnet"}, "hf:me/timm")
+    code, out, err = add("hf:me/one", workspace, tmp_path, hub)
+    assert (code, 'encoder "x" is already there, from hf:me/timm' in out) == (2, True), out + err
+    workspace.encoder("x").joinpath("encoder.json").unlink()
+    small_encoder(workspace, "x")
+    code, out, err = add("hf:me/timm", workspace, tmp_path, hub)
+    assert (code, 'encoder "x" is already there, from test' in out) == (2, True), out + err
 
 
 @pytest.mark.parametrize(

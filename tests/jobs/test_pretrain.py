@@ -109,3 +109,23 @@ def test_a_name_that_is_taken_is_refused_before_the_work(trained, tmp_path):
     progress.folder = tmp_path
     with pytest.raises(InputError, match='encoder "byol-pets" is already there'):
         pretrain(PretrainSettings(**SETTINGS), workspace, progress)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "other", "snapshot_every": 1}, 'encoder "other-e001" is already there'),
+        ({"name": "n" * 78, "snapshot_every": 1}, "n-e001"),
+        ({"name": "new", "warmup_epochs": 3}, r"warmup-epochs: expected fewer than the 3 epochs \(got 3\)"),
+        ({"name": "new", "local_views": 2}, "byol compares whole views; leave --local-views out"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(trained, tmp_path, changes, words):
+    workspace, _, _ = trained
+    if changes["name"] == "other":
+        add_encoder(workspace, str(workspace.encoder("byol-pets") / "weights.safetensors"), "other-e001")
+    progress = Progress()
+    progress.folder = tmp_path
+    with pytest.raises(InputError, match=words):
+        pretrain(PretrainSettings(**{**SETTINGS, **changes}), workspace, progress)
+    assert list(tmp_path.iterdir()) == []

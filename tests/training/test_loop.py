@@ -55,8 +55,9 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine():
     assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(40)])
 
 
-@pytest.mark.parametrize(("name", "stop"), [("simclr", 1), ("simclr", 3), *((name, 5) for name in METHODS)])
-def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):  # 2 steps an epoch: stops inside and at the end of epochs
+@pytest.mark.parametrize(("name", "stop"), [("simclr", 1), ("simclr", 3), ("moco", 4), *((name, 5) for name in METHODS)])
+def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):
+    """2 steps an epoch: stops inside and at the end of epochs; MoCo's queue of 64 also half full."""
     straight, whole = run(tmp_path / "a", model=method(name=name))
     with pytest.raises(Cancelled):
         run(tmp_path / "b", Stops(stop), model=method(name=name))
@@ -147,6 +148,26 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path)
         run(tmp_path, model=model)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 4
+    assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    """A finite loss whose gradient is not: the last checkpoint stays, and no encoder comes of it."""
+    model = method()
+    forward, calls = model.forward, []
+
+    def breaks(views, clock):
+        step = forward(views, clock)
+        calls.append(1)
+        if len(calls) == 4:  # the last step of the second epoch
+            step.features.register_hook(lambda gradient: gradient * float("nan"))
+        return step
+
+    model.forward = breaks
+    with pytest.raises(RunFailed, match=r"a weight is NaN or infinite after step 4 \(epoch 2\); the last checkpoint is kept"):
+        run(tmp_path, model=model)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
     assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
 
 

@@ -70,3 +70,17 @@ def test_the_same_generator_gives_the_same_bits():
     a, b = (view(seed=5, scale=(0.2, 1.0), jitter_share=0.8, grey_share=0.2, flip_share=0.5) for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, view(seed=6, scale=(0.2, 1.0), jitter_share=0.8, grey_share=0.2, flip_share=0.5))
+
+
+def test_each_kind_of_view_has_its_own_share_of_blur_and_solarising():
+    """As DINO wants it, whose small views are blurred by a share of their own; a solarised white is black."""
+    views = Views(jitter_share=0, grey_share=0, blur=(0.0, 0.0, 1.0), solarise=(1.0, 0.0, 0.0), n_local=2)
+    bright = torch.full((4, 3, 64, 64), 0.9)
+    bright[:, :, :, 32:] = 0.6
+    first, second, *small = recolour([bright] * 4, views, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(first, 1 - bright)
+    torch.testing.assert_close(second, bright)
+    for view in small:
+        assert (view[:, :, 32, 31] < 0.9).any()
+        assert (view[:, :, 32, 32] > 0.6).any()
+        torch.testing.assert_close(view.mean(), bright.mean(), rtol=1e-3, atol=0)
