@@ -126,8 +126,6 @@ def read_encoder(
     except ValueError as error:
         lines = str(error).splitlines()
         raise InputError(f"{lines[1]}: {lines[2].split(' [')[0].strip()}.") from None
-    if min(new_input.std) <= 0:
-        raise InputError(f"std {new_input.std}: each value must be above 0.")
     own = _own_spec(content)
     spec = EncoderSpec(
         name=name,
@@ -225,15 +223,12 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
             notes.append(
                 'SimCLR converted from TensorFlow looks like this and wants inputs in 0..1: --mean "0 0 0" --std "1 1 1"'
             )
-    epoch: Any = content.other.get("epoch")
-    if not isinstance(epoch, int) and not hasattr(epoch, "__int__"):
-        epoch = None
     return Inspection(
         path=path,
         container=content.container,
         writer=writer,
         method=method,
-        epoch=None if epoch is None else int(epoch),
+        epoch=_whole_number(content.other.get("epoch")),
         size_bytes=path.stat().st_size,
         sha256=file_digest(path),
         n_tensors=len(tensors),
@@ -263,12 +258,22 @@ def _head(content: FileContent, taken: Network | None, writer: str, method: str)
     return Head(tensors, facts) if any(re.search(_TRAINED, name) for name in tensors) else None
 
 
+def _whole_number(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
 def _own_spec(content: FileContent) -> EncoderSpec | None:
     if content.container != "safetensors" or "sslviz" not in content.other:
         return None
     try:
         spec = EncoderSpec.model_validate(json.loads(content.other["sslviz"]))
         if not BACKBONES[spec.backbone].anchors:  # a file does not make us ask a model hub
+            return None
+        repeated = [spec.architecture[k] for k in ("blocks", "depth") if k in spec.architecture]
+        if sum([*repeated, *spec.architecture.get("layers", [])]) > len(content.tensors):  # nor build what it does not hold
             return None
         with torch.device("meta"):
             BACKBONES[spec.backbone].build(spec.architecture)

@@ -61,6 +61,8 @@ def _refuse_what_is_no_checkpoint(path: Path, head: bytes, size: int) -> None:
                     raise Untrusted(f"{path} is a TorchScript program, not only tensors, and was not loaded. {_ADVICE}")
                 elif damaged := archive.testzip():
                     what = f"damaged: the checksum of {damaged} inside it is wrong; download it again"
+        except (RuntimeError, NotImplementedError):
+            what = "a zip archive with a password or an unusual compression"
         except zipfile.BadZipFile:
             what = f"cut off: {size:,} bytes, its end is missing; download it again"
     if what:
@@ -148,7 +150,10 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
     names: list[str] = []
     if head.startswith(b"PK"):
         with torch.serialization.safe_globals(_harmless()):
-            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            try:
+                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            except Exception:  # what can be wrong with a pickle is anything
+                raise InputError(f"{path} is damaged: its list of tensors cannot be read; download it again.") from None
     if any(name.startswith("torch.nn.modules") for name in names):
         foreign = [n for n in names if not n.startswith(("torch.", "collections."))] or names
         return Untrusted(

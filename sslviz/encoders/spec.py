@@ -1,7 +1,7 @@
 """What an encoder is: the facts stored beside its weights, as encoder.json."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+
+
 class InputSpec(BaseModel):
     """How a picture becomes the encoder's input: shorter side to `resize`, centre crop to `size`, (x - mean) / std."""
 
@@ -21,8 +25,8 @@ class InputSpec(BaseModel):
 
     size: int = Field(224, ge=8, le=4096, description="side of the square the encoder sees, in pixels")
     resize: int = Field(256, ge=8, le=4096, description="the shorter side is resized to this before the centre crop")
-    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="subtracted from pixels in 0..1, per channel")
-    std: tuple[float, float, float] = Field(IMAGENET_STD, description="divided by, per channel")
+    mean: tuple[Finite, Finite, Finite] = Field(IMAGENET_MEAN, description="subtracted from pixels in 0..1, per channel")
+    std: tuple[Positive, Positive, Positive] = Field(IMAGENET_STD, description="divided by, per channel")
 
 
 class EncoderSpec(BaseModel):

@@ -150,6 +150,8 @@ class Method(nn.Module, ABC):
     """What the paper calls that network."""
     grouping: ClassVar[Grouping] = "view"
     """Views that meet BatchNorm together."""
+    synchronised = True
+    """Whether the BatchNorms of several GPUs act as one."""
     paper: ClassVar[str]
     views: ClassVar[Views]
     recipe: ClassVar[Recipe]

@@ -5,9 +5,25 @@ from collections.abc import Sequence
 import torch
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
+from lightly.utils.dist import gather, world_size
+from torch import nn
 
 from sslviz.encoders.catalogue import authors, lightly
 from sslviz.methods import METHODS, Clock, Compared, Options, Recipe, Step, Views
+
+
+class _OverAllProcesses(nn.Module):
+    """lightly's standardises the outputs of each process by themselves; the authors' BatchNorm is that of the whole batch."""
+
+    def __init__(self, off_diagonal: float) -> None:
+        super().__init__()
+        self.loss = BarlowTwinsLoss(off_diagonal)
+
+    def forward(self, z_a: torch.Tensor, z_b: torch.Tensor) -> torch.Tensor:
+        if world_size() > 1:
+            z_a, z_b = torch.cat(gather(z_a)), torch.cat(gather(z_b))
+        loss: torch.Tensor = self.loss(z_a, z_b)
+        return loss
 
 
 @METHODS.register("barlow_twins")
@@ -33,7 +49,7 @@ class BarlowTwins(Compared):
     def build(self, feature_dim: int, options: Options) -> None:
         self.projector = BarlowTwinsProjectionHead(feature_dim, options.hidden_dim, options.output_dim)
         self.weight, off_diagonal = options.terms or (1.0, 0.005)
-        self.criterion = BarlowTwinsLoss(off_diagonal, gather_distributed=True)
+        self.criterion = _OverAllProcesses(off_diagonal)
 
     def forward(self, views: Sequence[torch.Tensor], clock: Clock) -> Step:
         step = super().forward(views, clock)

@@ -45,6 +45,7 @@ class MoCo(Method):
         deactivate_requires_grad(self.key_backbone)
         deactivate_requires_grad(self.key_projector)
         self.momentum, self.one_way = options.momentum, options.one_way
+        self.synchronised = options.version == 3  # v2: BatchNorms of one's own, and keys shuffled over the processes
         if options.version == 2:
             self.criterion = _queue(options)
         if options.queues == 2:

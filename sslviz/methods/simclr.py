@@ -12,7 +12,7 @@ from sslviz.methods import METHODS, Clock, Method, Options, Recipe, Step, Views,
 
 @METHODS.register("simclr")
 class SimCLR(Method):
-    """Projector as published: two layers, hidden width that of the features, 128 out."""
+    """Projector two layers, 512 and 128 wide; published: the hidden one as wide as the features."""
 
     branch = "encoder"
     grouping = "together"

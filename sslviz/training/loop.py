@@ -52,7 +52,7 @@ class Schedule:
 
 
 def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
-    """Linear warm-up from 0, then half a cosine down to 0 at the last step (Loshchilov & Hutter, ICLR 2017)."""
+    """Linear warm-up to the peak, then half a cosine towards 0, a step short of it (Loshchilov & Hutter, ICLR 2017)."""
     warmup = schedule.warmup_epochs * steps_per_epoch
     total = schedule.epochs * steps_per_epoch
     if step < warmup:
@@ -99,7 +99,7 @@ def train(
     kind: Any = LARS if schedule.optimizer == "lars" else torch.optim.SGD
     optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     objective: Objective = Objective(method, regulariser)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":  # as the methods were published; torch's refuses CPU tensors
+    if fabric.world_size > 1 and fabric.device.type == "cuda" and method.synchronised:  # torch's refuses CPU tensors
         objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
     model, optimizer = fabric.setup(objective, optimizer)
 

@@ -69,8 +69,8 @@ def recolour(shown: Sequence[torch.Tensor], views: Views, generator: torch.Gener
     """Jitter, grey, blur and solarise each view float[B, 3, S, S] in 0..1, every image with parameters of its own.
 
     Jitter follows torchvision's definitions except that hue is turned in YIQ space (a rotation by the same angle) and
-    brightness, contrast, saturation, hue come in this order. Blur is a Gaussian of sigma 0.1 to 2 pixels at a side of 224, in
-    proportion at others (SimCLR, appendix A).
+    brightness, contrast, saturation, hue come in this order. Blur is a Gaussian of sigma 0.1 to 2 pixels (SimCLR, appendix
+    A) at a side of 224, in proportion at others (ours).
     """
     places = [min(place, 1) if place < views.n_views else len(views.blur) - 1 for place in range(len(shown))]
     return [_recolour(view, views, place, generator) for place, view in zip(places, shown, strict=True)]

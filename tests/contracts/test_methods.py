@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import distributed
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.methods import METHODS, Clock, Made, Views
@@ -288,6 +289,40 @@ def dino(method, views):  # eqs. 1 and 3, algorithm 1
                 guess = softmax([v / 0.1 for v in student[s * n + i]])
                 total -= sum(a * math.log(b) for a, b in zip(target, guess, strict=True)) / n
     return total / pairs
+
+
+def gradient_of(name, rank, world):
+    """Of a process's share of a batch, with BatchNorm held still: means over its rows are its own by design."""
+    method = make(name)
+    for module in method.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            torch.manual_seed(1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    torch.manual_seed(5)
+    loss = method([view.chunk(world)[rank] for view in views_of(name)], SECOND_EPOCH).loss
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = {name: gradient_of(name, rank, 2) for name in METHODS}
+    for gradient in found.values():
+        distributed.all_reduce(gradient)
+    if rank == 0:
+        torch.save({name: gradient / 2 for name, gradient in found.items()}, f"{folder}/gradients.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_share_one_loss(tmp_path):
+    """Averaged over processes, as training does, the gradient of each method is that of the whole batch in one."""
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    for name, shared in torch.load(tmp_path / "gradients.pt", weights_only=True).items():
+        whole = gradient_of(name, 0, 1)
+        assert float((shared - whole).norm() / whole.norm()) < 1e-3, name
 
 
 def test_simsiams_target_gets_no_gradient():

@@ -291,7 +291,7 @@ def test_input_is_settable_and_part_of_the_fingerprint(tmp_path, nets):
     assert plain.input.mean == (0.485, 0.456, 0.406)
     assert raw.input.std == (1, 1, 1)
     assert plain.fingerprint() != raw.fingerprint()
-    with pytest.raises(InputError, match="each value must be above 0"):
+    with pytest.raises(InputError, match="std.*greater than 0"):
         read_encoder(tmp_path / "a.pth", "x", input_spec={"std": (0, 1, 1)})
 
 
@@ -335,3 +335,38 @@ def test_names_of_a_backbone_with_shapes_of_none(tmp_path):
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(InputError):
         read_encoder(tmp_path / "x.pth", "x")
+
+
+@pytest.mark.parametrize("epoch", [float("nan"), float("inf"), torch.ones(3), [1, 2], "many"])
+def test_an_epoch_that_is_no_number_is_none(tmp_path, nets, epoch):
+    torch.save({"state_dict": nets["A"].state_dict(), "epoch": epoch}, tmp_path / "a.pth")
+    assert inspect_file(tmp_path / "a.pth").epoch is None
+
+
+def test_zips_that_are_broken_inside_are_one_line(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "garbage.pth", "w") as garbage:
+        for name in whole.namelist():
+            garbage.writestr(name, b"\x80\x02garbage" if name.endswith("data.pkl") else whole.read(name))
+    raw = bytearray((tmp_path / "whole.pth").read_bytes())
+    for signature, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(signature) + flag] |= 1  # says that it is encrypted
+    (tmp_path / "locked.pth").write_bytes(raw)
+    for name, words in (
+        ("garbage", "is damaged: its list of tensors cannot be read"),
+        ("locked", "a zip archive with a password"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_encoder(tmp_path / f"{name}.pth", "x")
+
+
+def test_a_network_that_a_file_only_promises_is_not_built(tmp_path, workspace):
+    from sslviz.encoders.spec import load_spec
+    from tests.inputs import small_encoder
+
+    small_encoder(workspace)
+    spec = load_spec(workspace, "tiny")
+    told = spec.model_copy(update={"architecture": {**spec.architecture, "blocks": 10**9}})
+    save_file({"conv1.weight": torch.ones(8, 3, 3, 3)}, tmp_path / "a.safetensors", {"sslviz": told.model_dump_json()})
+    with pytest.raises(InputError, match="0 of 1 tensors"):
+        read_encoder(tmp_path / "a.safetensors", "x")
