@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
+from sslviz.encoders.spec import EncoderSpec, input_of, load_spec
 from sslviz.encoders.store import read_head, save_encoder
 from sslviz.errors import InputError, NotFound, shown
 from sslviz.store.files import read_json
@@ -31,18 +31,21 @@ def add_encoder(
     Raises NotFound, InputError, Untrusted: see the checkpoint doctor; InputError when the name belongs to other weights, or a
     hub cannot be reached.
     """
+    for key in ("mean", "std"):
+        input_spec[key] = three_numbers(input_spec.get(key))
+    changes = {k: v for k, v in input_spec.items() if v is not None}
+    given = {"--network": network, "--stem-padding": stem_padding}
+    beside = [flag for flag, value in given.items() if value is not None]
     if source.startswith("timm:"):
-        return _add_timm(workspace, source.removeprefix("timm:"), name)
+        return _add_timm(workspace, source.removeprefix("timm:"), name, changes, beside)
     if source.startswith("hf:"):
         found_file = hub_file(source.removeprefix("hf:"))
         if found_file is None:
-            return _add_timm(workspace, f"hf-hub:{source.removeprefix('hf:')}", name)
+            return _add_timm(workspace, f"hf-hub:{source.removeprefix('hf:')}", name, changes, beside)
         name = name or name_from_path(Path(source.removeprefix("hf:")))
         source = str(found_file)
     from sslviz.encoders.doctor import read_encoder
 
-    for key in ("mean", "std"):
-        input_spec[key] = three_numbers(input_spec.get(key))
     path = Path(source).expanduser().absolute()
     name = check_name("encoder", name or name_from_path(path))
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
@@ -120,9 +123,13 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _add_timm(workspace: Workspace, model: str, name: str | None) -> tuple[EncoderSpec, list[str]]:
+def _add_timm(
+    workspace: Workspace, model: str, name: str | None, changes: dict[str, Any], beside: list[str]
+) -> tuple[EncoderSpec, list[str]]:
     import timm
 
+    if beside:
+        raise InputError(f"a timm model is one network as it is; leave {' and '.join(beside)} out.")
     on_hub = model.startswith("hf-hub:")
     if not on_hub and not timm.is_model(model.split(".")[0]):
         near = timm.list_models(f"*{model.split('.')[0][:8]}*")[:5]
@@ -133,13 +140,14 @@ def _add_timm(workspace: Workspace, model: str, name: str | None) -> tuple[Encod
     except Exception as error:  # timm and its hub raise many kinds when there is no network or no such weights
         raise InputError(f"the weights of {source} cannot be had here ({_reason(error)}). Is this machine online?") from None
     config = timm.data.resolve_data_config({}, model=net)
-    size = int(config["input_size"][-1])
+    size = int(changes.get("size") or config["input_size"][-1])
+    own = {"size": size, "resize": round(size / float(config["crop_pct"])), "mean": config["mean"], "std": config["std"]}
     spec = EncoderSpec(
         name=check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:")))),
         backbone="timm",
         architecture={"model": str(net.pretrained_cfg["architecture"]) if on_hub else model},
         feature_dim=int(net.num_features),
-        input=InputSpec(size=size, resize=round(size / float(config["crop_pct"])), mean=config["mean"], std=config["std"]),
+        input=input_of({**own, **changes}),
         source=source,
         licence=str(net.pretrained_cfg.get("license") or ""),
     )

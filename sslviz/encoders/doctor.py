@@ -16,7 +16,7 @@ import torch
 from sslviz.encoders.backbones import BACKBONES, Family
 from sslviz.encoders.catalogue import SWAV_STD
 from sslviz.encoders.files import FileContent, read_file
-from sslviz.encoders.spec import EncoderSpec, InputSpec
+from sslviz.encoders.spec import EncoderSpec, InputSpec, input_of
 from sslviz.encoders.store import Head
 from sslviz.errors import InputError
 from sslviz.store.fingerprints import file_digest
@@ -121,11 +121,7 @@ def read_encoder(
     changes = {k: v for k, v in (input_spec or {}).items() if v is not None}
     if "size" in changes and "resize" not in changes:
         changes["resize"] = round(changes["size"] * found.input.resize / found.input.size)
-    try:
-        new_input = InputSpec.model_validate({**found.input.model_dump(), **changes})
-    except ValueError as error:
-        lines = str(error).splitlines()
-        raise InputError(f"{lines[1]}: {lines[2].split(' [')[0].strip()}.") from None
+    new_input = input_of({**found.input.model_dump(), **changes})
     own = _own_spec(content)
     spec = EncoderSpec(
         name=name,

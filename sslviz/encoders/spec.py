@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sslviz.errors import InputError
 from sslviz.store.files import read_json
@@ -27,6 +27,15 @@ class InputSpec(BaseModel):
     resize: int = Field(256, ge=8, le=4096, description="the shorter side is resized to this before the centre crop")
     mean: tuple[Finite, Finite, Finite] = Field(IMAGENET_MEAN, description="subtracted from pixels in 0..1, per channel")
     std: tuple[Positive, Positive, Positive] = Field(IMAGENET_STD, description="divided by, per channel")
+
+
+def input_of(values: dict[str, Any]) -> InputSpec:
+    """An input from plain values. Raises InputError naming the first wrong one."""
+    try:
+        return InputSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{first['loc'][0]}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r}).") from None
 
 
 class EncoderSpec(BaseModel):

@@ -291,6 +291,28 @@ def dino(method, views):  # eqs. 1 and 3, algorithm 1
     return total / pairs
 
 
+def test_swavs_prototypes_lie_on_the_sphere_from_the_start_and_after_every_step():
+    method = make("swav")
+    for _ in range(2):
+        torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(6), rtol=0, atol=1e-6)
+        with torch.no_grad():
+            method.prototypes.weight.add_(1.0)
+        method.after_step(SECOND_EPOCH)
+
+
+@pytest.mark.parametrize(("step", "temperature"), [(0, 0.04), (5, 0.055), (10, 0.07), (60, 0.07)])
+def test_dinos_teacher_sharpens_less_over_the_first_tenth(step, temperature):
+    method, used = make("dino"), []
+    criterion = method.criterion.forward
+    method.criterion.forward = lambda *args, teacher_temp: (
+        used.append(teacher_temp) or criterion(*args, teacher_temp=teacher_temp)
+    )
+    method(views_of("dino"), Clock(step, 101, 1))
+    assert used == [pytest.approx(temperature)]
+    method(views_of("dino"), Clock(0, 101, 1, further=True))  # heads that were trained before begin where they ended
+    assert used[1] == pytest.approx(0.07)
+
+
 def gradient_of(name, rank, world):
     """Of a process's share of a batch, with BatchNorm held still: means over its rows are its own by design."""
     method = make(name)

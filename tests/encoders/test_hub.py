@@ -148,3 +148,26 @@ def test_no_hub_is_one_line(workspace, tmp_path):
     assert code == 2, err
     assert "hf:me/one cannot be had here" in out
     assert "Is this machine online?" in out
+
+
+def test_a_timm_models_input_is_settable(workspace, monkeypatch):
+    import timm
+
+    from sslviz.encoders.add import add_encoder
+    from sslviz.errors import InputError
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: create(name, num_classes=num_classes))
+    plain, _ = add_encoder(workspace, "timm:test_resnet", "plain")
+    raw, _ = add_encoder(workspace, "timm:test_resnet", "raw", mean="0 0 0", std="1,1,1", size=96)
+    assert plain.input.mean == pytest.approx((0.485, 0.456, 0.406), abs=0.1)
+    assert (raw.input.mean, raw.input.std, raw.input.size) == ((0, 0, 0), (1, 1, 1), 96)
+    assert raw.input.resize / raw.input.size == pytest.approx(plain.input.resize / plain.input.size, abs=0.02)
+    for given, words in (
+        ({"std": "0 1 1"}, r"std: input should be greater than 0"),
+        ({"mean": "nan 0 0"}, "expected three numbers"),
+        ({"network": "teacher", "stem_padding": 2}, "leave --network and --stem-padding out"),
+    ):
+        with pytest.raises(InputError, match=words):
+            add_encoder(workspace, "timm:test_resnet", "other", **given)
+    assert workspace.encoders() == ["plain", "raw"]

@@ -15,9 +15,10 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_card
 from sslviz.errors import InputError
 from sslviz.jobs import parse
-from sslviz.jobs.pretrain import PretrainSettings, pretrain
+from sslviz.jobs.pretrain import PretrainSettings, made_with, pretrain
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+from sslviz.training.loop import Schedule, learning_rate
 from tests.inputs import folder, picture, pixels
 
 SETTINGS = {"dataset": "pets", "method": "byol", "epochs": 3, "batch_size": 8, "size": 16, "width": 8, "feature_dim": 16}
@@ -129,3 +130,35 @@ def test_what_cannot_be_is_said_before_the_work(trained, tmp_path, changes, word
     with pytest.raises(InputError, match=words):
         pretrain(PretrainSettings(**{**SETTINGS, **changes}), workspace, progress)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_flags_make_of_the_views():
+    own = made_with(PretrainSettings(dataset="d", method="dino", size=96)).views
+    assert (own.scale, own.local_scale, own.n_local) == ((0.14, 1.0), (0.05, 0.14), 2)
+    assert (own.jitter, own.blur, own.solarise) == ((0.4, 0.4, 0.2, 0.1), (1.0, 0.1, 0.5), (0.0, 0.2, 0.0))
+    flags = {"crop_min": 0.28, "jitter": 2.0, "local_views": 4, "size": 32}
+    views = made_with(PretrainSettings(dataset="d", method="dino", **flags)).views
+    assert views.scale == (0.28, 1.0)
+    assert views.local_scale == pytest.approx((0.1, 0.28))  # they go on from where the whole views end
+    assert views.jitter == (0.8, 0.8, 0.4, 0.2)
+    assert views.n_local == 4
+    assert not any(views.blur + views.solarise)  # small pictures are not blurred
+    assert made_with(PretrainSettings(dataset="d", method="dino", size=32, blur=True)).views.blur == (1.0, 0.1, 0.5)
+
+
+@pytest.mark.parametrize(("flags", "peak", "warmup"), [({}, 0.12 * 8 / 256, 0), ({"lr": 0.5, "warmup_epochs": 1}, 0.5, 1)])
+def test_the_pace_is_the_recipes_or_the_flags_and_dinos_teacher_is_kept(tmp_path, flags, peak, warmup):
+    """Two steps an epoch, two epochs; the recipe's five epochs of warm-up do not fit."""
+    workspace, progress = Workspace(tmp_path / "w").create(), Progress()
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 8, "train/dog": 8}))
+    progress.folder = tmp_path / "run"
+    progress.folder.mkdir()
+    settings = {**SETTINGS, "method": "dino", "epochs": 2, "snapshot_every": 0, **flags}
+    pretrain(PretrainSettings(**settings), workspace, progress)
+    schedule = Schedule(2, 8, peak, warmup, 0)
+    expected = [learning_rate(step, 2, schedule) for step in (1, 3)]
+    assert pd.read_parquet(progress.folder / "metrics.parquet")["lr"].tolist() == pytest.approx(expected)
+    stored = load_weights(workspace, load_spec(workspace, "dino-pets"))
+    state = torch.load(progress.folder / "checkpoint.pt", weights_only=True)["method"]
+    assert all(torch.equal(state[f"teacher_backbone.{name}"], weight) for name, weight in stored.items())
+    assert any(not torch.equal(state[f"backbone.{name}"], weight) for name, weight in stored.items())

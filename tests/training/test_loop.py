@@ -9,9 +9,9 @@ import torch
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
-from sslviz.methods import METHODS, Step, Views  # noqa: F401 (TWO takes it from here)
+from sslviz.methods import METHODS, Step, Views
 from sslviz.progress import Progress
-from sslviz.training.loop import Schedule, collapse, learning_rate, spread, train
+from sslviz.training.loop import Schedule, batches_of, collapse, learning_rate, spread, train
 from sslviz.training.regulariser import Regulariser, Selection, Weights
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
@@ -126,6 +126,43 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="data set smaller than one batch: 40 images, batch size 64"):
         run(tmp_path, schedule=Schedule(1, 64, 0.1, 0, 0))
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_each_epoch_takes_every_image_once_in_an_order_of_its_own():
+    class Told:
+        def __init__(self):
+            self.rows = []
+
+        def __len__(self):
+            return 40
+
+        def batches(self, plan, device):
+            for planned in plan:
+                self.rows.append(planned.rows)
+                yield [torch.zeros(10, 3, 16, 16)]
+
+    told = Told()
+    schedule = Schedule(2, 10, 0.1, 0, 0)
+    list(batches_of(Views(n_views=1), told, 16, NORMALISE, schedule, fabric(), range(8)))
+    first, second = ([row for rows in part for row in rows] for part in (told.rows[:4], told.rows[4:]))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert first != list(range(40))
+
+
+def test_networks_see_normalised_pixels():
+    class Grey:
+        def __len__(self):
+            return 4
+
+        def batches(self, plan, device):
+            for _ in plan:
+                yield [torch.full((4, 3, 16, 16), 0.5)]
+
+    plain = Views(n_views=1, jitter_share=0, grey_share=0)
+    normalise = ((0.5, 0.25, 0.0), (0.25, 0.25, 0.5))
+    ((view,),) = batches_of(plain, Grey(), 16, normalise, Schedule(1, 4, 0.1, 0, 0), fabric(), range(1))
+    assert [float(view[:, k].mean()) for k in range(3)] == pytest.approx([0, 1, 1])
 
 
 def test_a_last_batch_that_is_not_full_is_left_out_of_the_epoch(tmp_path):
