@@ -9,9 +9,8 @@ DEMO ?= workspace
 app: $(INSTALLED)
 	$(BIN)/sslviz app --demo --workspace $(DEMO)
 
-# Three workers on two cores: tests in Chromium and of runs wait for other processes much of their time.
 test: $(INSTALLED) lint chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not soak"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not soak"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,8 +14,16 @@ def metric(page, label):
 
 
 def settled(page):
-    """Wait until the page's script has run to its end: before that, keys, lists and downloads may be those of the run before."""
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    """Wait until the page's script has run to its end, and is not run again at once, as after a page's first visit: before that,
+    keys, lists and downloads may be those of the run before."""
+    page.evaluate("window.stillSince = null")
+    page.wait_for_function(
+        """() => {
+            const running = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState !== 'notRunning';
+            window.stillSince = running ? null : window.stillSince ?? performance.now();
+            return !running && performance.now() - window.stillSince > 700;
+        }"""
+    )
 
 
 def thumbs_are_drawn(page, at_least):
