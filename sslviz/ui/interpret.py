@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from sslviz.analysis.mending import told
 from sslviz.heatmaps import HEATMAPS
 from sslviz.store.results import Result
 from sslviz.ui import report, widgets
@@ -94,7 +95,7 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
 
 
 def _how(low: float, high: float, same: str) -> str:
-    return "more than" if low > 0 else "less than" if high < 0 else same
+    return {"gain": "more than", "loss": "less than", "unclear": same}[told(low, high)]
 
 
 def _span(difference: dict[str, Any]) -> str:

@@ -1,3 +1,4 @@
+import itertools
 import math
 import os
 import sys
@@ -170,42 +171,38 @@ def test_a_last_batch_that_is_not_full_is_left_out_of_the_epoch(tmp_path):
     assert metrics["step"].tolist() == [3]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path):
+def spoiled(spoil, when):
+    """A method whose steps go through `spoil` where `when` holds for their number, from 1."""
     model = method()
-    forward = model.forward
-    calls = []
+    forward, numbers = model.forward, itertools.count(1)
+    model.forward = lambda views, clock: spoil(forward(views, clock)) if when(next(numbers)) else forward(views, clock)
+    return model
 
-    def breaks(views, clock):
-        step = forward(views, clock)
-        calls.append(1)
-        return step._replace(loss=step.loss * float("nan")) if len(calls) > 5 else step
 
-    model.forward = breaks
+def is_whole_after(folder, step):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state["step"] == step
+    assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path):
+    model = spoiled(lambda step: step._replace(loss=step.loss * float("nan")), lambda number: number > 5)
     with pytest.raises(RunFailed, match=r"loss is nan at step 5 \(epoch 3\)"):
         run(tmp_path, model=model)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 4
-    assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+    is_whole_after(tmp_path, 4)
 
 
 def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     """A finite loss whose gradient is not: the last checkpoint stays, and no encoder comes of it."""
-    model = method()
-    forward, calls = model.forward, []
 
-    def breaks(views, clock):
-        step = forward(views, clock)
-        calls.append(1)
-        if len(calls) == 4:  # the last step of the second epoch
-            step.features.register_hook(lambda gradient: gradient * float("nan"))
+    def gradient_of_nan(step):
+        step.features.register_hook(lambda gradient: gradient * float("nan"))
         return step
 
-    model.forward = breaks
+    model = spoiled(gradient_of_nan, lambda number: number == 4)  # the last step of the second epoch
     with pytest.raises(RunFailed, match=r"a weight is NaN or infinite after step 4 \(epoch 2\); the last checkpoint is kept"):
         run(tmp_path, model=model)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
-    assert all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point())
+    is_whole_after(tmp_path, 2)
 
 
 def test_a_loss_that_is_not_finite_at_once_promises_no_checkpoint(tmp_path):
