@@ -3,10 +3,13 @@
 A backbone is taken only when every one of its tensors is there with its shape: a partly random network never gives a feature.
 """
 
+import argparse
 import itertools
 import json
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,17 @@ class Network:
     def whole(self) -> bool:
         return not self.missing and not self.wrong_shape
 
+    def state(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Its own of a file's tensors, by their names within it."""
+        owns = BACKBONES[self.family].owns
+        inside = {name[len(self.prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(self.prefix)}
+        return {name: tensor for name, tensor in inside.items() if owns(name)}
+
+    def others(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors that are not its own, by their names in the file."""
+        own = {self.prefix + name for name in self.state(tensors)}
+        return {name: tensor for name, tensor in tensors.items() if name not in own}
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -110,8 +124,7 @@ def read_encoder(
         raise InputError(found.refusal)
     taken = found.taken
     family = BACKBONES[taken.family]
-    state = {n[len(taken.prefix) :]: t for n, t in content.tensors.items() if n.startswith(taken.prefix)}
-    state = family.rename({n: t for n, t in state.items() if family.owns(n)})
+    state = family.rename(taken.state(content.tensors))
     architecture = dict(taken.architecture)
     if stem_padding is not None and "stem_padding" in architecture:
         architecture["stem_padding"] = stem_padding
@@ -181,7 +194,7 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
     method = own.method if own else _method(content, taken)
     refusal = "" if taken is not None and taken.whole else _refusal(path, content, taken, networks, wanted, why)
     if taken is not None and not refusal:
-        refusal = _not_finite(path, content, taken)
+        refusal = _unusable(path, taken.state(tensors))
     if refusal:
         taken = None
     left_out: dict[str, int] = {}
@@ -190,11 +203,10 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
     input_spec, feature_dim = None, None
     if taken is not None:
         family = BACKBONES[taken.family]
-        used = {n for n in tensors if n.startswith(taken.prefix) and family.owns(n[len(taken.prefix) :])}
-        left_out = dict(Counter(_part(n, taken.prefix) for n in tensors if n not in used))
-        parts = {
-            part: {n: t for n, t in tensors.items() if n not in used and _part(n, taken.prefix) == part} for part in left_out
-        }
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for n, t in taken.others(tensors).items():
+            parts.setdefault(_part(n, taken.prefix), {})[n] = t
+        left_out = {part: len(held) for part, held in parts.items()}
         heads = {part: words for part, held in parts.items() if (words := _layout(held))}
         size, resize = family.input_size(taken.architecture)
         std = SWAV_STD if writer in {"solo-learn", "SwAV"} else InputSpec().std
@@ -244,14 +256,20 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
 def _head(content: FileContent, taken: Network | None, writer: str, method: str) -> Head | None:
     if taken is None or writer not in _WITH_HEADS:
         return None
-    owns = BACKBONES[taken.family].owns
-    tensors = {
-        name: tensor
-        for name, tensor in content.tensors.items()
-        if not (name.startswith(taken.prefix) and owns(name[len(taken.prefix) :])) and not re.search(_CLASSIFIER, name)
-    }
-    facts = {"writer": writer, "method": method}
+    tensors = {name: t for name, t in taken.others(content.tensors).items() if not re.search(_CLASSIFIER, name)}
+    facts = {"writer": writer, "method": method, "settings": _settings(content)}
     return Head(tensors, facts) if any(re.search(_TRAINED, name) for name in tensors) else None
+
+
+def _settings(content: FileContent) -> dict[str, float]:
+    """The numbers that a training was started with, where its file says them: by dotted name."""
+    given = content.other.get("args", content.other.get("hyper_parameters"))
+    told = vars(given) if isinstance(given, argparse.Namespace) else given
+    found: dict[str, float] = {}
+    for name, value in told.items() if isinstance(told, dict) else ():
+        inside = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {str(name): value}
+        found |= {k: v for k, v in inside.items() if type(v) in (int, float) and math.isfinite(v)}
+    return found
 
 
 def _whole_number(value: Any) -> int | None:
@@ -386,12 +404,19 @@ def _refusal(
     )
 
 
-def _not_finite(path: Path, content: FileContent, taken: Network) -> str:
-    owns = BACKBONES[taken.family].owns
-    for name, tensor in content.tensors.items():
-        part = name[len(taken.prefix) :]
-        if name.startswith(taken.prefix) and owns(part) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return f"{path}: {part} holds NaN or infinity (a training run that went bad); take an earlier checkpoint."
+def _unusable(path: Path, state: Mapping[str, torch.Tensor]) -> str:
+    """Why a network with these tensors gives no features; "" where nothing is known against it."""
+    for name, tensor in state.items():
+        if name.endswith(_OPTIONAL):
+            continue
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"{path}: {name} holds {kind}, expected floating-point weights; save the network in float32."
+        values = tensor.float()
+        if not torch.isfinite(values).all():
+            return f"{path}: {name} holds NaN or infinity (a training run that went bad); take an earlier checkpoint."
+        if name.endswith("running_var") and (values < 0).any():
+            return f"{path}: {name} holds variances below zero: the file is damaged; take another."
     return ""
 
 
@@ -403,7 +428,7 @@ def _writer(content: FileContent) -> str:
         if lightly:
             return "lightly"
         solo = isinstance(parameters, dict) and "method" in parameters
-        if solo or any(re.match(r"state_dict\.(projector|classifier|momentum_backbone|predictor)\.", n) for n in names):
+        if solo or any(re.match(r"state_dict\.(projector|momentum_backbone|predictor)\.", n) for n in names):
             return "solo-learn"
         return "PyTorch Lightning"
     if any(re.search(r"(^|\.)encoder_q\.", n) for n in names):

@@ -107,6 +107,9 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
             other[str(key)] = value
         else:
             other[str(key)] = value
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+            raise InputError(f"{path}: {name} is no plain tensor (sparse, quantised, nested or without values). {_ADVICE}")
     container = "PyTorch Lightning" if "pytorch-lightning_version" in content else "torch"
     return FileContent(tensors, other, container)
 

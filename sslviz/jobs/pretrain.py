@@ -69,7 +69,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.backbones import BACKBONES
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.training import fabric_for, measured_precision, train_images
+    from sslviz.jobs.training import fabric_for, left_out_by_all, measured_precision, train_images
     from sslviz.methods import METHODS
     from sslviz.methods.heads import take_apart
     from sslviz.store.workspace import check_name
@@ -92,7 +92,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     made = made_with(settings)
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
-    source, images, bad = train_images(dataset, settings.size, settings.input, settings.workers, settings.seed, progress)
+    source, images = train_images(dataset, settings.size, settings.input, settings.workers, settings.seed, progress)
 
     torch.manual_seed(settings.seed)
     architecture = {
@@ -147,6 +147,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
     metrics = train(method, made.views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
+    left_out = left_out_by_all(source, fabric)
     if not fabric.is_global_zero:
         return {}
     export(name, metrics.to_dict("records"))
@@ -160,7 +161,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "collapse": collapse(metrics.to_dict("records"), method.idle_loss),
         "precision": precision,
         "device": device,
-        "left_out": bad,
+        "left_out": left_out,
     }
 
 

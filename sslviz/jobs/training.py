@@ -22,8 +22,8 @@ _SAMPLE = 2000
 
 def train_images(
     dataset: "Dataset", size: int, kind: str, workers: int, seed: int, progress: Progress
-) -> "tuple[Source, torch.Tensor, list[str]]":
-    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample, files left out).
+) -> "tuple[Source, torch.Tensor]":
+    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample).
 
     kind: memory, files, or auto. Raises InputError for a data set without pictures, or one that memory cannot hold.
     """
@@ -38,9 +38,22 @@ def train_images(
     ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
     some = sampled(ids, _SAMPLE, seed) if from_files else ids
     pixels, bad = load_pixels(dataset.root, np.asarray(some).tolist(), size, workers, progress)
+    if from_files:
+        return Files(dataset.root, ids.tolist(), workers, progress.warn), pixels
     if bad:
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
-    return (Files(dataset.root, ids.tolist(), workers, progress.warn) if from_files else InMemory(pixels)), pixels, bad
+    return InMemory(pixels, bad), pixels
+
+
+def left_out_by_all(source: "Source", fabric: "lightning.Fabric") -> list[str]:
+    """The files that could not be read, whichever process of the run met them."""
+    from torch import distributed
+
+    if fabric.world_size == 1:
+        return sorted(source.left_out)
+    met: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    distributed.all_gather_object(met, source.left_out)
+    return sorted({line for lines in met for line in lines})
 
 
 def cut_from_files(dataset: "Dataset", size: int, kind: str) -> bool:

@@ -20,31 +20,37 @@ from sslviz.methods import METHODS, SECOND, Made, Tensors
 @dataclass(frozen=True)
 class Format:
     """How a writer's file of a method becomes ours. parts: our name -> theirs; those with a dot at the end are how
-    names begin, after `root`."""
+    names begin, after `root`. told: our option -> the setting in the file that says another value than `options`."""
 
     parts: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
     views: dict[str, Any] = field(default_factory=dict)
     keeps: str = ""
     root: str = "state_dict."
+    told: dict[str, str] = field(default_factory=dict)
 
 
+_SOLO = {"temperature": "method_kwargs.temperature", "momentum": "momentum.base_tau"}
 _SYMMETRIC = {"scale": (0.08, 1.0), "jitter": (0.8, 0.8, 0.8, 0.2), "blur": (0.5, 0.5), "solarise": (0.0, 0.0), "n_local": 0}
 _WEAK = {**_SYMMETRIC, "jitter": (0.4, 0.4, 0.4, 0.1)}
 _ASYMMETRIC = {**_SYMMETRIC, "jitter": (0.4, 0.4, 0.2, 0.1), "blur": (1.0, 0.1), "solarise": (0.0, 0.2)}
 _SOLARISED = {**_SYMMETRIC, "scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.2, 0.1), "solarise": (0.1, 0.1)}
 
 FORMATS: dict[tuple[str, str], Format] = {
-    ("solo-learn", "simclr"): Format({"projector.layers.": "projector."}, {"temperature": 0.2, "grouping": "view"}, _SYMMETRIC),
+    ("solo-learn", "simclr"): Format(
+        {"projector.layers.": "projector."}, {"temperature": 0.2, "grouping": "view"}, _SYMMETRIC, told=_SOLO
+    ),
     ("solo-learn", "moco"): Format(
         {
             "projector.layers.": "projector.",
             "key_projector.layers.": "momentum_projector.",
             "key_backbone.": "momentum_backbone.",
             "queues": "queue",
+            "queue_ptr": "queue_ptr",
         },
         {"temperature": 0.2, "momentum": 0.99, "queues": 2},
         _WEAK,
+        told=_SOLO,
     ),
     ("solo-learn", "moco v3"): Format(
         {
@@ -55,6 +61,7 @@ FORMATS: dict[tuple[str, str], Format] = {
         },
         {"temperature": 0.2, "momentum": 0.99, "version": 3, "queue_size": 0},
         _ASYMMETRIC,
+        told=_SOLO,
     ),
     ("solo-learn", "byol"): Format(
         {
@@ -65,12 +72,14 @@ FORMATS: dict[tuple[str, str], Format] = {
         },
         {"momentum": 0.99},
         _ASYMMETRIC,
+        told=_SOLO,
     ),
     ("solo-learn", "simsiam"): Format({"projector.layers.": "projector.", "predictor.layers.": "predictor."}, {}, _WEAK),
     ("solo-learn", "swav"): Format(
         {"projector.layers.": "projector.", "prototypes.": "prototypes."},
         {"temperature": 0.1, "epsilon": 0.05, "grouping": "view"},
         _SYMMETRIC,
+        told=_SOLO | {"epsilon": "method_kwargs.sk_epsilon"},
     ),
     ("solo-learn", "dino"): Format(
         {
@@ -84,6 +93,7 @@ FORMATS: dict[tuple[str, str], Format] = {
         {"temperature": 0.07, "momentum": 0.9995, "grouping": "view"},
         _ASYMMETRIC,
         keeps="backbone",
+        told=_SOLO | {"temperature": "method_kwargs.teacher_temperature"},
     ),
     ("solo-learn", "vicreg"): Format({"projector.layers.": "projector."}, {"terms": (25.0, 50.0, 1.0)}, _SOLARISED),
     ("solo-learn", "barlow_twins"): Format({"projector.layers.": "projector."}, {"terms": (0.1, 0.0051)}, _ASYMMETRIC),
@@ -127,6 +137,7 @@ FORMATS: dict[tuple[str, str], Format] = {
             "key_projector.layers.": "module.encoder_k.fc.",
             "key_backbone.": "module.encoder_k.",
             "queues": "module.queue",
+            "queue_ptr": "module.queue_ptr",
         },
         {"temperature": 0.2, "momentum": 0.999, "one_way": True, "queue_size": 65_536},
     ),
@@ -157,6 +168,7 @@ FORMATS: dict[tuple[str, str], Format] = {
         {"temperature": 0.04, "momentum": 0.996},
         {"n_local": 8},
         root="",
+        told={"temperature": "teacher_temp", "momentum": "momentum_teacher"},
     ),
     ("VICReg", "vicreg"): Format({"projector.layers.": "module.projector."}, {}, _ASYMMETRIC, root="model."),
     ("Barlow Twins", "barlow_twins"): Format(
@@ -185,12 +197,14 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
     tensors = {name.removeprefix(form.root): tensor for name, tensor in head.tensors.items()}
     found = _renamed(tensors, form, BACKBONES[spec.backbone].owns)
     notes: list[str] = []
-    queues = found.pop("queues", None)
+    queues, pointer = found.pop("queues", None), found.pop("queue_ptr", torch.zeros(1))
     if "prototypes.weight_v" in found:
         v, g = found.pop("prototypes.weight_v"), found.pop("prototypes.weight_g")
         found["prototypes.weight"] = g * v / v.norm(dim=1, keepdim=True)
     out, hidden = _widths(found)
-    given = {"hidden_dim": hidden, "output_dim": out, **form.options}
+    told = _told(form, head)
+    notes += [f"{option} is {value:g}, as the file says" for option, value in told.items() if value != form.options.get(option)]
+    given = {"hidden_dim": hidden, "output_dim": out, **form.options, **told}
     if queues is not None:
         given["queue_size"] = queues.shape[-1]
     if "prototypes.weight" in found:
@@ -201,7 +215,7 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
     options = replace(kind.options, **given)
     views = replace(kind.views, **form.views)
     made = Made(method=called, options=options, views=views, size=spec.input.size, keeps=form.keeps)
-    complete = _completed(found, form, made, weights, queues, notes)
+    complete = _completed(found, form, made, weights, queues, pointer, notes)
     return made, complete, [f"goes on with the {called} head of the file, written by {writer}", *notes]
 
 
@@ -223,8 +237,21 @@ def _widths(found: Tensors) -> tuple[int, int]:
     return int(matrices[-1].shape[0]), int(matrices[0].shape[0])
 
 
+def _told(form: Format, head: Head) -> dict[str, float]:
+    """Options by the settings in the file; one that cannot be is not taken."""
+    settings = head.facts.get("settings", {})
+    told = {option: settings[theirs] for option, theirs in form.told.items() if theirs in settings}
+    return {option: value for option, value in told.items() if 0 < value <= 1}
+
+
 def _completed(
-    found: Tensors, form: Format, made: Made, weights: Tensors, queues: torch.Tensor | None, notes: list[str]
+    found: Tensors,
+    form: Format,
+    made: Made,
+    weights: Tensors,
+    queues: torch.Tensor | None,
+    pointer: torch.Tensor,
+    notes: list[str],
 ) -> Tensors:
     """The tensors with what the file lacks: second networks begin as copies, queues as random directions."""
     complete = dict(found)
@@ -239,16 +266,17 @@ def _completed(
         banks = [
             torch.nn.functional.normalize(torch.randn(size, generator=torch.Generator().manual_seed(k)), dim=1) for k in (0, 1)
         ]
+        place = pointer.long().reshape(-1)[:1] % made.options.queue_size
         if queues is None:
             notes.append("the file has no queue: it begins with random directions and fills up")
         else:
             banks = [bank.T.contiguous() for bank in (queues if queues.ndim == 3 else queues[None])]
         if made.options.queues == 2:  # the first query meets the keys of the second view
             complete |= {"criterion.memory_bank.bank": banks[1], "second_criterion.memory_bank.bank": banks[0]}
-            complete["second_criterion.memory_bank.bank_ptr"] = torch.zeros(1, dtype=torch.long)
+            complete["second_criterion.memory_bank.bank_ptr"] = place.clone()
         else:
             complete["criterion.memory_bank.bank"] = banks[0]
-        complete["criterion.memory_bank.bank_ptr"] = torch.zeros(1, dtype=torch.long)
+        complete["criterion.memory_bank.bank_ptr"] = place
     if made.method == "dino" and "criterion.center" not in complete:
         complete["criterion.center"] = torch.zeros(1, 1, made.options.output_dim)
         notes.append("the file has no centre: it begins at zero")

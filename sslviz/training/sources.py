@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +26,9 @@ class Planned(NamedTuple):
 class Source(Protocol):
     """Images by row."""
 
+    left_out: list[str]
+    """"SAMPLE_ID: reason" of the files that could not be read, so far."""
+
     def __len__(self) -> int: ...
 
     def batches(self, plan: Iterable[Planned], device: torch.device) -> Iterator[list[torch.Tensor]]:
@@ -36,8 +39,9 @@ class Source(Protocol):
 class InMemory:
     """Pixels uint8[N, 3, H, W]; cut on the device."""
 
-    def __init__(self, pixels: torch.Tensor) -> None:
+    def __init__(self, pixels: torch.Tensor, left_out: Sequence[str] = ()) -> None:
         self.pixels = pixels
+        self.left_out = list(left_out)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -57,7 +61,8 @@ class Files:
         self.sample_ids = sample_ids
         self.workers = workers
         self.say = say
-        self._said: set[str] = set()
+        self.left_out: list[str] = []
+        self._told: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -72,10 +77,10 @@ class Files:
         )
         for views, bad in loader:
             for row, reason in bad:
-                sample_id = self.sample_ids[row]
-                if sample_id not in self._said:
-                    self._said.add(sample_id)
-                    self.say(f"{sample_id}: {reason}; another image takes its place")
+                if row not in self._told:
+                    self._told.add(row)
+                    self.left_out.append(f"{self.sample_ids[row]}: {reason}")
+                    self.say(f"{self.left_out[-1]}; another image takes its place")
             if not views:
                 raise RunFailed(f"none of {len(bad)} images of a batch can be read, {self.sample_ids[bad[0][0]]} among them.")
             yield [view.to(device, non_blocking=True).float().div_(255) for view in views]

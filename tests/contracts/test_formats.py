@@ -3,6 +3,7 @@
 Modules carry their writer's names, layers and grouping of views (docs/formats.md); losses are written out from their code.
 """
 
+import argparse
 import copy
 import math
 
@@ -476,6 +477,7 @@ def barlow_twins_official():
 
 
 def stored(tmp_path, content):
+    tmp_path.mkdir(exist_ok=True)
     torch.save(content, tmp_path / "x.pth")
     workspace = Workspace(tmp_path / "w").create()
     add_encoder(workspace, str(tmp_path / "x.pth"), "x")
@@ -516,6 +518,38 @@ def test_a_file_of_moco_that_was_stripped_goes_on_with_copies(tmp_path):
     for (name, ours), (_, query) in zip(method.key_backbone.named_parameters(), method.backbone.named_parameters(), strict=True):
         assert torch.equal(ours, query), name
         assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("make", ["moco_v2_official", "solo_mocov2plus"])
+def test_new_keys_of_moco_take_the_place_that_the_file_points_to(tmp_path, make):
+    """The authors' _dequeue_and_enqueue: from queue_ptr on."""
+    content, _, _ = FORMATS[make]()
+    pointer = next(name for name in content["state_dict"] if name.endswith("queue_ptr"))
+    content["state_dict"][pointer] = torch.tensor([4])
+    method = stored(tmp_path, content).method().train()
+    banks = [module for name, module in method.named_modules() if name.endswith("memory_bank")]
+    before = [memory.bank.clone() for memory in banks]
+    method([torch.randn(N, 3, 32, 32) for _ in range(2)], CLOCK)
+    for memory, old in zip(banks, before, strict=True):
+        changed = (memory.bank != old).any(1).nonzero().flatten().tolist()
+        assert changed == list(range(4, 4 + N))
+
+
+def test_settings_in_the_file_count(tmp_path):
+    content, _, _ = dino_official_as_in_the_readme()
+    content["args"] = argparse.Namespace(teacher_temp=0.07, momentum_teacher=0.9995, arch="resnet50", lr=0.03)
+    origin = stored(tmp_path, content)
+    assert (origin.made.options.temperature, origin.made.options.momentum) == (0.07, 0.9995)
+    assert "temperature is 0.07, as the file says" in origin.notes
+
+
+def test_settings_of_solo_learn_count(tmp_path):
+    content, _, _ = solo_byol()
+    content["hyper_parameters"]["momentum"] = {"base_tau": 0.996, "classifier": False}
+    origin = stored(tmp_path, content)
+    assert origin.made.options.momentum == 0.996
+    content["hyper_parameters"]["momentum"] = {"base_tau": float("nan")}
+    assert stored(tmp_path / "other", content).made.options.momentum == 0.99
 
 
 def test_lightlys_byol_is_embedded_by_its_online_network(tmp_path):

@@ -123,6 +123,32 @@ def test_a_partly_random_network_is_never_used(tmp_path, nets, change, words):
         read_encoder(tmp_path / "x.pth", "x")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("conv1.weight", lambda t: t.to(torch.int8), "conv1.weight holds int8, expected floating-point weights"),
+        ("conv1.weight", lambda t: t.to(torch.complex64), "conv1.weight holds complex64"),
+        ("fc.weight", lambda t: t.to_sparse(), "fc.weight is no plain tensor"),
+        ("conv1.weight", lambda t: t.to("meta"), "conv1.weight is no plain tensor"),
+        ("bn1.bias", lambda t: t.double() + 1e100, "bn1.bias holds NaN or infinity"),
+        ("bn1.running_var", lambda t: t - 1.5, "bn1.running_var holds variances below zero"),
+    ],
+)
+def test_tensors_that_give_no_features_are_refused_by_name(tmp_path, nets, name, change, words):
+    state = dict(nets["A"].state_dict())
+    torch.save(state | {name: change(state.get(name, torch.ones(3, 512)))}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=words):
+        read_encoder(tmp_path / "x.pth", "x")
+
+
+def test_a_classifier_in_a_lightning_file_is_no_sign_of_solo_learn(tmp_path):
+    net = network(4, cifar_padding=1)
+    state = {**under("backbone.", net), "classifier.weight": torch.ones(10, 512)}
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state}, tmp_path / "own.ckpt")
+    spec, found = assert_is(net, tmp_path / "own.ckpt")
+    assert (found.writer, spec.input.std) == ("PyTorch Lightning", (0.229, 0.224, 0.225))
+
+
 @pytest.mark.parametrize("lead", ["backbone.", "encoder."])
 def test_solo_learn_cifar_stem_has_padding_2(tmp_path, lead):
     net = network(3, cifar_padding=2)

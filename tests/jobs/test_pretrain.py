@@ -14,7 +14,7 @@ from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_card
 from sslviz.errors import InputError
-from sslviz.jobs import parse
+from sslviz.jobs import parse, training
 from sslviz.jobs.pretrain import PretrainSettings, made_with, pretrain
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -102,6 +102,20 @@ def test_a_card_that_cannot_be_read_is_no_card(trained, tmp_path, content):
     add_encoder(there, str(beside / "weights.safetensors"), "copy")
     assert read_card(there, "copy") is None
     assert load_encoder(there, "copy").spec.feature_dim == 16
+
+
+@pytest.mark.parametrize("source", ["memory", "files"])
+def test_every_file_left_out_is_named(tmp_path, monkeypatch, source):
+    monkeypatch.setattr(training, "_SAMPLE", 4)
+    workspace, progress = Workspace(tmp_path / "w").create(), Progress()
+    root = folder(tmp_path / "pets", {"train/cat": 9, "train/dog": 9})
+    datasets.add_folder(workspace, "pets", root)
+    bad = sorted(root.glob("train/*/*"))[::4]
+    for path in bad:
+        path.write_bytes(b"<html>")
+    progress.folder = tmp_path
+    result = pretrain(PretrainSettings(**{**SETTINGS, "input": source, "workers": 1}), workspace, progress)
+    assert [line.split(":")[0] for line in result["left_out"]] == [str(path.relative_to(root)) for path in bad]
 
 
 def test_a_name_that_is_taken_is_refused_before_the_work(trained, tmp_path):

@@ -241,7 +241,10 @@ def test_an_existing_encoder_is_not_trained_over(workspace, photos):
 
 def test_two_processes_train_cancel_and_resume_as_one_run(workspace, photos):
     """Under torchrun on the CPU: one state, stopped at the same step, gone on, the encoder made once."""
-    settings = pretrain_settings(processes=2, epochs=12)
+    bad = sorted(photos.glob("train/*/*"))[::8]
+    for path in bad:
+        path.write_bytes(b"<html>")
+    settings = pretrain_settings(processes=2, epochs=12, input="files", workers=1)
     run_id, _ = runner.launch("pretrain", settings, workspace)
     wait(workspace, run_id, lambda s: s["done"] >= 4)
     runner.cancel(workspace, run_id)
@@ -251,6 +254,7 @@ def test_two_processes_train_cancel_and_resume_as_one_run(workspace, photos):
     state = wait(workspace, run_id, seconds=240)
     assert state["status"] == "done", runner.log_tail(workspace, run_id)
     assert state["result"]["encoder"] == "own"
+    assert [line.split(":")[0] for line in state["result"]["left_out"]] == [str(path.relative_to(photos)) for path in bad]
     import pandas as pd
 
     assert pd.read_parquet(workspace.run(run_id) / "metrics.parquet")["epoch"].tolist() == list(range(1, 13))
