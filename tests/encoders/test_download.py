@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 
 from sslviz.encoders.download import download
 from sslviz.errors import Cancelled, InputError, NotFound
@@ -21,6 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.etag, self.cuts, self.ranges, self.understands_ranges = CONTENT, '"one"', [], [], True
+        self.says = ""
 
     def handle_error(self, *_):  # we hang up on it
         pass
@@ -50,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         if asked and server.understands_ranges and self.headers.get("If-Range") == server.etag:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked).group(1))
+            start = 0 if server.says else int(re.fullmatch(r"bytes=(\d+)-", asked).group(1))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         else:
@@ -166,6 +168,27 @@ def test_what_is_no_encoder_is_not_held_to(tmp_path, server, workspace, monkeypa
         job.import_encoder(settings, workspace, Progress())
     server.content = true
     assert job.import_encoder(settings, workspace, Progress())["encoder"] == "taken"
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("", (0.228, 0.224, 0.225)), ("0.5 0.5 0.5", (0.5, 0.5, 0.5))])
+def test_by_name_an_encoder_gets_the_input_its_authors_state(tmp_path, server, workspace, monkeypatch, asked, taken):
+    """SwAV's code divides by .228 where others' divide by .229; its published backbone says nothing of it."""
+    from sslviz.encoders.spec import load_spec
+    from sslviz.jobs import import_encoder as job
+    from tests.inputs import SmallResNet
+
+    torch.save(SmallResNet(8, 1).state_dict(), tmp_path / "file.pth")
+    server.content = (tmp_path / "file.pth").read_bytes()
+    (_, swav), *_ = (found for found in job.published() if found[1].name == "swav-2x224")
+    monkeypatch.setattr(job, "published", lambda: [("swav", replace(swav, url=server.url))])
+    job.import_encoder(job.ImportEncoderSettings(source="swav-2x224", name="it", std=asked), workspace, Progress())
+    assert load_spec(workspace, "it").input.std == taken
+
+
+def test_an_answer_with_another_part_than_asked_is_taken_for_the_whole(tmp_path, server):
+    """A proxy that answers 206 with the file from its start."""
+    server.cuts, server.says = [2_000_000], "bytes 0-"
+    assert download(server.url, tmp_path / "a.pth", Progress()).read_bytes() == CONTENT
 
 
 def test_another_content_than_the_first_time_is_refused(tmp_path, server):

@@ -12,7 +12,7 @@ from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import METHODS, Step, Views
 from sslviz.progress import Progress
-from sslviz.training.loop import Schedule, batches_of, collapse, learning_rate, spread, train
+from sslviz.training.loop import Schedule, batches_of, choose_precision, collapse, learning_rate, spread, train
 from sslviz.training.regulariser import Regulariser, Selection, Weights
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
@@ -177,6 +177,24 @@ def spoiled(spoil, when):
     forward, numbers = model.forward, itertools.count(1)
     model.forward = lambda views, clock: spoil(forward(views, clock)) if when(next(numbers)) else forward(views, clock)
     return model
+
+
+def test_weight_decay_is_for_matrices_and_kernels(tmp_path):
+    """Biases and BatchNorm's parameters are not decayed (docs/method.md)."""
+    model = spoiled(lambda step: step._replace(loss=step.loss * 0), lambda number: True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run(tmp_path, model=model, schedule=Schedule(1, 40, 0.1, 0, 0))
+    decay = type(model).recipe.weight_decay
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.1 * decay if p.ndim > 1 else 1), rtol=1e-6, atol=0)
+
+
+def test_measuring_the_precision_leaves_the_method_as_it_was():
+    model = method(name="moco")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    choose_precision(model, type(model).views, 16, 16, "cpu")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
 
 
 def is_whole_after(folder, step):

@@ -77,10 +77,35 @@ def test_each_kind_of_view_has_its_own_share_of_blur_and_solarising():
     views = Views(jitter_share=0, grey_share=0, blur=(0.0, 0.0, 1.0), solarise=(1.0, 0.0, 0.0), n_local=2)
     bright = torch.full((4, 3, 64, 64), 0.9)
     bright[:, :, :, 32:] = 0.6
+    bright[:, :, :8] = 0.2
     first, second, *small = recolour([bright] * 4, views, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(first, 1 - bright)
+    torch.testing.assert_close(first, torch.where(bright == 0.2, 0.2, 1 - bright))
     torch.testing.assert_close(second, bright)
     for view in small:
         assert (view[:, :, 32, 31] < 0.9).any()
         assert (view[:, :, 32, 32] > 0.6).any()
         torch.testing.assert_close(view.mean(), bright.mean(), rtol=1e-3, atol=0)
+
+
+def test_blur_is_a_gaussian_of_up_to_two_pixels_of_224():
+    """SimCLR, appendix A: sigma between 0.1 and 2, drawn for each image; compared with torchvision's blur of the same sigma."""
+    views = Views(n_views=1, jitter_share=0, grey_share=0, blur=(1.0,))
+    point = torch.zeros(200, 3, 224, 224)
+    point[:, :, 112, 112] = 1
+    (blurred,) = recolour([point], views, torch.Generator().manual_seed(0))
+    offsets = torch.arange(224) - 112.0
+    sigma = (blurred[:, 0].sum(1) * offsets**2).sum(1).sqrt()
+    assert 0 <= sigma.min() < 0.2 < 1.9 < sigma.max() < 2.01
+    assert float(sigma.mean()) == pytest.approx(1.05, abs=0.15)
+    for k in sigma.argsort()[[100, 150, 199]].tolist():
+        theirs = F.gaussian_blur(point[k], 13, float(sigma[k]))
+        torch.testing.assert_close(blurred[k], theirs, atol=0.003, rtol=0)
+
+
+def test_blur_is_in_proportion_to_the_side():
+    views = Views(n_views=1, jitter_share=0, grey_share=0, blur=(1.0,))
+    point = torch.zeros(200, 3, 112, 112)
+    point[:, :, 56, 56] = 1
+    (blurred,) = recolour([point], views, torch.Generator().manual_seed(0))
+    sigma = (blurred[:, 0].sum(1) * (torch.arange(112) - 56.0) ** 2).sum(1).sqrt()
+    assert 0.95 < sigma.max() < 1.01
