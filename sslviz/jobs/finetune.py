@@ -15,7 +15,7 @@ from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     import pandas as pd
@@ -40,6 +40,8 @@ ARMS: dict[Arm, str] = {
 PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
 NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
 """Settings that a result does not name: its folder does, or they change no figure."""
+BASE = "base.json"
+"""In a run's folder: what is watched of the base."""
 _STRONG, _STRONG_BATCHES = 0.01, 4
 _WATCHED, _WATCHED_TRAIN = 512, 2000
 _TRAINABLE = ("resnet", "small_resnet")
@@ -122,14 +124,20 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     trainer.fixed = Selection(*trainer.fabric.broadcast(tuple(trainer.fixed)))
     arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
     plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
+    watched = trainer.watch_base() if trainer.speaks else {}
     trained = [trainer.train(plan, _Led(progress, plan.arm, plan.seed, k, len(arms))) for k, plan in enumerate(plans)]
-    return _compared(settings, workspace, trainer, trained, progress) if trainer.speaks else {}
+    return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.speaks else {}
 
 
 def _compared(
-    settings: FinetuneSettings, workspace: Workspace, trainer: "_Trainer", trained: "list[_Trained]", progress: Progress
+    settings: FinetuneSettings,
+    workspace: Workspace,
+    trainer: "_Trainer",
+    trained: "list[_Trained]",
+    watched: dict[str, float],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Judge every arm, and store what it gained and lost."""
+    """Judge every arm, and store what it gained and lost. watched: what is watched of the base."""
     import pandas as pd
 
     from sslviz.analysis import mending
@@ -177,7 +185,7 @@ def _compared(
         "differences": differences,
         "images": _stacked([(arm, seed, one.images.reset_index()) for arm, seed, one in judged]),
         "panels": _stacked([(arm, seed, one.panel) for arm, seed, one in judged]),
-        "curves": _stacked([(one.arm, one.seed, one.curve) for one in trained]),
+        "curves": _stacked([(one.arm, one.seed, from_base(one.curve, watched)) for one in trained]),
     }
     epochs, lr, warmup = settings.pace()
     summary = {
@@ -202,6 +210,13 @@ def _compared(
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         save_result(folder, plain, inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+def from_base(curve: "pd.DataFrame", watched: dict[str, Any]) -> "pd.DataFrame":
+    """The rows of an arm's curve, led by what was watched of the base, as epoch 0."""
+    import pandas as pd
+
+    return pd.concat([pd.DataFrame([{"epoch": 0, "step": 0, **watched}], dtype=float), curve], ignore_index=True)
 
 
 def _stacked(parts: "list[tuple[str, int, pd.DataFrame]]") -> "pd.DataFrame":
@@ -265,6 +280,16 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
     return found
 
 
+def check_trainable(spec: "EncoderSpec") -> None:
+    """Raises InputError for an encoder that no training goes on from: raw pixels, a timm model, some outputs of another one."""
+    if spec.backbone not in _TRAINABLE:
+        raise InputError(
+            f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets can.'
+        )
+    if spec.outputs:
+        raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
+
+
 def check_batch(settings: FinetuneSettings, workspace: Workspace) -> int:
     """How many train images there are. Raises InputError where they fill no batch, or the processes cannot share one."""
     from sslviz.data import dataset as datasets
@@ -304,12 +329,7 @@ class Origin:
 
         workspace.existing_encoder(settings.encoder)
         spec = load_spec(workspace, settings.encoder)
-        if spec.backbone not in _TRAINABLE:
-            raise InputError(
-                f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets can.'
-            )
-        if spec.outputs:
-            raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
+        check_trainable(spec)
         weights = load_weights(workspace, spec)
         head = read_head(workspace.encoder(spec.name) / "head.safetensors")
         if head is not None:
@@ -384,6 +404,48 @@ class _Trainer:
         self.fabric = fabric_for(settings.device, settings.precision)
         self.speaks = self.fabric.is_global_zero
         progress.note(device=self.fabric.device.type, precision=settings.precision, processes=self.fabric.world_size)
+
+    def watched(self, embed: "Callable[[list[str]], Iterable[np.ndarray]]", due: bool) -> dict[str, float]:
+        """Of a fixed sample: mean Q, also of what the base's probe got right and wrong apart; where `due`, a probe's accuracy.
+
+        embed: embeddings float[b, D] of pictures by sample_id, block by block.
+        """
+        import numpy as np
+
+        from sslviz.analysis.probe import linear_probe
+        from sslviz.analysis.rows import score_rows
+
+        assert self.base is not None
+        sample = self.base.sample(_WATCHED)
+        H = np.concatenate(list(embed(sample.index.tolist())))
+        q = score_rows(H, self.fixed.features, self.fixed.eps).q
+        found = {"watched_q": float(q.mean())}
+        if "correct" in sample:
+            right = sample["correct"].to_numpy(dtype=bool)
+            for outcome, part in (("correct", right), ("wrong", ~right)):
+                found[f"watched_q_{outcome}"] = float(q[part].mean()) if part.any() else float("nan")
+            found["watched_top1"] = float("nan")
+            if due:
+                train = self.samples
+                train = train[(train["split"] == "train") & (train["label"] >= 0) & ~train["sample_id"].isin(sample.index)]
+                train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
+            if due and train["label"].nunique() > 1:
+                H_train = np.concatenate(list(embed(train["sample_id"].tolist())))
+                probe = linear_probe(H_train, train["label"].to_numpy(), H, sample["label"].to_numpy(), l2=self.base.l2)
+                found["watched_top1"] = float("nan") if probe.top1 is None else probe.top1
+        return found
+
+    def watch_base(self) -> dict[str, float]:
+        """What is watched of the base, where all curves begin; kept in the run's folder."""
+        from sslviz.jobs.inputs import open_embedded
+        from sslviz.store.files import write_json
+
+        own = self.settings
+        embedded = open_embedded(self.workspace, own.dataset, own.encoder)
+        row_of = embedded.samples.set_index("sample_id")["row"]
+        found = self.watched(lambda ids: [embedded.store.read(row_of[ids].to_numpy())], bool(own.judge_every))
+        write_json(self.folder / BASE, {name: _known(value) for name, value in found.items()})
+        return found
 
     def plan(self, arm: Arm, seed: int) -> "_Plan":
         """What an arm is trained with. Raises InputError where another encoder has its name, RunFailed where nothing can pull."""
@@ -586,42 +648,18 @@ class _Trainer:
 
 
 class _Watch:
-    """What is measured at the end of an epoch, on a fixed sample: mean Q of images that the base's probe got right and wrong,
-    every so often a probe's accuracy, and D where it is to be chosen anew."""
+    """At the end of an epoch: what is watched of the encoder as it is then, and D where it is to be chosen anew."""
 
     def __init__(self, trainer: _Trainer, method: "Method", regulariser: "Regulariser", progress: Progress) -> None:
         self.trainer, self.method, self.regulariser, self.progress = trainer, method, regulariser, progress
 
     def every_epoch(self, rows: list[dict[str, float]]) -> dict[str, float]:
-        import numpy as np
-
-        from sslviz.analysis.probe import linear_probe
-        from sslviz.analysis.rows import score_rows
-
-        settings, base = self.trainer.settings, self.trainer.base
-        assert base is not None
+        settings = self.trainer.settings
         epoch, epochs = len(rows), settings.pace()[0]
         if settings.refresh_every and epoch % settings.refresh_every == 0 and epoch < epochs:
             self._refresh()
-        sample = base.sample(_WATCHED)
-        H = np.concatenate(list(self._embedded(sample.index.tolist())))
-        q = score_rows(H, self.trainer.fixed.features, self.trainer.fixed.eps).q
-        found = {"watched_q": float(q.mean())}
-        if "correct" in sample:
-            right = sample["correct"].to_numpy(dtype=bool)
-            for outcome, part in (("correct", right), ("wrong", ~right)):
-                found[f"watched_q_{outcome}"] = float(q[part].mean()) if part.any() else float("nan")
-            due = settings.judge_every and (epoch % settings.judge_every == 0 or epoch == epochs)
-            found["watched_top1"] = float("nan")
-            if due:
-                train = self.trainer.samples
-                train = train[(train["split"] == "train") & (train["label"] >= 0) & ~train["sample_id"].isin(sample.index)]
-                train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
-            if due and train["label"].nunique() > 1:
-                H_train = np.concatenate(list(self._embedded(train["sample_id"].tolist())))
-                probe = linear_probe(H_train, train["label"].to_numpy(), H, sample["label"].to_numpy(), l2=base.l2)
-                found["watched_top1"] = float("nan") if probe.top1 is None else probe.top1
-        return found
+        due = bool(settings.judge_every) and (epoch % settings.judge_every == 0 or epoch == epochs)
+        return self.trainer.watched(self._embedded, due)
 
     def _refresh(self) -> None:
         from sslviz.analysis.features import EPS_GRID, ActivationCounts

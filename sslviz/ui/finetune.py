@@ -6,10 +6,23 @@ from typing import Any, cast, get_args
 import pandas as pd
 import streamlit as st
 
+from sslviz.encoders.spec import load_spec
 from sslviz.errors import SslvizError
 from sslviz.jobs import command_of, parse
-from sslviz.jobs.finetune import ARMS, PRESETS, Arm, Estimate, FinetuneSettings, Origin, estimate
+from sslviz.jobs.finetune import (
+    ARMS,
+    BASE,
+    PRESETS,
+    Arm,
+    Estimate,
+    FinetuneSettings,
+    Origin,
+    check_trainable,
+    estimate,
+    from_base,
+)
 from sslviz.jobs.runner import ACTIVE, list_runs
+from sslviz.store.files import read_json
 from sslviz.store.results import Result
 from sslviz.ui import forms, report, widgets
 from sslviz.ui.figures import finetune as figures
@@ -51,11 +64,13 @@ def live(here: Frame, run: dict[str, Any] | None) -> bool:
 def _metrics(here: Frame, run: dict[str, Any]) -> pd.DataFrame:
     """The curves that a run has written so far."""
     parts = []
+    base = here.workspace.run(run["id"]) / BASE
+    watched = read_json(base) if base.exists() else {}
     for arm in run["settings"]["arms"]:
         for seed in run["settings"]["seeds"]:
             path = here.workspace.run(run["id"]) / f"{arm}-s{seed}" / "metrics.parquet"
             if path.exists():
-                parts.append(pd.read_parquet(path).assign(arm=arm, seed=seed))
+                parts.append(from_base(pd.read_parquet(path), watched).assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -75,9 +90,10 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         if curves["watched_top1"].notna().any():
             _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
     st.caption(
-        "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base. A "
-        "higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the table. Pull: "
-        "the norm of a term's gradient at the features, beside the own loss's; what pulls with a millionth of it changes nothing."
+        "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base; epoch 0 is "
+        "the base. A higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the "
+        "table. Pull: the norm of a term's gradient at the features, beside the own loss's; what pulls with a millionth of it "
+        "changes nothing."
     )
     with st.expander("The numbers"):
         st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
@@ -219,6 +235,14 @@ def panels(table: pd.DataFrame, names: list[str]) -> None:
 def form(here: Frame, running: bool) -> None:
     """Settings, checks, and the button that starts all arms in one run."""
     st.subheader("Fine-tune this encoder")
+    if here.dataset.root is None:
+        st.info(plain(f"{here.dataset.name} has arrays only; fine-tuning needs its images."))
+        return
+    try:
+        check_trainable(load_spec(here.workspace, here.encoder))
+    except SslvizError as error:
+        st.info(plain(str(error)))
+        return
     st.caption(
         "Goes on with the encoder's own loss and head, once for each arm and seed, from the same start and on the same images in "
         "the same order. Only what an arm gains over the control is due to its terms."

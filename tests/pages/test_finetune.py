@@ -5,6 +5,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import load_weights, save_encoder
 from sslviz.jobs import runner
 from sslviz.jobs.finetune import FinetuneSettings
 from sslviz.store.files import write_json, write_table
@@ -49,6 +51,18 @@ def test_the_page_says_what_the_job_says(page, mended):
     assert table["top-1"].tolist() == [f"{100 * row['top1']:.1f} %" for row in summary["arms"]]
     assert table["mended"].tolist()[1:] == [str(row["mended"]) for row in summary["arms"][1:]]
     assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
+
+
+def test_no_form_for_what_cannot_be_trained(app, mended):
+    spec = load_spec(mended, "small")
+    cut = spec.model_copy(update={"name": "cut", "outputs": tuple(range(8)), "feature_dim": 8})
+    save_encoder(mended, cut, load_weights(mended, spec))
+    try:
+        test = app("finetune", dataset="pets", encoder="cut")
+        assert 'encoder "cut" was cut to some of its outputs' in text(test).replace("\\", "")
+        assert not any(b.label == "Fine-tune" for b in test.button)
+    finally:
+        shutil.rmtree(mended.encoder("cut"))
 
 
 def test_before_and_after_by_hand():
