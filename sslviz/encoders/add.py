@@ -96,7 +96,8 @@ def hub_file(repository: str) -> Path | None:
     repo, wanted = "/".join(repository.split("/")[:2]), "/".join(repository.split("/")[2:])
     try:
         if not wanted:
-            names = HfApi().list_repo_files(repo)
+            # not list_repo_files, which waits 23 seconds where there is no network
+            names = [found.rfilename for found in HfApi().model_info(repo).siblings or []]
             if "config.json" in names and _is_timm(Path(hf_hub_download(repo, "config.json"))):
                 return None
             files = [n for n in names if n.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".bin"))]

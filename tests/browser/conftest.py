@@ -89,8 +89,8 @@ def serve(workspace, tmp_path):
 
     yield start
     for app in running:
-        if app.process.poll() is None:
-            app.stop()
+        app.process.kill()
+        app.process.communicate()
 
 
 @pytest.fixture
