@@ -63,7 +63,7 @@ def add_folder(
     Raises InputError when there is no picture or the name belongs to another folder.
     """
     root = root.expanduser().absolute()
-    known = read_json(workspace.dataset(name) / "dataset.json") if name in workspace.datasets() else None
+    known = _facts(workspace.dataset(name)) if name in workspace.datasets() else None
     if known is not None and known.get("root") != str(root):
         raise InputError(
             f'data set "{name}" is already {known.get("root") or "an array import"}. '
@@ -111,12 +111,20 @@ def save(workspace: Workspace, name: str, facts: dict[str, Any], samples: pd.Dat
     with only_writer(folder / "samples.parquet", f"the sample table of {name}", wait=True):
         old = read_json(path) if path.exists() else None
         facts["added"] = old["added"] if old else datetime.now(UTC).isoformat(timespec="seconds")
-        if facts == old:
+        root = Path(facts["root"] or "")
+        kept = facts | ({"root": str(root.relative_to(folder))} if root.is_relative_to(folder) else {})
+        if kept == old:
             return load(workspace, name)
         samples = _with_pixel_facts(samples, folder)
         write_table(folder / "samples.parquet", samples)
-        write_json(path, facts)
+        write_json(path, kept)
     return Dataset(name, folder, facts, samples)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What dataset.json says; a root inside the workspace is kept from there, so that a workspace can be copied or moved."""
+    facts: dict[str, Any] = read_json(folder / "dataset.json")
+    return facts | ({"root": str(folder / facts["root"])} if facts.get("root") else {})
 
 
 def _with_pixel_facts(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -147,7 +155,7 @@ def record_pixel_facts(workspace: Workspace, name: str, read: pd.DataFrame) -> N
 def load(workspace: Workspace, name: str) -> Dataset:
     """A registered data set. Raises NotFound."""
     folder = workspace.existing_dataset(name)
-    return Dataset(name, folder, read_json(folder / "dataset.json"), read_table(folder / "samples.parquet"))
+    return Dataset(name, folder, _facts(folder), read_table(folder / "samples.parquet"))
 
 
 def refresh(workspace: Workspace, name: str) -> tuple[Dataset, list[str]]:

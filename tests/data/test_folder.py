@@ -1,4 +1,5 @@
 import os
+import shutil
 import unicodedata
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from sslviz.data import dataset as datasets
 from sslviz.data.folder import class_titles, list_folder
 from sslviz.errors import InputError, NotFound
+from sslviz.store.workspace import Workspace
 from tests.inputs import folder, picture
 
 
@@ -159,3 +161,12 @@ def test_a_name_belongs_to_one_folder(tmp_path, workspace):
     datasets.add_folder(workspace, "set", folder(tmp_path / "one", {"train/a": 1}))
     with pytest.raises(InputError, match='data set "set" is already .*one'):
         datasets.add_folder(workspace, "set", folder(tmp_path / "two", {"train/a": 1}))
+
+
+def test_pictures_inside_a_workspace_move_with_it(tmp_path, workspace):
+    before, _ = datasets.add_folder(workspace, "set", folder(workspace.dataset("set") / "images", {"train/a": 2}))
+    moved = Workspace(shutil.move(workspace.root, tmp_path / "elsewhere"))
+    after, _ = datasets.refresh(moved, "set")
+    assert after.root == tmp_path / "elsewhere" / "datasets" / "set" / "images"
+    assert (after.fingerprint, after.facts) == (before.fingerprint, {**before.facts, "root": str(after.root)})
+    assert datasets.load(moved, "set").root == after.root
