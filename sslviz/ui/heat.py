@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.looks import shrunk
-from sslviz.analysis.masks import mask_iou
+from sslviz.analysis.masks import centre_blob, mask_iou
 from sslviz.data.dataset import load
 from sslviz.data.loading import read_picture
 from sslviz.data.masks import Masks, load_masks, mask_facts
@@ -137,10 +137,14 @@ def _say(seen: _Seen, masks: dict[str, np.ndarray], ways: _Ways, method: str, la
             f"same patch elsewhere takes {percent(seen.elsewhere, 0)}."
         )
     if any(mask.any() for mask in masks.values()):
+        blob = centre_blob(*seen.heat.shape)
         line = ", ".join(
-            f"**{kind}** {float(mask_iou(seen.heat[None], mask[None])[0]):.2f}" for kind, mask in masks.items() if mask.any()
+            f"**{kind}** {float(mask_iou(seen.heat[None], mask[None])[0]):.2f} "
+            f"(a blob in the middle: {float(mask_iou(blob[None], mask[None])[0]):.2f})"
+            for kind, mask in masks.items()
+            if mask.any()
         )
-        st.markdown(f"Overlap with the masks (IoU weighted by heat): {line}.")
+        st.markdown(f"Overlap with the masks (IoU weighted by heat): {line}. Compare maps of one method only.")
         if "core" in masks and method == "activation" and masks["core"].any():
             st.caption(f"The mask itself, as a map of this size, reaches {_ceiling(masks['core'], ways):.2f}.")
 

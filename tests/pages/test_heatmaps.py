@@ -1,6 +1,7 @@
 """The heatmaps page, and heat on the sample and feature pages: what a person reads."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -112,7 +113,12 @@ def test_heat_on_the_sample_page(app, masked):
     words = text(test)
     assert "activation maps, layer expand (8 x 8). Exact: the features are the means of these maps." in words.replace("\\", "")
     assert "Hiding the hottest fifth of the picture takes" in words
-    assert "**core**" in words
+    y, x = (np.mgrid[0:32, 0:32] + 0.5) / 32 - 0.5  # of any map: a Gaussian of a quarter of the side, by hand
+    middle = np.exp(-(x**2 + y**2) / (2 * 0.25**2))
+    middle /= middle.max()
+    mask, hot = blob(0, 32, 32), middle >= 0.5
+    base = middle[hot & mask].sum() / middle[hot | mask].sum()
+    assert re.search(rf"\*\*core\*\* 0\.\d\d \(a blob in the middle: {base:.2f}\)", words)
     assert "The mask itself, as a map of this size, reaches" in words
     select = next(s for s in test.selectbox if s.label == "Features")
     assert select.value is None
