@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from sslviz.errors import Cancelled, InputError, SslvizError
+from sslviz.errors import Cancelled, InputError, SslvizError, said
 from sslviz.jobs import JOBS, Job, Settings, parse
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
@@ -58,8 +58,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}.", 2)
+        _fail(said(error), 2)
     except Exception:
         _fail(f"this is a bug in sslviz. The details are in {_write_bug_report()}", 1)
 

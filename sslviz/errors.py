@@ -54,6 +54,17 @@ class Cancelled(SslvizError):
     exit_code = 130
 
 
+EXPECTED = (SslvizError, OSError)
+"""What a person gets to read as a line: ours, and what the file system says (full, forbidden, too long a name)."""
+
+
+def said(error: SslvizError | OSError) -> str:
+    """The line."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
+
+
 def shown(names: Iterable[object], most: int = 5) -> str:
     """The first of many names for a sentence; says how many there are when it leaves some out."""
     every = [str(name) for name in names]

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import SslvizError
+from sslviz.errors import EXPECTED, SslvizError, said
 from sslviz.jobs import command_of, parse
 from sslviz.jobs.finetune import (
     ARMS,
@@ -294,8 +294,8 @@ def _checked(here: Frame, settings: FinetuneSettings) -> Estimate | None:
     try:
         with st.spinner("Measuring a step"):
             return estimate(settings, here.workspace, Origin.read(here.workspace, settings))
-    except SslvizError as error:
-        st.error(plain(str(error)))
+    except EXPECTED as error:
+        st.error(plain(said(error)))
         return None
 
 

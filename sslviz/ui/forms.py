@@ -11,7 +11,7 @@ import streamlit as st
 from sslviz.data import dataset as datasets
 from sslviz.data.masks import add_masks, mask_facts
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import InputError, SslvizError, Untrusted
+from sslviz.errors import EXPECTED, InputError, Untrusted, said
 from sslviz.jobs import Settings, parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.methods import METHODS
@@ -66,10 +66,8 @@ def analyze_form(workspace: Workspace) -> None:
     ):
         try:
             start(workspace, folder, file, choice, settings, input_spec)
-        except SslvizError as error:
-            st.error(plain(str(error)))
-        except OSError as error:
-            st.error(plain(f"{error.strerror or error} ({error.filename})"))
+        except EXPECTED as error:
+            st.error(plain(said(error)))
 
 
 def input_fields() -> dict[str, Any]:
@@ -106,8 +104,8 @@ def inspect(file: str) -> None:
 
     try:
         found = inspect_file(allowed_path(file))
-    except SslvizError as error:
-        st.error(plain(str(error)))
+    except EXPECTED as error:
+        st.error(plain(said(error)))
         return
     facts = report(found)
     if found.refusal:
@@ -221,8 +219,8 @@ def masks_form(workspace: Workspace) -> None:
         if st.button("Add the masks", disabled=not folder, icon=":material/texture:", key="masks-add"):
             try:
                 found = add_masks(datasets.load(workspace, name), allowed_path(folder), inside=allowed_roots())
-            except SslvizError as error:
-                st.error(plain(str(error)))
+            except EXPECTED as error:
+                st.error(plain(said(error)))
                 return
             counts = found.facts["counts"]
             st.success(

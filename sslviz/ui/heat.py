@@ -14,7 +14,7 @@ from sslviz.data.dataset import load
 from sslviz.data.loading import read_picture
 from sslviz.data.masks import Masks, load_masks, mask_facts
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import InputError, SslvizError
+from sslviz.errors import EXPECTED, InputError, said
 from sslviz.heatmaps import HEATMAPS, explain, finish
 from sslviz.heatmaps.hiding import fall_when_hidden
 from sslviz.heatmaps.layers import Subject
@@ -63,8 +63,8 @@ def show(here: Frame, found: live.Row, sample_id: str) -> None:
             features = _choose_features(found, sample_id)
         seen = _look(*_key(here), sample_id, here.dataset.fingerprint, method, layer, tuple(features))
         masks = _masks(here, sample_id, seen)
-    except SslvizError as error:
-        st.warning(f"It cannot be shown here: {plain(str(error))}")
+    except EXPECTED as error:
+        st.warning(f"It cannot be shown here: {plain(said(error))}")
         return
     outlines = {kind: overlays.data_url(overlays.outline_rgba(mask, kind, _SIDE)) for kind, mask in masks.items()}
     with left:
@@ -226,7 +226,7 @@ def strongest(here: Frame, part: pd.DataFrame, feature: int) -> dict[str, str]:
     ids = tuple(part["sample_id"])
     try:
         return _blends(*_key(here), ids, here.dataset.fingerprint, feature, _ways(here).methods[0])
-    except (SslvizError, OSError):
+    except EXPECTED:
         return {}
 
 

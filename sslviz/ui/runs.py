@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from sslviz.errors import InputError, SslvizError
+from sslviz.errors import EXPECTED, InputError, said
 from sslviz.jobs import JOBS, command_of, parse, runner
 from sslviz.store.workspace import Workspace
 from sslviz.ui import report, widgets
@@ -88,5 +88,5 @@ def _try(action: Any, workspace: Workspace, run_id: str) -> None:
     try:
         action(workspace, run_id)
         st.rerun()
-    except SslvizError as error:
-        st.error(plain(str(error)))
+    except EXPECTED as error:
+        st.error(plain(said(error)))

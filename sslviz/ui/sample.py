@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS
-from sslviz.errors import SslvizError
+from sslviz.errors import EXPECTED, said
 from sslviz.store.results import Result
 from sslviz.ui import features, live, reads, selection, widgets
 from sslviz.ui.figures import features as figures
@@ -81,8 +81,8 @@ def show_picture(here: Frame, row: pd.Series) -> None:
         try:
             content, _ = picture_file(here.dataset.name, int(row["row"]))
             st.image(content, width="stretch", alt=f"{label}: {row['sample_id']}")
-        except (SslvizError, OSError) as error:
-            st.warning(f"The picture cannot be shown: {plain(str(error))}.")
+        except EXPECTED as error:
+            st.warning(f"The picture cannot be shown: {plain(said(error))}")
     st.caption(plain(row["sample_id"]))
 
 
@@ -226,8 +226,8 @@ def own_picture(here: Frame, scores: Result, probe: Result | None, scored: pd.Da
     try:
         live.check_embeddings(here, scores)
         raw = live.embed(here, [content])[0]
-    except (SslvizError, OSError) as error:
-        st.error(f"{plain(given.name)}: {plain(str(error).removesuffix('.'))}.")
+    except EXPECTED as error:
+        st.error(f"{plain(given.name)}: {plain(said(error).removesuffix('.'))}.")
         return
     found = live.explain(raw, live.discriminative(scores), probe)
     others = scored.loc[scored["split"] == "train", "q"]

@@ -219,7 +219,7 @@ async def _picture(request: "Request", name: str, make: Callable[[], tuple[bytes
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import Response
 
-    from sslviz.errors import SslvizError
+    from sslviz.errors import EXPECTED
     from sslviz.ui.pictures import fingerprint_of
 
     try:
@@ -227,7 +227,7 @@ async def _picture(request: "Request", name: str, make: Callable[[], tuple[bytes
         if of is not None and of != fingerprint_of(name):
             return Response(status_code=404)  # the data set has changed: its rows are others now
         content, kind = await run_in_threadpool(make)
-    except (SslvizError, OSError):
+    except EXPECTED:
         return Response(status_code=404)
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
     return Response(content, media_type=kind, headers=headers)

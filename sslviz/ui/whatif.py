@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sslviz.errors import SslvizError
+from sslviz.errors import EXPECTED, said
 from sslviz.store.results import Result
 from sslviz.ui import live
 from sslviz.ui.frame import Frame
@@ -57,8 +57,8 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
         original, _ = picture_file(here.dataset.name, row)
         shown = [("as it is", original, causes), *changes]
         rows = _rows(here, scores, probe, [picture for _, picture, _ in shown])
-    except (SslvizError, OSError) as error:
-        st.warning(f"No counterfactuals: {plain(str(error))}")
+    except EXPECTED as error:
+        st.warning(f"No counterfactuals: {plain(said(error))}")
         return
     titles = scores.content["summary"]["titles"]
     for column, (name, picture, record), found in zip(st.columns(len(rows)), shown, rows, strict=True):
@@ -66,8 +66,8 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
             _card(name, _place_words(record), picture, found, rows[0], probe, titles)
     try:
         _own_change(here, scores, probe, sample_id, rows[0])
-    except SslvizError as error:
-        st.warning(plain(str(error)))
+    except EXPECTED as error:
+        st.warning(plain(said(error)))
 
 
 def _rows(here: Frame, scores: Result, probe: Result | None, pictures: list[bytes]) -> list[live.Row]:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data.dataset import Dataset
-from sslviz.errors import SslvizError
+from sslviz.errors import EXPECTED, SslvizError, said
 from sslviz.jobs import JOBS, Settings
 from sslviz.jobs.runner import ACTIVE, cancel, in_words, kill, launch, list_runs, read_run, resume
 from sslviz.store.workspace import Workspace
@@ -161,8 +161,8 @@ def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "
     try:
         run_id, _ = launch(job, settings, workspace, slurm=slurm)
         st.session_state["run"] = run_id
-    except SslvizError as error:
-        st.error(plain(str(error)))
+    except EXPECTED as error:
+        st.error(plain(said(error)))
 
 
 def job_button(workspace: Workspace, job: str, dataset: str, encoder: str, label: str, **kwargs: Any) -> None:

@@ -172,13 +172,24 @@ def test_a_link_names_its_data_set_and_encoder(app, scored, workspace, tmp_path)
     assert "There is no data set ghost here." in text(lost)
 
 
-def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "words"), [("page.pth", "is an HTML page"), ("x" * 300, "File name too long")])
+def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch, name, words):
     monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
     (tmp_path / "page.pth").write_text("<html>404</html>")
     test = app("data")
-    test.text_input(key="form-file").set_value(str(tmp_path / "page.pth")).run()
+    test.text_input(key="form-file").set_value(str(tmp_path / name)).run()
     next(b for b in test.button if b.label == "Inspect the checkpoint").click().run()
-    assert "is an HTML page" in " ".join(e.value.replace("\\", "") for e in test.error)
+    assert not test.exception
+    assert words in " ".join(e.value.replace("\\", "") for e in test.error)
+
+
+def test_masks_that_cannot_be_named_are_one_line(app, photos, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    test = app("data")
+    test.text_input(key="masks-folder").set_value(str(tmp_path / ("x" * 300))).run()
+    test.button(key="masks-add").click().run()
+    assert not test.exception
+    assert "File name too long" in " ".join(e.value for e in test.error)
 
 
 def test_a_comparison_that_works_on_this_encoder_is_shown_with_its_cancel(app, photos, workspace, monkeypatch):
