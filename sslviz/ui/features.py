@@ -117,6 +117,8 @@ def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFram
             found = strongest.loc[feature]
             best = f" · {titles[int(found['label'])]} {found['share']:.0f} %"
         words.append((feature, f"{line['share']:.1f} %{best}", f"fires in {line['share']:.1f} % of train images{best}"))
+    of_class = "; the class it fires in most, and in how much of it" if len(strongest) else ""
+    st.caption(f"Below each: the share of train images in which it fires{of_class}.")
     return cards(here, result, scored, words, key="features-cards")
 
 
