@@ -37,11 +37,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 WorkspaceOption = Annotated[
-    str | None, typer.Option("--workspace", help="folder of everything sslviz makes [default: $SSLVIZ_WORKSPACE or ./workspace]")
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="settings from a file: a recipe, or a run's config.json; options given beside it win"),
+    str | None, typer.Option("--workspace", help="folder of everything sslviz makes; default $SSLVIZ_WORKSPACE, else ./workspace")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
@@ -106,20 +102,14 @@ def _command(
     job: Job, prepare: Callable[[dict[str, Any], Workspace], dict[str, Any]], renamed: dict[str, str]
 ) -> Callable[..., None]:
     def run(**values: Any) -> None:
-        context: typer.Context = values.pop("context")
         as_json = values.pop("as_json")
         workspace = Workspace(values.pop("workspace"))
         slurm = values.pop("slurm", None) or ""
-        config = values.pop("config")
-        fields = {renamed.get(k, k): v for k, v in values.items()}
-        if config is not None:
-            sources = {renamed.get(k, k): context.get_parameter_source(k) for k in values}
-            given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-            fields = _configured(job, config, fields, given)
-        settings = parse(job.settings, prepare(fields, workspace))
+        values.pop("config")
+        settings = parse(job.settings, prepare({renamed.get(k, k): v for k, v in values.items()}, workspace))
         _run_and_print(job, settings, workspace, as_json, slurm)
 
-    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    parameters: list[inspect.Parameter] = []
     shown = {v: k for k, v in renamed.items()}
     for name, info in job.settings.model_fields.items():
         default = inspect.Parameter.empty if info.is_required() else info.default
@@ -130,7 +120,7 @@ def _command(
     extra = _EXTRA.get(job.name, [])
     parameters += [*extra]
     parameters += [
-        _keyword("config", ConfigOption),
+        _keyword("config", _config_option(job, shown)),
         inspect.Parameter("workspace", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceOption),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
     ]
@@ -139,15 +129,23 @@ def _command(
     return run
 
 
-def _configured(job: Job, path: Path, fields: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """The settings of a file (a recipe, or the config.json of a run), and over them the options that were `given`."""
-    if not path.is_file():
-        raise InputError(f"no file {path} with settings.")
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("job") != job.name or not isinstance(content.get("settings"), dict):
-        raise InputError(f'{path}: expected {{"job": "{job.name}", "settings": {{…}}}}, as a run\'s config.json.')
-    beside = {k: v for k, v in fields.items() if k not in job.settings.model_fields}
-    return {**beside, **content["settings"], **{k: v for k, v in fields.items() if k in given}}
+def _config_option(job: Job, shown: dict[str, str]) -> Any:
+    """--config FILE: its settings take the place of the options' defaults, of required ones too."""
+
+    def take(context: typer.Context, path: Path | None) -> None:
+        if path is None:
+            return
+        if not path.is_file():
+            raise InputError(f"no file {path} with settings.")
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("job") != job.name or not isinstance(content.get("settings"), dict):
+            raise InputError(f'{path}: expected {{"job": "{job.name}", "settings": {{…}}}}, as a run\'s config.json.')
+        if unknown := content["settings"].keys() - job.settings.model_fields.keys():
+            raise InputError(f"{path}: {sorted(unknown)[0]} is no setting of {job.name}.")
+        context.default_map = {shown.get(name, name): value for name, value in content["settings"].items()}
+
+    words = "settings from a file: a recipe, or a run's config.json; options given beside it win"
+    return Annotated[Path | None, typer.Option("--config", help=words, is_eager=True, callback=take)]
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

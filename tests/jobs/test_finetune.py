@@ -423,8 +423,8 @@ def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypat
         cli._register_jobs()
     path = tmp_path / "recipe.json"
 
-    def given(*options, config=path):
-        words = ["finetune", "--dataset", "pets", "--encoder", "small", "--config", str(config), *options]
+    def given(*options, config=path, names=("--dataset", "pets", "--encoder", "small")):
+        words = ["finetune", *names, "--config", str(config), *options]
         return CliRunner().invoke(cli.app, [*words, "--workspace", str(tmp_path / "w")])
 
     content = {"epochs": 3, "lambda1": 0.5, "seeds": [1, 2], "batch_size": 1024, "normalise": False}
@@ -433,6 +433,13 @@ def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypat
     (found,) = asked
     assert (found.epochs, found.seeds, found.lambda1, found.dataset) == (3, [0], 0.25, "pets")
     assert (found.batch_size, found.normalise) == (256, False)
+    path.write_text(json.dumps({"job": "finetune", "settings": {**content, "dataset": "own", "encoder": "its"}}))
+    assert given(names=()).exception is None  # a run's config.json says all
+    assert (asked[1].dataset, asked[1].encoder, asked[1].seeds) == ("own", "its", [1, 2])
+    assert given().exception is None
+    assert asked[2].dataset == "pets"
+    path.write_text(json.dumps({"job": "finetune", "settings": {"epoch": 3}}))
+    assert "epoch is no setting of finetune" in str(given().exception)
     path.write_text(json.dumps({"job": "pretrain", "settings": {}}))
     assert 'expected {"job": "finetune"' in str(given().exception)
     assert "no file" in str(given(config=tmp_path / "none.json").exception)
