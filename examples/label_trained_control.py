@@ -1,6 +1,6 @@
 """Train the demo's control: the demo encoders' network, on the same images, with labels.
 
-    python examples/label_trained_control.py --workspace workspace --epochs 60
+    python examples/label_trained_control.py --workspace workspace --epochs 60 --name my-control
 
 It answers "is it the set, or the training, that makes a Q-Score work here?" and is shown beside the self-supervised encoders.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", default="workspace")
     parser.add_argument("--dataset", default="demo")
-    parser.add_argument("--name", default="supervised-demo")
+    parser.add_argument("--name", required=True, help="of the encoder; one of that name is replaced")
     parser.add_argument("--epochs", type=int, default=60)
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)

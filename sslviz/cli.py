@@ -630,7 +630,7 @@ def data_show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption 
 
 @data_app.command("remove")
 def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
-    """Take a data set and all results made from it out of the workspace; its images stay where they are."""
+    """Take a data set and all results made from it out of the workspace; images elsewhere stay."""
     import shutil
 
     where = Workspace(workspace)

@@ -123,7 +123,7 @@ def _flatten(lead: str, values: dict[Any, Any], into: dict[str, torch.Tensor], d
 
 
 def _harmless() -> list[Any]:
-    """The fixed allow-list: plain records, paths, and NumPy numbers and arrays (docs/method.md 7)."""
+    """The fixed allow-list: plain records, paths, and NumPy numbers and arrays (docs/formats.md)."""
     from numpy._core import multiarray
 
     scalar: Any = multiarray.scalar

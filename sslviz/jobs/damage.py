@@ -83,10 +83,11 @@ def verdict(table: pd.DataFrame) -> dict[str, Any] | None:
     line = table[(table["damage"] == worst) & (table["score"] == "q")].iloc[0]
     rivals = telling.loc[[s for s in telling.index if s in RIVALS.names() and not RIVALS[s].uses_labels]].min(axis=1)
     better = str(rivals.idxmax()) if len(rivals) and rivals.max() > 0.5 else None
-    words = "On these images Q rises when the object is damaged: do not trust its order"
-    words += f"; sort by {RIVALS[better].title}." if better else ", nor that of any other label-free score here."
+    words = "On these images Q rises when the object is damaged, so that its order may be upside down"
+    words += f"; compare it with {RIVALS[better].title}." if better else ". No other label-free score here does better."
     falls, low, high = (f"{100 * line[c]:.0f}" for c in ("falls", "low", "high"))
     words += f" ({worst}: Q falls in {falls} % of {line['n']} images, 95 % {low} to {high}.)"
+    words += " A hypothesis of ours, which our own measurements do not bear out so far (docs/evidence.md in the source)."
     return {"damage": worst, "better": better, "words": words}
 
 

@@ -17,7 +17,9 @@ class EmbedSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
-    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default a twentieth, at most 16 MB")
+    chunk_rows: int | None = Field(
+        None, ge=1, description="rows a chunk on disk; default a twentieth, but at least 256 and at most 16 MB"
+    )
     workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
     precision: Literal["32", "bf16"] = Field("32", description="arithmetic of the forward pass; part of the result's identity")

@@ -52,9 +52,10 @@ class FinetuneSettings(Settings):
     encoder: str = Field(description="encoder in the workspace to go on from")
     arms: list[Arm] = Field(
         ["control", "both"],
-        description="what is trained beside the base, once for each: " + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
+        description="what is trained beside the base, once for each (give it again for each): "
+        + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
-    seeds: list[int] = Field([0], description="of order and views, once for each")
+    seeds: list[int] = Field([0], description="of order and views, once for each; give it again for each")
     preset: Literal["published", "small"] = Field(
         "published", description="published: 50 epochs at 1e-5; small, for a CPU (ours): 10 epochs at 0.2"
     )
@@ -258,7 +259,7 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
 
     n = check_batch(settings, workspace)
     device, made = torch.device(pick_device(settings.device)), origin.made
-    world, here = (max(settings.processes, known) for known in processes())
+    world, here = processes(settings.processes)
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
     bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
     steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
@@ -302,7 +303,7 @@ def check_batch(settings: FinetuneSettings, workspace: Workspace) -> int:
             f'data set "{dataset.name}" has {n:,} train images; expected at least one batch of {settings.batch_size} pictures. '
             "Choose a smaller --batch-size or another data set."
         )
-    world = max(settings.processes, processes()[0])
+    world = processes(settings.processes)[0]
     if settings.batch_size % world:
         raise InputError(f"batch size {settings.batch_size}: expected a multiple of the {world} processes.")
     return n

@@ -34,7 +34,7 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
         from submitit import SlurmExecutor
         from submitit.helpers import CommandFunction
     except ImportError:
-        raise InputError("--slurm needs submitit: pip install 'sslviz[cluster]'") from None
+        raise InputError("--slurm needs submitit: pip install submitit") from None
     if not shutil.which("sbatch") or not shutil.which("srun"):
         raise InputError("--slurm: there is no sbatch and srun on this machine; run it on a login node of the cluster.")
     given = options(text)

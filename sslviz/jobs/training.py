@@ -110,8 +110,8 @@ def fabric_for(device: str, precision: Any) -> "lightning.Fabric":
     return fabric
 
 
-def processes() -> tuple[int, int]:
-    """(processes of this run, how many of them on this machine), as torchrun or SLURM started them."""
+def processes(asked: int = 1) -> tuple[int, int]:
+    """(processes of this run, how many of them on this machine), as torchrun or SLURM started them; before that, as asked for."""
     own = os.environ
-    world = int(own.get("WORLD_SIZE") or own.get("SLURM_NTASKS") or 1)
+    world = int(own.get("WORLD_SIZE") or own.get("SLURM_NTASKS") or asked)
     return world, int(own.get("LOCAL_WORLD_SIZE") or own.get("SLURM_NTASKS_PER_NODE") or world)

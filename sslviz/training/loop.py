@@ -116,9 +116,10 @@ def train(
 
     def save() -> None:
         if not all(bool(torch.isfinite(p).all()) for p in method.parameters()):
+            lr = learning_rate(step - 1, steps_per_epoch, schedule)
             raise RunFailed(
                 f"a weight is NaN or infinite after step {step} (epoch {math.ceil(step / steps_per_epoch)}); {kept()}. "
-                f"Try a lower learning rate (now {learning_rate(step - 1, steps_per_epoch, schedule):.3g}) or --precision 32."
+                f"Try a lower learning rate (now {lr:.3g}) or --precision 32-true."
             )
         if fabric.is_global_zero:
             content = {
@@ -164,7 +165,7 @@ def train(
         if not torch.isfinite(loss):
             raise RunFailed(
                 f"loss is {loss.item()} at step {step} (epoch {epoch + 1}); {kept()}. "
-                f"Try a lower learning rate (now {lr:.3g}) or --precision 32."
+                f"Try a lower learning rate (now {lr:.3g}) or --precision 32-true."
             )
         fabric.backward(loss)
         pulls = objective.gradient_norms()

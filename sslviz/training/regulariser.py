@@ -1,4 +1,4 @@
-"""The Q-Score regulariser: what is added to an encoder's own loss so that its representation becomes better (method.md 4).
+"""The Q-Score regulariser: what is added to an encoder's own loss so that its representation becomes better (docs/method.md 4).
 
     L_SSL - lambda1 * 1/M sum_i 1[Q_i < alpha] Q_i + lambda2 * sum_k 1[|H_k|_1 > beta] |H_k|_1
 

@@ -190,7 +190,7 @@ def _where_it_looks(here: Frame, feature: int) -> None:
             )
         if line["name"]:
             st.markdown(
-                f"Workers call the part of the picture that it overlaps most **{plain(line['name'])}** "
+                f"Annotators call the part of the picture that it overlaps most **{plain(line['name'])}** "
                 f"({100 * line['overlap']:.0f} % of its heatmaps, over {line['support']} images)."
             )
 

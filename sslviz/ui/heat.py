@@ -133,8 +133,8 @@ def _say(seen: _Seen, masks: dict[str, np.ndarray], ways: _Ways, method: str, la
         return
     if not np.isnan(seen.hot):
         st.markdown(
-            f"Hiding the hottest fifth of the picture takes **{percent(seen.hot, 0)}** of what these features say; hiding the "
-            f"same patch elsewhere takes {percent(seen.elsewhere, 0)}."
+            f"Hiding the hottest fifth of the picture lowers the sum of these features by **{percent(seen.hot, 0)}**; hiding a "
+            f"patch of the same shape elsewhere lowers it by {percent(seen.elsewhere, 0)}."
         )
     if any(mask.any() for mask in masks.values()):
         blob = centre_blob(*seen.heat.shape)

@@ -116,8 +116,9 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
         f"{METRICS[str(metric)]} with core and spurious masks",
     )
     st.caption(
-        "Marks are base rates: a blob in the middle, a map that is equal everywhere, another image's map; and what the "
-        "mask itself reaches as a map of this size. Spurious numbers are only to be compared with core ones."
+        "Core: the object. Spurious: its surroundings. Marks are base rates: a blob in the middle, a map that is equal "
+        "everywhere, another image's map; and what the mask itself reaches as a map of this size. Spurious numbers "
+        "are only to be compared with core ones."
     )
     st.markdown("**How the threshold matters**")
     levels = sorted(curve["mask_threshold"].unique())

@@ -67,11 +67,8 @@ def say_upside_down(summary: dict[str, Any]) -> None:
     if not summary["upside_down"]:
         return
     st.warning(plain(summary["upside_down"]["words"]), icon=":material/swap_vert:")
-    judged = "The labels' verdict below counts for more. " if summary["reports"] else ""
-    st.caption(
-        f"{judged}This check uses no labels and is a hypothesis of ours, which our own measurements do not bear out so far "
-        "(docs/evidence.md)."
-    )
+    if summary["reports"]:
+        st.caption("This check uses no labels. The labels' verdict below counts for more.")
 
 
 def damage(summary: dict[str, Any]) -> None:
@@ -97,7 +94,7 @@ def damage(summary: dict[str, Any]) -> None:
         "95 % intervals for the Q-Score: "
         + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
         + ". Below half on covered or shrunk images, the check says that the order of Q is not to be trusted. That rule is ours, "
-        "a hypothesis; docs/evidence.md lists the cases, more against it than for it so far."
+        "a hypothesis; docs/evidence.md in the source lists the cases, more against it than for it so far."
     )
 
 
@@ -252,7 +249,8 @@ def rivals(summary: dict[str, Any]) -> None:
     st.dataframe(rivals_table(summary), hide_index=True, width="stretch", column_config=_COLUMNS)
     st.caption(
         "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and "
-        "AUPRC equal to the base rate. Only the probe's maximum softmax probability uses labels."
+        "AUPRC equal to the base rate; lift is AUPRC over base rate. AURC and AUGRC: the mean error as more and more images "
+        "are kept, best scores first; lower is better. Only the probe's maximum softmax probability uses labels."
     )
 
 

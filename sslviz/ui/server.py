@@ -1,4 +1,4 @@
-"""The app's server: Streamlit behind a one-time token, with thumbnails by id, on this machine's own address."""
+"""The app's server: Streamlit behind a token made at each start, with thumbnails by id, on this machine's own address."""
 
 import hmac
 import os

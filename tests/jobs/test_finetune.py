@@ -323,6 +323,12 @@ def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
     fixed = 2 * found[8, 1].memory - found[16, 1].memory  # weights, gradients, momentum
     assert found[16, 1].memory > found[8, 1].memory > fixed > 0
     assert found[16, 2].memory == pytest.approx(2 * found[8, 1].memory)  # two processes of 8 on one machine
+    with monkeypatch.context() as cluster:  # what SLURM started counts, not what was asked for
+        cluster.setenv("SLURM_NTASKS", "2")
+        cluster.setenv("SLURM_NTASKS_PER_NODE", "1")
+        settings = FinetuneSettings(**{**SETTINGS, "batch_size": 16, "processes": 8})
+        found_there = module.estimate(settings, workspace, Origin.read(workspace, settings))
+    assert found_there.memory == pytest.approx(found[8, 1].memory)
     monkeypatch.setattr(inputs, "available_memory", lambda: int(1e9 * found[8, 1].memory) - 1)
     settings = FinetuneSettings(**SETTINGS)
     with pytest.raises(InputError, match="Choose a smaller --batch-size"):

@@ -63,7 +63,7 @@ def test_a_feature_says_where_it_looks_and_what_workers_called_it(app, masked, w
     assert "overlaps most **fur \\<b\\>** (45 % of its heatmaps, over 7 images)" in said
     other = text(app("features", feature=str(table["feature"].iloc[1])))
     assert "of its heatmaps lies on the object" in other
-    assert "Workers call" not in other
+    assert "Annotators call" not in other
 
 
 def test_the_page_says_what_the_job_says(app, masked, workspace):
@@ -112,7 +112,7 @@ def test_heat_on_the_sample_page(app, masked):
     assert "Where the encoder looks" in [s.value for s in test.subheader]
     words = text(test)
     assert "activation maps, layer expand (8 x 8). Exact: the features are the means of these maps." in words.replace("\\", "")
-    assert "Hiding the hottest fifth of the picture takes" in words
+    assert "Hiding the hottest fifth of the picture lowers" in words
     y, x = (np.mgrid[0:32, 0:32] + 0.5) / 32 - 0.5  # of any map: a Gaussian of a quarter of the side, by hand
     middle = np.exp(-(x**2 + y**2) / (2 * 0.25**2))
     middle /= middle.max()

@@ -180,7 +180,7 @@ def spoiled(spoil, when):
 
 
 def test_weight_decay_is_for_matrices_and_kernels(tmp_path):
-    """Biases and BatchNorm's parameters are not decayed (docs/method.md)."""
+    """Biases and BatchNorm's parameters are not decayed (docs/encoders.md)."""
     model = spoiled(lambda step: step._replace(loss=step.loss * 0), lambda number: True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run(tmp_path, model=model, schedule=Schedule(1, 40, 0.1, 0, 0))
