@@ -109,7 +109,9 @@ def a_curve(n: int, d: int, c: int) -> None:
 
     probes, ours = timed(whole_curve)
     X = torch.cat(list(Design(H[train], y[train]).blocks())).numpy()
-    picked = [probes[k] for k in np.linspace(0, len(probes) - 1, 6).astype(int)]
+    by_width = sorted(probes, key=lambda p: p.n_features)  # six whose mean width is that of all
+    picked = [by_width[k] for k in ((np.arange(6) + 0.5) * len(probes) / 6).astype(int)]
+    assert abs(np.mean([p.n_features for p in picked]) / np.mean([p.n_features for p in probes]) - 1) < 0.05
     theirs = 0.0
     for probe in picked:
         part = np.ascontiguousarray(X[:, probe.features] if probe.features is not None else X[:, : probe.n_features])

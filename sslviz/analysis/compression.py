@@ -17,6 +17,8 @@ from sslviz.errors import InputError
 REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 KINDS = ("discriminative", "random", "lower tail", "upper tail", "pca")
 RANDOM_SEEDS = 4
+_AT_ONCE = 20_000_000
+"""Numbers of resamples in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +158,11 @@ def table(probes: Sequence[Subset]) -> pd.DataFrame:
 
 
 def by_size(found: pd.DataFrame) -> pd.DataFrame:
-    """top1 of a curve's table by reduction and n_features, a column a kind, random subsets by their mean; the full width is
-    left out."""
+    """top1 of a curve's table by reduction and n_features (of principal components there may be fewer), a column a kind, random
+    subsets by their mean; the full width is left out."""
     subsets = found[found["kind"] != "full"]
-    wide = subsets.groupby(["reduction", "n_features", "kind"])["top1"].mean().unstack("kind")
+    n_features = subsets.groupby("reduction")["n_features"].transform("max")
+    wide = subsets.groupby(["reduction", n_features, "kind"])["top1"].mean().unstack("kind")
     return wide[[kind for kind in KINDS if kind in wide]]
 
 
@@ -167,9 +170,9 @@ def by_size(found: pd.DataFrame) -> pd.DataFrame:
 class Drop:
     """What a kind of subset loses against the full width at one reduction, in shares of the test samples.
 
-    interval: 95 %, percentile bootstrap over samples, each drawn with all its answers; random subsets count by their mean ·
-    by_seed: the loss of each random subset, one value for other kinds · above_random: top-1 minus that of random subsets of the
-    same size, and its interval; None where there are none.
+    interval: 95 %, percentile bootstrap over samples, each drawn with all its answers; random subsets count by their mean, over
+    seeds that are drawn anew in each resample too · by_seed: the loss of each random subset, one value for other kinds ·
+    above_random: top-1 minus that of random subsets of the same size, and its interval; None where there are none.
     """
 
     kind: str
@@ -182,26 +185,48 @@ class Drop:
 
 def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> list[Drop]:
     """The loss of every kind at every reduction. `probes`: of one curve, the full width among them."""
-    full = next(p.correct for p in probes if p.kind == "full").astype(float)
-    groups: dict[tuple[str, float], list[np.ndarray]] = {}
-    for p in probes:
+    rng = np.random.default_rng(seed)
+    right = np.stack([p.correct for p in probes])
+    top1, drawn = right.mean(1), _resampled(right, n_bootstrap, rng)
+    full = next(k for k, p in enumerate(probes) if p.kind == "full")
+    groups: dict[tuple[str, float], list[int]] = {}
+    for k, p in enumerate(probes):
         if p.kind != "full":
-            groups.setdefault((p.kind, p.reduction), []).append(p.correct)
-    weights = np.random.default_rng(seed).multinomial(len(full), np.full(len(full), 1 / len(full)), size=n_bootstrap)
+            groups.setdefault((p.kind, p.reduction), []).append(k)
+
+    def of_seeds(members: list[int]) -> np.ndarray:
+        """The mean of a group in each resample, over as many of its seeds, drawn too."""
+        seeds = np.asarray(members)[rng.integers(len(members), size=(n_bootstrap, len(members)))]
+        mean: np.ndarray = np.take_along_axis(drawn, seeds, 1).mean(1)
+        return mean
+
+    resampled = {group: of_seeds(members) for group, members in groups.items()}
     found = []
-
-    def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
-        low, high = np.percentile(weights @ values / len(full), [2.5, 97.5])
-        return float(values.mean()), float(low), float(high)
-
-    for (kind, reduction), answers in groups.items():
-        right = np.mean(answers, 0)
-        lost, *interval = mean_and_interval(full - right)
-        by_seed = tuple(float(full.mean() - a.mean()) for a in answers)
-        random = groups.get(("random", reduction)) if kind != "random" else None
-        above = None if random is None else mean_and_interval(right - np.mean(random, 0))
-        found.append(Drop(kind, reduction, lost, (interval[0], interval[1]), by_seed, above))
+    for (kind, reduction), members in groups.items():
+        mean, draws = float(top1[members].mean()), resampled[kind, reduction]
+        above = None
+        if kind != "random" and ("random", reduction) in groups:
+            difference = draws - resampled["random", reduction]
+            above = (mean - float(top1[groups["random", reduction]].mean()), *_interval(difference))
+        by_seed = tuple(float(top1[full] - top1[k]) for k in members)
+        found.append(Drop(kind, reduction, float(top1[full]) - mean, _interval(drawn[:, full] - draws), by_seed, above))
     return found
+
+
+def _resampled(right: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of right bool[P, M] over n resamples of its columns: float64[n, P]."""
+    size = right.shape[1]
+    values, chance, means = right.T.astype(np.float64), np.full(size, 1 / size), []
+    at_once = max(1, _AT_ONCE // size)
+    for start in range(0, n, at_once):
+        weights = rng.multinomial(size, chance, size=min(at_once, n - start))
+        means.append(weights.astype(np.float64) @ values / size)
+    return np.concatenate(means)
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def enough(found: Sequence[Drop], kind: str, points: float) -> float | None:

@@ -78,11 +78,11 @@ def linear_probe(
     )
 
 
-def out_of_fold(H: Array, y: Array, l2: float, folds: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Predictions int64[N] and probabilities float32[N, C] for train samples by probes that did not see them.
 
-    Classes C are the sorted classes of y; samples of unknown class (-1) are predicted too. Folds are seeded and, where a class
-    has enough members, balanced. Raises InputError: see `linear_probe`.
+    Classes C are the sorted classes of y; samples of unknown class (-1) are predicted too. l2: None chooses it in each fold.
+    Folds are seeded and, where a class has enough members, balanced. Raises InputError: see `linear_probe`.
     """
     H = check_embeddings(H)
     y = check_labels(y, len(H), "y")
@@ -137,11 +137,9 @@ def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
 
 
 def choose_l2(design: Design, seed: int = 0, max_iterations: int = 1000) -> float:
-    """The strength of a falling path with the lowest loss on a held-out fifth; warm starts, ties to the stronger."""
+    """The strength on a falling path after which the loss on a held-out fifth falls no further; warm starts."""
     torch = design.torch
     held = torch.from_numpy(held_out(design.targets.numpy(), seed))
-    if not held.any():
-        return L2_PATH[1]
     best, start = (np.inf, L2_PATH[0]), None
     for l2 in L2_PATH:
         start = fit_lbfgs(design, l2, max_iterations, start, (~held).float())

@@ -50,7 +50,7 @@ def _eigenvalues(H: np.ndarray, *, centred: bool) -> np.ndarray:
     mean = H.mean(0, dtype=np.float64) if centred else 0.0
     scale = max(1, len(H) - 1) if centred else 1
     if len(H) < H.shape[1]:
-        wide = H - mean
+        wide = H.astype(np.float64) - mean
         gram = wide @ wide.T / scale
     else:
         gram = np.zeros((H.shape[1], H.shape[1]))

@@ -110,6 +110,7 @@ def count_firing(H: np.ndarray, eps: np.ndarray) -> tuple[np.ndarray, int]:
     for counts, n in _over_blocks(count, H):
         if n < 0:
             check_finite(H)
+            return count_firing(H / _sizes(H), eps)
         total += counts
         zero += n
     return total, zero
@@ -131,7 +132,16 @@ def score_rows(H: np.ndarray, features: np.ndarray, eps: float) -> RowScores:
     q, firing, used, norm, std = np.concatenate(list(_over_blocks(score, H)), axis=1)
     if not np.isfinite(norm).all():
         check_finite(H)
+        sizes = _sizes(H)
+        found = score_rows(H / sizes, features, eps)
+        return found._replace(norm=found.norm * sizes[:, 0])
     return RowScores(q, firing.astype(np.int64), used.astype(np.int64), norm, std)
+
+
+def _sizes(H: np.ndarray) -> np.ndarray:
+    """What rows too large for their squares are divided by: their largest absolute values [N, 1], 1 for zero rows."""
+    sizes: np.ndarray = np.abs(H).max(1, keepdims=True)
+    return np.where(sizes > 0, sizes, 1)
 
 
 def _over_blocks(work: Callable[[np.ndarray], Any], H: np.ndarray) -> Iterator[Any]:

@@ -19,6 +19,8 @@ _GAP = 5e-5
 """Share of the objective by which a fit may lie above the minimum."""
 _LEAST_L2 = 1e-6
 """Below it, the curvature that the end of a fit is judged by."""
+_GRAM_ERROR = 1e-7
+"""Of a float32 Gram matrix's smallest eigenvalues, as a share of its trace."""
 BLOCK = 16_384
 """Rows a pass takes at a time."""
 
@@ -64,7 +66,7 @@ class Design:
             for block in self._standardised_blocks():
                 x[at : at + len(block)] = block
                 at += len(block)
-            self._x = x
+            self._x, self._read = x, lambda: []  # the raw rows are not kept
 
     @property
     def width(self) -> int:
@@ -94,9 +96,10 @@ class Design:
             self._directions = self.torch.linalg.eigh(self.gram().double())
         variance, directions = self._directions
         part = copy(self)
-        part._axes = directions[:, -n:].float()
+        first = len(variance) - min(n, len(variance))
+        part._axes = directions[:, first:].float()
         part._x = None if self._x is None else self._x @ part._axes
-        part._gram = self.torch.diag(variance[-n:].clamp_min(0)).float()
+        part._gram = self.torch.diag(variance[first:].clamp_min(0)).float()
         return part
 
     def begin(self, whole: "Design", fit: "Fit") -> "Fit":
@@ -137,8 +140,7 @@ class Design:
         """What a fit on this design says of raw rows: float32[M, C]."""
         out = []
         for block in blocks:
-            rows = block.detach() if is_torch(block) else self.torch.from_numpy(np.ascontiguousarray(block))
-            for part in rows.split(BLOCK):
+            for part in self._on_cpu(block).split(BLOCK):
                 out.append(self.torch.softmax(self.torch.addmm(fit.bias, self.standardised(part), fit.weights.T), 1))
         shares: np.ndarray = self.torch.cat(out).cpu().numpy()
         return shares
@@ -153,10 +155,12 @@ class Design:
     def _known_blocks(self) -> "Iterator[Any]":
         start = 0
         for block in self._read():
-            rows = block.detach() if is_torch(block) else self.torch.from_numpy(np.ascontiguousarray(block))
-            for part in rows.split(BLOCK):
+            for part in self._on_cpu(block).split(BLOCK):
                 yield part[self.torch.from_numpy(self.known[start : start + len(part)])]
                 start += len(part)
+
+    def _on_cpu(self, block: "Array") -> Any:
+        return block.detach().cpu() if is_torch(block) else self.torch.from_numpy(np.ascontiguousarray(block))
 
     def _standardised_blocks(self) -> "Iterator[Any]":
         return (self.standardised(block) for block in self._known_blocks())
@@ -173,41 +177,47 @@ class Design:
 def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit | None = None, kept: Any = None) -> Fit:
     """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS, over the samples where `kept` bool[N] is true (None: all).
 
-    Variables are scaled by a Cholesky factor of (1/C)(1 - 1/C) X^T X / N + l2 I, the Hessian's blocks at equal probabilities:
-    fewer passes over the data, many fewer where columns are correlated. Ends when the objective is within 1/20,000 of its
-    minimum: |gradient|^2 / (2 l2) bounds the distance, since l2 is a lower bound of the curvature (all but the bias').
+    Variables are scaled by a Cholesky factor of (1/C)(1 - 1/C) X^T X / N + l2 I, the Hessian's blocks at equal probabilities, the
+    bias alike: fewer passes over the data, many fewer where columns are correlated. Ends when the objective is taken to be within
+    1/20,000 of its minimum: the sum of gradient^2 / (2 curvature), where l2 is a lower bound of the weights' curvature, and the
+    biases' is the mean of p (1 - p) of their class.
     """
     from scipy.optimize import minimize
 
     torch = design.torch
     c, width = len(design.classes), design.width
-    curvature = (1 - 1 / c) / c * design.gram().double() + max(l2, _LEAST_L2) * torch.eye(width, dtype=torch.float64)
-    factor = torch.linalg.cholesky(curvature)
+    equal = (1 - 1 / c) / c
+    floor = max(l2, _LEAST_L2) + equal * _GRAM_ERROR * width  # columns that depend on one another
+    factor = torch.linalg.cholesky(equal * design.gram().double() + floor * torch.eye(width, dtype=torch.float64))
     scale = torch.linalg.solve_triangular(factor, torch.eye(width, dtype=torch.float64), upper=False).float()
     n = len(design.targets) if kept is None else int(kept.sum())
     now: dict[str, Any] = {}
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         flat = torch.tensor(theta, dtype=torch.float32)
-        W, b = flat[: c * width].view(c, width) @ scale, flat[c * width :]
-        loss, gradient_W, gradient_b, at = 0.0, torch.zeros(c, width), torch.zeros(c), 0
+        W, b = flat[: c * width].view(c, width) @ scale, flat[c * width :] / equal**0.5
+        loss, gradient_W, gradient_b, bend, at = 0.0, torch.zeros(c, width), torch.zeros(c), torch.zeros(c), 0
         for x in design.blocks():
             targets = design.targets[at : at + len(x)]
             log_p = torch.log_softmax(torch.from_numpy(x.numpy() @ W.numpy().T) + b, 1)
             losses = log_p.gather(1, targets[:, None])[:, 0]
             residual = log_p.exp_()
+            spread = residual * (1 - residual)
             residual[torch.arange(len(x)), targets] -= 1
             if kept is not None:
-                losses, residual = losses * kept[at : at + len(x)], residual * kept[at : at + len(x), None]
+                held = kept[at : at + len(x)]
+                losses, residual, spread = losses * held, residual * held[:, None], spread * held[:, None]
             loss -= float(losses.double().sum())
             gradient_W += torch.from_numpy(residual.numpy().T @ x.numpy())
             gradient_b += residual.sum(0)
+            bend += spread.sum(0)
             at += len(x)
         gradient_W, gradient_b = gradient_W / n + l2 * W, gradient_b / n
         value = loss / n + 0.5 * l2 * float(W.double().square().sum())
-        steepness = float(gradient_W.double().square().sum() + gradient_b.double().square().sum())
-        now.update(W=W, b=b, value=value, near=steepness / (2 * max(l2, _LEAST_L2)) <= _GAP * value)
-        return value, torch.cat([(gradient_W @ scale.T).flatten(), gradient_b]).double().numpy()
+        above = float(gradient_W.double().square().sum()) / (2 * max(l2, _LEAST_L2))
+        above += float((gradient_b.double().square() / (2 * bend.double() / n).clamp_min(_LEAST_L2)).sum())
+        now.update(W=W, b=b, value=value, near=above <= _GAP * value)
+        return value, torch.cat([(gradient_W @ scale.T).flatten(), gradient_b / equal**0.5]).double().numpy()
 
     def check(intermediate_result: Any) -> None:
         if now["near"]:
@@ -215,7 +225,7 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
 
     theta = torch.zeros(c * width + c)
     if start is not None:
-        theta = torch.cat([(start.weights @ factor.float()).flatten(), start.bias])
+        theta = torch.cat([(start.weights @ factor.float()).flatten(), start.bias * equal**0.5])
     options = {"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 0, "maxfun": 2 * max_iterations}
     found = minimize(objective, theta.double().numpy(), jac=True, method="L-BFGS-B", callback=check, options=options)
     value, _ = objective(found.x)

@@ -53,6 +53,7 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)
                 progress.check()
+            dataset, _ = datasets.refresh(workspace, settings.dataset)  # its files may have changed meanwhile
     tables = {name: judged(workspace, dataset, name) for name in names}
     return {
         "dataset": dataset.name,
@@ -76,7 +77,7 @@ def fresh_results(workspace: Workspace, dataset: "Dataset", name: str) -> "tuple
     state, why, score = result_state(workspace, dataset, name, "score")
     if score is None or state != "fresh":
         raise Stale(f"the scores of {dataset.name} by {name} are {state}: {why}. Run sslviz compare --dataset {dataset.name}")
-    return score, result_state(workspace, dataset, name, "probe")[2]
+    return score, result_state(workspace, dataset, name, "probe")[2] if "probe" in score.inputs else None
 
 
 def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:

@@ -22,7 +22,9 @@ class CompressSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
-    l2: float | None = Field(None, ge=0, description="L2 strength of all probes; default chosen at full width")
+    l2: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="L2 strength of all probes; default chosen at full width"
+    )
     seed: int = Field(0, ge=0, description="of folds and intervals")
 
 
@@ -44,20 +46,21 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     train, judged_on = samples[samples["split"] == "train"], embedded.judged_on
     embedded.class_counts()
     notes = []
+    chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
     if judged_on is None:
+        train = train[train["label"] >= 0]
         out = held_out(train["label"].to_numpy(), settings.seed)
         train, test = train[~out], train[out]
         notes.append("there is no test split: a fifth of the train images is held out and judged")
     else:
         test = samples[samples["split"] == judged_on]
-        test = test[test["label"].isin(train["label"].unique()) & (test["label"] >= 0)]
+    test = test[test["label"].isin(train["label"]) & (test["label"] >= 0)]
     if test.empty:
-        raise InputError(f'no {judged_on} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
-
-    chosen = embedded.selected(train["row"].to_numpy(), settings.eps, progress)
+        split = judged_on or "held-out train"
+        raise InputError(f'no {split} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
 
     progress.stage("reading embeddings")
-    too_large = embedded.too_large(train, copies=3)  # rows, standardised rows, those of a subset
+    too_large = embedded.too_large(train, copies=3)  # standardised rows, those of a subset and of the next
     design = embedded.design(train, held=not too_large)
     notes += [too_large] if too_large else []
     progress.stage("choosing the L2 strength")

@@ -99,8 +99,12 @@ class Embedded:
 
     @property
     def judged_on(self) -> str | None:
-        """The split that figures are judged on: test, else val, else None (train by out-of-fold predictions)."""
-        return next((s for s in JUDGED_ON if (self.samples["split"] == s).any()), None)
+        """The split that figures are judged on: test, else val, the first of them that has a class of train; else None (train by
+        out-of-fold predictions)."""
+        splits = [s for s in JUDGED_ON if (self.samples["split"] == s).any()]
+        label = self.samples["label"]
+        known = label.isin(label[(self.samples["split"] == "train") & (label >= 0)])
+        return next((s for s in splits if (known & (self.samples["split"] == s)).any()), next(iter(splits), None))
 
 
 def embeddings_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str) -> tuple[State, str]:

@@ -154,11 +154,12 @@ def _answered(
         notes.append("masks are on train images: right and wrong are those of 5-fold out-of-fold probes")
         if joined["correct"].isna().all():
             train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
-            if too_large := embedded.too_large(train, copies=2):
+            if too_large := embedded.too_large(train, copies=3):
                 return unknown(f"out-of-fold predictions need all embeddings in memory ({too_large})")
             progress.stage("predicting train images out of fold")
             H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
-            l2 = float(probe.content["summary"]["l2"])
+            own = probe.content["summary"]
+            l2 = float(own["l2"]) if own["protocol"] == "lbfgs" else None
             said, _ = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
             joined["correct"] = samples["sample_id"].map(pd.Series(said == y, index=train["sample_id"]))
     joined["correct"] = joined["correct"].astype("boolean")

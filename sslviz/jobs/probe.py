@@ -20,7 +20,9 @@ class ProbeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     protocol: Literal["lbfgs", "sgd100"] = Field("lbfgs", description="lbfgs: to the optimum; sgd100: 100 epochs, as the paper")
-    l2: float | None = Field(None, ge=0, description="L2 strength on standardised features; default chosen on a fifth of train")
+    l2: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="L2 strength on standardised features; default chosen on a fifth of train"
+    )
     knn: int = Field(20, ge=0, le=1000, description="neighbours that vote in the kNN probe beside it; 0 leaves it out")
     train_predictions: bool = Field(False, description="also judge train images, by 5-fold out-of-fold predictions")
     seed: int = Field(0, ge=0, description="of folds")
@@ -29,12 +31,11 @@ class ProbeSettings(Settings):
 @job("probe", ProbeSettings, example="sslviz probe --dataset photos --encoder simclr")
 def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Fit a linear probe on the train embeddings and say which images it gets right (needs labels)."""
-    import numpy as np
     import pandas as pd
 
     from sslviz.analysis.probe import out_of_fold
     from sslviz.jobs.inputs import open_embedded
-    from sslviz.store.files import only_writer, whole_file
+    from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
 
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
@@ -47,7 +48,12 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     others = samples[samples["split"] != "train"]
     folds = settings.train_predictions or embedded.judged_on is None
-    too_large = embedded.too_large(train, copies=2)  # rows, standardised rows
+    if settings.protocol == "sgd100" and (folds or settings.l2 is not None):
+        raise InputError(
+            "sgd100 has no L2 and judges test or val images only: leave --l2 and --train-predictions out, and take lbfgs where "
+            "there is no such split."
+        )
+    too_large = embedded.too_large(train, copies=4 if folds else 2)  # rows, standardised rows; of four folds again
     if too_large and (folds or settings.protocol == "sgd100"):
         raise InputError(
             f"out-of-fold predictions and sgd100 need all embeddings in memory ({too_large}). "
@@ -105,10 +111,9 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     with only_writer(folder, f"the probe of {settings.dataset} on {settings.encoder}"):
         plain = settings.model_dump(mode="json", exclude={"dataset", "encoder"})
         tables = {"predictions": table, "classes": _by_class(judged), "confusion": _confusion(judged)}
-        result = save_result(folder, plain, embedded.inputs, tables, summary)
         weights, bias = design.on_raw_features(fit)
-        with whole_file(result.folder / "weights.npz") as beside, beside.open("wb") as handle:
-            np.savez(handle, weights=weights, bias=bias, classes=design.classes)
+        arrays = {"weights": {"weights": weights, "bias": bias, "classes": design.classes}}
+        save_result(folder, plain, embedded.inputs, tables, summary, arrays)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
 
 
@@ -167,16 +172,16 @@ def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: An
     """sample_id, split, label, prediction, correct (missing where the class is unknown), confidence, top-5 classes and shares,
     and the shares of all classes, in their order, where that is at most 20 million numbers."""
     import numpy as np
+    import torch
 
-    k = min(5, len(classes))
-    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    top5 = torch.from_numpy(probabilities).topk(min(5, len(classes)), dim=1)
     table = samples[["sample_id", "split", "label"]].reset_index(drop=True)
     table["prediction"] = predictions
     known = table["label"].isin(classes)
     table["correct"] = (table["prediction"] == table["label"]).astype("boolean").mask(~known)
     table["confidence"] = probabilities.max(1)
-    table["top5"] = list(classes[top])
-    table["top5_probability"] = list(np.take_along_axis(probabilities, top, 1))
+    table["top5"] = list(classes[top5.indices.numpy()])
+    table["top5_probability"] = list(top5.values.numpy())
     if probabilities.size <= _MOST_PROBABILITIES:
         table["probabilities"] = list(probabilities.astype(np.float32))
     return table

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from sslviz.errors import InputError, NotFound
-from sslviz.store.files import read_json, read_table, write_json, write_table
+from sslviz.errors import InputError
+from sslviz.store.files import read_json, read_table, whole_file, write_json, write_table
 from sslviz.store.fingerprints import fingerprint
 
 State = Literal["fresh", "stale", "missing"]
@@ -46,9 +47,19 @@ def save_result(
     inputs: dict[str, str],
     tables: dict[str, pd.DataFrame],
     summary: dict[str, Any],
+    arrays: dict[str, dict[str, np.ndarray]] | None = None,
 ) -> Result:
-    """Write a result below `folder` (.../<job>) and make it the latest."""
+    """Write a result below `folder` (.../<job>) and make it the latest; tables of an earlier one that are not made again go.
+
+    arrays: beside the tables, each NAME.npz.
+    """
     place = folder / fingerprint(settings)
+    for old in place.glob("*.parquet"):
+        if old.stem not in tables:
+            old.unlink(missing_ok=True)
+    for name, content_of in (arrays or {}).items():
+        with whole_file(place / f"{name}.npz") as beside, beside.open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **content_of)
     for name, table in tables.items():
         write_table(place / f"{name}.parquet", table)
     key = fingerprint([settings, inputs])
@@ -73,11 +84,3 @@ def latest_result(folder: Path) -> Result | None:
     if not {"settings", "inputs", "key", "summary"} <= set(content):
         raise InputError(f"{place / 'result.json'} is damaged. Remove the folder and run the job again.")
     return Result(place, content)
-
-
-def required_result(folder: Path, what: str, remedy: str) -> Result:
-    """The current result, or NotFound with the command that makes it."""
-    result = latest_result(folder)
-    if result is None:
-        raise NotFound(f"no {what} yet. Compute it: {remedy}")
-    return result

@@ -118,7 +118,7 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
     settings = ExportSettings(dataset=here.dataset.name, encoder=here.encoder, kind=kind, reduction=less / 100, eps=eps)
     name = settings.new_name
     if name in here.workspace.encoders():
-        _exported(here, settings)
+        _exported(here, settings, kept.tolist())
         return
     busy = report.runs_of(here)
     st.button(
@@ -131,19 +131,20 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
     )
 
 
-def _exported(here: Frame, settings: ExportSettings) -> None:
-    """A compressed encoder that is there: what it gains; or that the one of this name was made otherwise."""
+def _exported(here: Frame, settings: ExportSettings, kept: list[int]) -> None:
+    """A compressed encoder that is there: what it gains; or that the one of this name is another."""
     name = settings.new_name
     runs = [r for r in list_runs(here.workspace) if r["job"] == "export" and (r["result"] or {}).get("encoder") == name]
-    parent = load_spec(here.workspace, here.encoder)
+    parent, features = load_spec(here.workspace, here.encoder), here.workspace.encoder(name) / "features.csv"
     same = load_spec(here.workspace, name).source.endswith(f"of {parent.name} ({parent.source})")
-    if not runs or not same or ExportSettings.model_validate(runs[0]["settings"]) != settings:
+    if not same or not features.exists() or pd.read_csv(features)["feature"].tolist() != kept:
         st.warning(
-            f"There is an encoder **{plain(name)}** that was made otherwise (another data set, eps or weights). To make this "
-            f"one, remove it (sslviz encoders remove {plain(name)}) or give another name: sslviz export --name."
+            f"There is an encoder **{plain(name)}** that has other features or weights. To make this one, remove it "
+            f"(sslviz encoders remove {plain(name)}) or give another name: sslviz export --name."
         )
         return
-    st.success(f"Encoder **{plain(name)}**: {plain(runs[0]['result']['words'])}", icon=":material/content_cut:")
+    words = runs[0]["result"]["words"] if runs else f"gives these {len(kept)} features."
+    st.success(f"Encoder **{plain(name)}**: {plain(words)}", icon=":material/content_cut:")
     query = {"dataset": here.dataset.name, "encoder": name}
     st.page_link(
         "pages/overview.py", label="Analyze it: the overview has the buttons", icon=":material/dashboard:", query_params=query

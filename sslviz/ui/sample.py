@@ -210,7 +210,10 @@ def neighbours(scores: Result, sample_id: str) -> pd.DataFrame:
     if not (scores.folder / "neighbours.parquet").exists():
         return pd.DataFrame({"sample_id": [], "similarity": []})
     table = reads.table(scores, "neighbours")
-    line = table[table["sample_id"] == sample_id].iloc[0]
+    lines = table[table["sample_id"] == sample_id]
+    if lines.empty:
+        return pd.DataFrame({"sample_id": [], "similarity": []})
+    line = lines.iloc[0]
     near = pd.DataFrame({"sample_id": line["neighbours"], "similarity": line["similarities"]})
     return near.dropna().drop_duplicates("sample_id")
 

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import compression_curve, linear_probe, select_features
-from sslviz.analysis.compression import KINDS, Drop, curve, drops, enough, subset, table
+from sslviz.analysis import compression
+from sslviz.analysis.compression import KINDS, Drop, by_size, curve, drops, enough, subset, table
 from sslviz.analysis.softmax import Design, fit_lbfgs
 from sslviz.errors import InputError
 from tests.inputs import planted
@@ -82,7 +83,7 @@ def test_each_probe_is_scikit_learns_on_that_subset():
             X, T = X[:, p.features], T[:, p.features]
         peer = LogisticRegression(C=1 / (1e-2 * 400), max_iter=5000, tol=1e-8).fit(X, y[:400])
         assert (p.correct == (peer.predict(T) == y[400:])).mean() >= 0.98, (p.kind, p.reduction)
-        assert p.n_features == X.shape[1]
+        assert p.n_features == X.shape[1] == round((1 - p.reduction) * 64)
 
 
 def test_a_warm_start_ends_where_a_cold_one_does():
@@ -133,7 +134,7 @@ def test_shuffled_labels_give_chance_at_every_size():
     assert found["top1"].between(0.25 - 4 * 0.0194, 0.25 + 4 * 0.0194).all()  # four standard deviations of 500 guesses
 
 
-def test_drops_by_hand_and_their_interval():
+def test_drops_by_hand_and_their_interval(monkeypatch):
     full = np.array([True] * 90 + [False] * 10)
     made = probes(*two_classes(), reductions=[0.5], kinds=["random", "pca"])
     changed = [type(p)(**{**vars(p), "correct": full.copy()}) for p in made]
@@ -146,11 +147,14 @@ def test_drops_by_hand_and_their_interval():
     lost = np.zeros(100)
     for k in range(4):
         lost[: 5 * k] += 0.25
-    deviation = lost.std() / 10
+    deviation = np.hypot(lost.std() / 10, np.std([0, 0.05, 0.1, 0.15]) / 2)  # over images, and over four seeds
     assert random.interval[1] - random.interval[0] == pytest.approx(2 * 1.96 * deviation, rel=0.15)
     assert (pca.drop, pca.interval) == (0, (0, 0))
     assert random.above_random is None
     assert pca.above_random == pytest.approx((0.075, random.interval[0], random.interval[1]))
+    monkeypatch.setattr(compression, "_AT_ONCE", 700)  # seven resamples of 100 at once
+    in_parts = drops(changed)[0].interval
+    assert in_parts == pytest.approx(random.interval, abs=0.02)
 
 
 def two_classes():
@@ -164,6 +168,30 @@ def test_the_size_that_is_enough():
     assert enough(found, "a", 2) == 0.5
     assert enough(found, "a", 3) is None
     assert enough(found, "b", 1) is None
+
+
+def test_images_of_unknown_classes_are_not_judged():
+    H, y = planted(300)
+    y_test = np.where(np.arange(100) < 20, 9, y[200:])
+    for p in probes(H[:200], y[:200], H[200:], y_test, reductions=[0.5]):
+        assert p.correct.shape == (80,)
+
+
+def test_dead_columns_and_tiny_widths():
+    H, y = planted(300)
+    H[:, :24] = 0.5
+    found = compression_curve(H[:200], y[:200], H[200:], y[200:], reductions=[0.1, 0.5], kinds=["random", "pca"])
+    sizes = by_size(found)
+    assert sizes.index.tolist() == [(0.1, 58), (0.5, 32)]
+    assert sizes.notna().all(axis=None)
+    tiny = compression_curve(H[:200, 30:34], y[:200], H[200:, 30:34], y[200:], reductions=[0.9], kinds=["pca", "random"])
+    assert tiny["n_features"].tolist() == [4, 0, 0, 0, 0, 0]
+
+
+def test_intervals_of_a_share_are_its_binomials():
+    made = probes(*two_classes(), reductions=[0.5], kinds=["pca"])[:1]
+    changed = type(made[0])(**{**vars(made[0]), "correct": np.arange(100) < 90})
+    assert table([changed])[["top1", "low", "high"]].iloc[0].tolist() == pytest.approx([0.9, 0.84, 0.95])
 
 
 def test_the_table_has_one_row_a_probe():

@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import linear_probe
-from sslviz.analysis.probe import held_out, knn_probe, out_of_fold
+from sslviz.analysis.probe import L2_PATH, choose_l2, held_out, knn_probe, out_of_fold
 from sslviz.analysis.softmax import Design, fit_lbfgs, fit_sgd
 from sslviz.errors import InputError
 from tests.inputs import planted
@@ -33,6 +33,32 @@ def test_the_optimum_is_scikit_learns(l2):
     assert_allclose(result.probabilities, peer.predict_proba(scaler.transform(H[test].astype(float))), atol=5e-3)
     assert result.converged
     assert result.top1 == pytest.approx(peer.score(scaler.transform(H[test].astype(float)), y[test]), abs=0.011)
+
+
+@pytest.mark.parametrize("l2", [0.1, 1, 100])
+def test_the_optimum_is_scikit_learns_with_classes_of_very_unequal_size(l2):
+    """Biases have no L2: what bounds the weights' distance from the optimum says nothing of theirs."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(100, 4000, p=(1 / np.arange(1, 101)) / (1 / np.arange(1, 101)).sum())
+    H = (rng.normal(size=(100, 32))[y] + rng.normal(size=(4000, 32))).astype(np.float32)
+    y = np.unique(y, return_inverse=True)[1]
+    result = linear_probe(H, y, H, y, l2=l2)
+    scaler = StandardScaler().fit(H.astype(float))
+    X = scaler.transform(H.astype(float))
+    peer = LogisticRegression(C=1 / (l2 * len(X)), max_iter=5000, tol=1e-8).fit(X, y)
+    W, b = result.weights * scaler.scale_, result.bias + result.weights @ scaler.mean_
+    assert objective(X, y, W, b, l2) == pytest.approx(objective(X, y, peer.coef_, peer.intercept_, l2), rel=1e-4)
+    assert result.converged
+
+
+@pytest.mark.parametrize("l2", [0, 1e-6, 1e-4])
+def test_columns_that_depend_on_one_another_are_no_obstacle(l2):
+    rng = np.random.default_rng(0)
+    H = (rng.normal(size=(4000, 2)) @ rng.normal(size=(2, 768))).astype(np.float32)
+    y = rng.integers(0, 2, 4000)
+    result = linear_probe(H, y, H, y, l2=l2)
+    assert result.converged
+    assert result.top1 < 0.56
 
 
 def test_weights_and_bias_are_those_of_the_raw_features():
@@ -132,6 +158,45 @@ def test_sgd_of_100_epochs_comes_near_the_optimum_without_l2():
     assert sgd.objective - best.objective < 0.1 * (zero - best.objective)
     agree = design.probabilities(sgd, [H]).argmax(1) == design.probabilities(best, [H]).argmax(1)
     assert agree.mean() > 0.93
+
+
+def test_sgd_takes_the_steps_of_its_formula():
+    """Momentum 0.9, batches of 256 in a seeded order, the rate along half a cosine to 0: by hand, in float64."""
+    import torch
+
+    H, y = planted(600)
+    design = Design(H, y)
+    X, one = design.held.double().numpy(), np.eye(4)[y]
+    W, b = np.zeros((4, X.shape[1])), np.zeros(4)
+    pushed = [np.zeros_like(W), np.zeros_like(b)]
+    generator, step, total = torch.Generator().manual_seed(5), 0, 3 * 2
+    for _ in range(3):
+        order = torch.randperm(600, generator=generator).numpy()
+        for rows in (order[:256], order[256:512]):
+            p = np.exp(X[rows] @ W.T + b)
+            residual = (p / p.sum(1, keepdims=True) - one[rows]) / 256
+            pushed = [0.9 * v + g for v, g in zip(pushed, (residual.T @ X[rows], residual.sum(0)), strict=True)]
+            rate = 0.1 * (1 + np.cos(np.pi * step / total)) / 2
+            W, b, step = W - rate * pushed[0], b - rate * pushed[1], step + 1
+    found = fit_sgd(design, epochs=3, seed=5)
+    assert_allclose(found.weights, W, atol=1e-5)
+    assert_allclose(found.bias, b, atol=1e-5)
+    assert not np.allclose(fit_sgd(design, epochs=3, seed=6).weights, W, atol=1e-3)
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0, 8.0])
+def test_the_l2_is_the_one_after_which_the_held_out_loss_rises(noise):
+    """By scikit-learn's fits on the other four fifths."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 4, 300)
+    H = (rng.normal(size=(4, 40))[y] + noise * rng.normal(size=(300, 40))).astype(np.float32)
+    X, held = StandardScaler().fit_transform(H.astype(float)), held_out(y, 0)
+    losses = []
+    for l2 in L2_PATH:
+        peer = LogisticRegression(C=1 / (l2 * (~held).sum()), max_iter=5000, tol=1e-8).fit(X[~held], y[~held])
+        losses.append(-np.log(peer.predict_proba(X[held])[np.arange(held.sum()), y[held]]).mean())
+    rises = [k for k in range(1, len(losses)) if losses[k] >= losses[k - 1]]
+    assert choose_l2(Design(H, y), 0) == L2_PATH[rises[0] - 1 if rises else -1]
 
 
 def test_the_held_out_fifth_is_even_over_classes():
