@@ -17,6 +17,8 @@ from sslviz.errors import InputError
 _CONSTANT = 1e-6
 _GAP = 5e-5
 """Share of the objective by which a fit may lie above the minimum."""
+_CAREFUL = 2.5
+"""How many times larger a fit's distance from the minimum was than its estimate, at most, in 20 data sets."""
 _LEAST_L2 = 1e-6
 """Below it, the curvature that the end of a fit is judged by."""
 _GRAM_ERROR = 1e-7
@@ -179,8 +181,8 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
 
     Variables are scaled by a Cholesky factor of (1/C)(1 - 1/C) X^T X / N + l2 I, the Hessian's blocks at equal probabilities, the
     bias alike: fewer passes over the data, many fewer where columns are correlated. Ends when the objective is taken to be within
-    1/20,000 of its minimum: the sum of gradient^2 / (2 curvature), where l2 is a lower bound of the weights' curvature, and the
-    biases' is the mean of p (1 - p) of their class.
+    1/20,000 of its minimum: the sum of gradient^2 / (2 curvature), class by class, with the mean of p (1 - p) times X^T X / N (at
+    least l2) for the weights' curvature, and that mean for the bias'.
     """
     from scipy.optimize import minimize
 
@@ -214,10 +216,14 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
             at += len(x)
         gradient_W, gradient_b = gradient_W / n + l2 * W, gradient_b / n
         value = loss / n + 0.5 * l2 * float(W.double().square().sum())
-        above = float(gradient_W.double().square().sum()) / (2 * max(l2, _LEAST_L2))
-        above += float((gradient_b.double().square() / (2 * bend.double() / n).clamp_min(_LEAST_L2)).sum())
+        scaled = gradient_W @ scale.T
+        bend = (bend / n).clamp_min(_LEAST_L2)
+        steep = torch.minimum(
+            gradient_W.square().sum(1) / max(l2, _LEAST_L2), scaled.square().sum(1) * (equal / bend).clamp_min(1)
+        )
+        above = _CAREFUL * 0.5 * float((steep + gradient_b.square() / bend).double().sum())
         now.update(W=W, b=b, value=value, near=above <= _GAP * value)
-        return value, torch.cat([(gradient_W @ scale.T).flatten(), gradient_b / equal**0.5]).double().numpy()
+        return value, torch.cat([scaled.flatten(), gradient_b / equal**0.5]).double().numpy()
 
     def check(intermediate_result: Any) -> None:
         if now["near"]:

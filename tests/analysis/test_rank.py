@@ -18,6 +18,12 @@ def test_rank_me_is_the_published_formula():
     assert rank_me(H.T) == pytest.approx(rank_me(H), rel=1e-6)
 
 
+def test_float32_rows_of_few_samples_have_the_rank_of_their_doubles():
+    rng = np.random.default_rng(0)
+    H = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 512))
+    assert rank_me(H.astype(np.float32)) == pytest.approx(rank_me(H), rel=1e-3)
+
+
 def test_alpha_is_the_planted_power_law():
     rng = np.random.default_rng(0)
     basis, _ = np.linalg.qr(rng.normal(size=(4000, 100)))

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sslviz import ActivationCounts, activation_share, discriminative_features, highly_activating, q_score, select_features
+from sslviz.analysis.rows import count_firing, score_rows
 from tests import reference
 
 sizes = st.floats(2**-10, 8, width=32)
@@ -98,6 +99,20 @@ def test_gradient_flows_through_the_excess_and_not_through_the_selection():
     assert torch.autograd.gradcheck(lambda h: q_score(h, [2, 3], 0.65), H)
     q_score(H, [0], 0.65).sum().backward()
     assert_array_equal(H.grad.numpy(), np.zeros((1, 4)))
+
+
+@pytest.mark.parametrize("size", [1e160, 1e200, 1e300])
+def test_rows_whose_squares_overflow_are_scored_like_any_other(size):
+    H = np.eye(12) + 0.05 * np.random.default_rng(0).random((12, 12))
+    large = H.copy()
+    large[3] *= size
+    counts, zero = count_firing(large, np.array([1.0, 2.0]))
+    expected, _ = count_firing(H, np.array([1.0, 2.0]))
+    assert_array_equal(counts, expected)
+    assert zero == 0
+    ours, plain = score_rows(large, np.arange(12), 1.0), score_rows(H, np.arange(12), 1.0)
+    assert_allclose(ours.q, plain.q, rtol=1e-12)
+    assert_allclose(ours.norm, plain.norm * np.where(np.arange(12) == 3, size, 1), rtol=1e-12)
 
 
 def test_half_precision_is_widened():  # the norm of these rows overflows, and the squares of those underflow, in float16

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights
 from sslviz.errors import Busy, InputError, NotFound, Stale
-from sslviz.jobs.compare import CompareSettings, compare, row
+from sslviz.jobs.compare import CompareSettings, compare, judged, row
 from sslviz.jobs.inputs import result_state
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -121,6 +123,43 @@ def test_an_encoder_that_another_run_works_on_is_waited_for(place, monkeypatch):
     result = compare(CompareSettings(dataset="pets", encoders=["shared"], controls=False), workspace, Progress())
     assert asked == ["shared", "shared"]
     assert result["rows"][0]["encoder"] == "shared"
+
+
+def test_a_picture_that_comes_while_it_works_is_worked_into_it(place, monkeypatch):
+    """Else the scores would never be fresh for the data set as it was at the start."""
+    workspace, _ = place
+    small_encoder(workspace, "during", seed=8)
+    root = datasets.load(workspace, "pets").root
+    from sslviz.jobs import analyze as module
+
+    asked, real = [], module.analyze
+
+    def adds_one(settings, *rest):
+        asked.append(settings.encoder)
+        assert len(asked) < 4
+        picture(77, kind=1).save(root / "test" / "cat" / "late.png")
+        return real(settings, *rest)
+
+    monkeypatch.setattr(module, "analyze", adds_one)
+    result = compare(CompareSettings(dataset="pets", encoders=["during"], controls=False), workspace, Progress())
+    (root / "test" / "cat" / "late.png").unlink()
+    datasets.refresh(workspace, "pets")
+    assert result["rows"][0]["encoder"] == "during"
+
+
+def test_a_probe_that_is_not_the_scores_own_is_no_probe_of_theirs(tmp_path):
+    """A class went: no probe can be fitted any more, and the one of before knows other images."""
+    workspace = Workspace(tmp_path / "w").create()
+    root = folder(tmp_path / "pets", LAYOUT)
+    datasets.add_folder(workspace, "pets", root)
+    small_encoder(workspace, "one", seed=1)
+    settings = CompareSettings(dataset="pets", encoders=["one"], controls=False)
+    assert compare(settings, workspace, Progress())["rows"][0]["top1"] is not None
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / "dog")
+    dataset, _ = datasets.refresh(workspace, "pets")
+    assert compare(settings, workspace, Progress())["rows"][0]["top1"] is None
+    assert judged(workspace, dataset, "one")["correct"].isna().all()
 
 
 def test_stale_scores_are_no_line(place):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from sslviz import compression_curve
+from sslviz import compression_curve, linear_probe, select_features
 from sslviz.analysis import compression
+from sslviz.analysis.probe import held_out
 from sslviz.data import dataset as datasets
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs.compress import CompressSettings, compress
@@ -12,7 +13,7 @@ from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from sslviz.store.workspace import Workspace
-from tests.inputs import folder, small_encoder
+from tests.inputs import folder, picture, small_encoder
 from tests.jobs.test_probe import arrays, place  # noqa: F401 (a fixture)
 
 N_PROBES = 1 + 10 * 8
@@ -78,8 +79,25 @@ def test_without_a_test_split_a_fifth_of_train_is_judged(tmp_path):
     datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", {"train/cat": 20, "train/dog": 15}))
     small_encoder(workspace)
     embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
-    summary = run(workspace)
+    summary = run(workspace, l2=1e-2)
     assert (summary["judged_on"], summary["n_judged"]) == ("held-out train", 7)
+    H, y, _ = arrays(workspace, "train")
+    out = held_out(y)
+    own = linear_probe(H[~out], y[~out], H[out], y[out], l2=1e-2)  # by a probe that has not seen them
+    assert summary["top1"] == pytest.approx(own.top1)
+    shares = latest_result(workspace.results("photos", "tiny", "compress")).table("shares")["share"]
+    np.testing.assert_allclose(shares, select_features(H, "auto").shares)  # as `sslviz export` ranks them
+
+
+def test_images_without_a_class_are_neither_held_out_nor_counted(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    root = folder(tmp_path / "photos", {"train/cat": 5, "train/dog": 5})
+    for k in range(30):
+        picture(k, kind=k).save(root / "train" / f"loose{k:02d}.png")
+    datasets.add_folder(workspace, "photos", root)
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    assert run(workspace)["n_judged"] == 2
 
 
 def test_without_labels_it_says_so(tmp_path):

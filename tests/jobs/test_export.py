@@ -52,6 +52,13 @@ def test_the_new_encoder_embeds_into_the_chosen_columns(place, kind, reduction):
     score(ScoreSettings(dataset="photos", encoder=result["encoder"]), place, Progress())
 
 
+def test_the_speed_is_the_new_ones_over_the_old_ones(place, monkeypatch):
+    monkeypatch.setattr("sslviz.jobs.export._images_per_second", lambda whole, small, images: (100.0, 150.0))
+    result = run(place)
+    assert "1.50 times the images a second" in result["words"]
+    assert result["images_per_second"] == [100, 150]
+
+
 def test_names(place):
     assert ExportSettings(dataset="d", encoder="e", kind="lower tail", reduction=0.55).new_name == "e-lower-tail-55"
     assert ExportSettings(dataset="d", encoder="e", kind="random", seed=2).new_name == "e-random-2-40"

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from sslviz import linear_probe
+from sslviz.analysis.probe import knn_probe
 from sslviz.data import dataset as datasets
 from sslviz.errors import InputError
 from sslviz.jobs.embed import EmbedSettings, embed
@@ -59,7 +60,10 @@ def test_what_a_result_holds(place):
     place_of = np.minimum((sure * 15).astype(int), 14)
     gaps = [abs(right[place_of == b].mean() - sure[place_of == b].mean()) * (place_of == b).mean() for b in set(place_of)]
     assert summary["ece"] == pytest.approx(sum(gaps), abs=1e-4)
-    assert 0 <= summary["knn_top1"] <= 1
+    assert summary["knn_top1"] == pytest.approx((knn_probe(H, y, T, k=5) == t).mean())
+    best = np.argsort(-library.probabilities, axis=1)
+    np.testing.assert_array_equal(np.stack(table["top5"]), best)  # of three classes all
+    np.testing.assert_allclose(np.stack(table["top5_probability"]), np.take_along_axis(library.probabilities, best, 1), atol=1e-4)
     assert run(place, knn=0)[0]["knn_top1"] is None
 
 
@@ -81,3 +85,18 @@ def test_the_papers_protocol(place):
     summary, _ = run(place, protocol="sgd100")
     assert (summary["protocol"], summary["iterations"], summary["l2"]) == ("sgd100", 100, 0)
     assert summary["top1"] > 0.45  # chance: a third
+    for wrong in ({"train_predictions": True}, {"l2": 0.1}):  # folds would be of another probe; there is no L2
+        with pytest.raises(InputError, match="sgd100 has no L2 and judges test or val images only"):
+            run(place, protocol="sgd100", **wrong)
+
+
+def test_a_test_split_without_labels_is_not_judged_where_val_has_some(tmp_path):
+    """ImageNet as Kaggle has it."""
+    workspace = Workspace(tmp_path / "w").create()
+    layout = {"train/cat": 10, "train/dog": 10, "val/cat": 5, "val/dog": 5, "test": 7}
+    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    summary, result = run(workspace)
+    assert (summary["judged_on"], summary["n_judged"]) == ("val", 10)
+    assert (result.table("predictions")["split"] == "test").sum() == 7

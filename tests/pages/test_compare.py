@@ -75,6 +75,20 @@ def test_three_encoders_side_by_side(app, three, workspace):
     assert len(test.get("plotly_chart")) == 2  # consistency, and Q against Q, the last view
 
 
+@pytest.mark.parametrize(("difference", "better"), [(0.1, "tiny"), (-0.1, "third")])
+def test_the_better_of_two_is_named(app, three, monkeypatch, difference, better):
+    from sslviz.ui import compare as page
+
+    known = page.pair
+
+    def certain(first, second):
+        found = known(first, second)
+        return {**found, "probes": {**found["probes"], "difference": difference, "p_value": 0.01}}
+
+    monkeypatch.setattr(page, "pair", certain)
+    assert f"**{better} is better**" in text(app("compare", encoder="tiny", beside="third"))
+
+
 def test_an_encoder_in_the_sidebar_without_scores_is_said(app, three, workspace):
     small_encoder(workspace, "fourth", seed=9)
     test = app("compare", encoder="fourth")

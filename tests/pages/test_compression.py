@@ -9,7 +9,7 @@ from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.export import ExportSettings, export
 from sslviz.progress import Progress
-from sslviz.store.files import write_json
+from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
 from tests.inputs import folder, small_encoder
 from tests.pages.conftest import text
@@ -52,6 +52,31 @@ def test_the_curve_in_words_and_a_subset_to_take_away(app, scored, workspace):
     test.selectbox(key="compression-take").set_value("upper tail")
     test.slider(key="compression-less").set_value(75).run()
     assert f"{len(kept)} of 32 features; they fire in {shares[kept].min():.2f} to {shares[kept].max():.2f} %" in text(test)
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ([-0.03, 0.01], "not to be told from random features"),
+        ([0.01, 0.03], "better than random features"),
+        ([-0.03, -0.01], "worse than random features"),
+    ],
+)
+def test_the_verdict_follows_the_interval(app, scored, workspace, interval, words):
+    compress(CompressSettings(dataset="photos", encoder="tiny", l2=0.01), workspace, Progress())
+    path = latest_result(workspace.results("photos", "tiny", "compress")).folder / "result.json"
+    content = read_json(path)
+    content["summary"]["at_40"]["discriminative"]["above_random"] = [sum(interval) / 2, *interval]
+    write_json(path, content)
+    assert f"**{words}** of the same number" in text(app("compression"))
+
+
+def test_an_encoder_cut_on_the_command_line_is_the_pages_own(app, scored, workspace):
+    """With --eps auto, where the page names the number; and its run is gone."""
+    compress(CompressSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    export(ExportSettings(dataset="photos", encoder="tiny", reduction=0.4), workspace, Progress())
+    words = text(app("compression")).replace("\\", "")
+    assert "Encoder **tiny-discriminative-40**: gives these 19 features" in words
 
 
 def test_a_button_makes_the_compressed_encoder(app, scored, workspace, monkeypatch):

@@ -2,10 +2,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sslviz.errors import Busy, InputError, NotFound
+from sslviz.store import results
 from sslviz.store.files import is_held, only_writer, read_json, read_table, whole_file, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.results import latest_result, save_result
@@ -109,3 +111,19 @@ def test_results_are_keyed_by_settings_and_inputs(tmp_path):
     assert latest_result(tmp_path) is None  # another version's result is made again, not misread
     (tmp_path / "latest.json").write_text('{"current": "../../etc"}')
     assert latest_result(tmp_path) is None
+
+
+def test_tables_that_are_not_made_again_go(tmp_path):
+    table = pd.DataFrame({"x": [1]})
+    save_result(tmp_path, {}, {"embeddings": "a"}, {"scores": table, "neighbours": table}, {})
+    again = save_result(tmp_path, {}, {"embeddings": "b"}, {"scores": table}, {})
+    assert [path.name for path in again.folder.glob("*.parquet")] == ["scores.parquet"]
+
+
+def test_arrays_are_there_before_a_result_is_the_latest(tmp_path, monkeypatch):
+    there, write = [], results.write_json
+    monkeypatch.setattr(results, "write_json", lambda path, content: there.append(weights.exists()) or write(path, content))
+    weights = tmp_path / fingerprint({}) / "weights.npz"
+    made = save_result(tmp_path, {}, {}, {}, {}, {"weights": {"bias": np.arange(3)}})
+    assert there == [True, True]
+    assert np.load(made.folder / "weights.npz")["bias"].tolist() == [0, 1, 2]
