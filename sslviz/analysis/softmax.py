@@ -17,8 +17,8 @@ from sslviz.errors import InputError
 _CONSTANT = 1e-6
 _GAP = 5e-5
 """Share of the objective by which a fit may lie above the minimum."""
-_CAREFUL = 2.5
-"""How many times larger a fit's distance from the minimum was than its estimate, at most, in 20 data sets."""
+_CAREFUL = 6
+"""How many times larger a fit's distance from the minimum was than its estimate, at most, in 30 fits of 12 data sets."""
 _LEAST_L2 = 1e-6
 """Below it, the curvature that the end of a fit is judged by."""
 _GRAM_ERROR = 1e-7
