@@ -79,7 +79,8 @@ def table(here: Frame, names: list[str]) -> list[str]:
     st.caption(
         "top-1: of the linear probe. AUROC: how well a score separates the images the probe gets right, 50 is chance. The best "
         "rival is a label-free score simpler than Q; the probe's own confidence uses labels. Empty: images in which no "
-        "discriminative feature fires. All in percent, but eps and RankMe (directions in use)."
+        "discriminative feature fires. Mean share: of the train "
+        "images, that an average feature fires in. All in percent, but eps and RankMe (directions in use)."
     )
     return list(lines["encoder"])
 

@@ -26,7 +26,12 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
     nearest = min(grid, key=lambda e: abs(e - summary["eps"]))
     left, right = st.columns(2)
     eps = left.select_slider(
-        "eps: a feature fires above mu + eps·sigma", grid, nearest, format_func=lambda e: f"{e:g}", key=f"features-eps-{of}"
+        "eps: a feature fires above mu + eps·sigma",
+        grid,
+        nearest,
+        format_func=lambda e: f"{e:g}",
+        key=f"features-eps-{of}",
+        help="mu, sigma: mean and standard deviation over all features of the same image.",
     )
     low, high = right.slider(
         "Percentiles of the activation shares that bound D",
@@ -36,7 +41,7 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         step=1.0,
         format="%.0f",
         key=f"features-band-{of}",
-        help="Choosing eps or percentiles by the probe's accuracy would use labels: the score would no longer be label-free.",
+        help="D: the discriminative features. Choosing eps or percentiles by the probe's accuracy would use labels: the score would no longer be label-free.",
     )
     if high <= low:
         st.warning("The percentiles enclose nothing: draw them apart.")

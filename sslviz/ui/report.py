@@ -55,7 +55,7 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         ("AUPRC of Q", percent(q and q["auprc"]), f"base rate {percent(q['base_rate'])}" if q else "needs labels"),
         ("Empty sets", percent(summary["empty_share"].get(summary["judged_on"])), "no discriminative feature fires"),
         ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
-        ("RankMe", f"{summary['rank_me']:.0f}", f"of {summary['n_features']} features"),
+        ("RankMe", f"{summary['rank_me']:.0f}", f"directions in use, of {summary['n_features']}"),
     ]
     widgets.facts(facts)
     for note in summary["notes"]:

@@ -161,7 +161,7 @@ def show_expression(found: live.Row, eps: float, key: str) -> None:
     st.subheader("Its representation")
     st.markdown(
         f"**{len(found.chosen)} discriminative features fire** of {len(found.firing)} that fire at all (eps {eps:g}). "
-        "The Q-Score is the mean height of the blue bars above mu."
+        "The Q-Score is the mean height of the blue bars above mu, the mean of all bars."
     )
     event: Any = st.plotly_chart(
         figures.expression(found.h, found.firing, found.chosen, found.mean, found.threshold),
