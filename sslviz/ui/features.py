@@ -41,7 +41,8 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         step=1.0,
         format="%.0f",
         key=f"features-band-{of}",
-        help="D: the discriminative features. Choosing eps or percentiles by the probe's accuracy would use labels: the score would no longer be label-free.",
+        help="D: the discriminative features. Choosing eps or percentiles by the probe's accuracy would use labels: the score "
+        "would no longer be label-free.",
     )
     if high <= low:
         st.warning("The percentiles enclose nothing: draw them apart.")

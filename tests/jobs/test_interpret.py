@@ -20,6 +20,7 @@ from sslviz.heatmaps import finish
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.inputs import open_embedded, result_state
 from sslviz.jobs.interpret import InterpretSettings, interpret
+from sslviz.jobs.probe import ProbeSettings, probe
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
@@ -175,8 +176,14 @@ def test_signed_features_explain_too(place, tmp_path):
         assert looks.loc[sample_id, "core_iou_map"] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_train_masks_are_judged_out_of_fold(place, workspace, tmp_path):
+@pytest.mark.parametrize("protocol", ["lbfgs", "sgd100"])
+def test_train_masks_are_judged_out_of_fold(place, workspace, tmp_path, protocol):
+    """Where the probe has no L2 (sgd100), each fold chooses one."""
     import shutil
+
+    if protocol == "sgd100":
+        probe(ProbeSettings(dataset="photos", encoder="tiny", protocol=protocol), place, Progress())
+        score(ScoreSettings(dataset="photos", encoder="tiny"), place, Progress())
 
     shutil.rmtree(tmp_path / "masks/core/test")
     dataset = datasets.load(workspace, "photos")
@@ -187,7 +194,7 @@ def test_train_masks_are_judged_out_of_fold(place, workspace, tmp_path):
     looks = latest_result(place.results("photos", "tiny", "interpret")).table("looks").set_index("sample_id")["correct"]
     embedded = open_embedded(workspace, "photos", "tiny")
     train = embedded.samples[embedded.samples["split"] == "train"]
-    l2 = latest_result(place.results("photos", "tiny", "probe")).content["summary"]["l2"]
+    l2 = latest_result(place.results("photos", "tiny", "probe")).content["summary"]["l2"] if protocol == "lbfgs" else None
     said, _ = out_of_fold(embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy(), l2, seed=0)
     wanted = dict(zip(train["sample_id"], said == train["label"].to_numpy(), strict=True))
     assert looks.to_dict() == wanted
