@@ -89,8 +89,9 @@ def curve(
                 if where in known:
                     yield known[where]
                 elif kind == "pca":
-                    part = design.principal(round((1 - reduction) * design.n_features))
+                    part = larger.principal(round((1 - reduction) * design.n_features))
                     yield probe(part, part.begin(design, full), where, None)[0]
+                    larger = part
                 else:
                     kept = subset(shares, kind, reduction, draw or 0)
                     part = design.subset(kept)

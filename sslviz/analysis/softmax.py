@@ -57,7 +57,6 @@ class Design:
         self._x: Any = None
         self._gram: Any = None
         self._axes: Any = None
-        self._directions: Any = None
         mean, std = self._moments()
         used = std > _CONSTANT * mean.abs().clamp_min(1e-30)
         self.n_features = len(used)
@@ -89,19 +88,21 @@ class Design:
         part.columns = self.columns[places.numpy()]
         part.mean, part.std = self.mean[places], self.std[places]
         part._x = None if self._x is None else self._x[:, places]
-        part._gram, part._directions = self.gram()[places][:, places], None
+        part._gram = self.gram()[places][:, places]
         return part
 
     def principal(self, n: int) -> "Design":
-        """The same samples along the n main directions of x (PCA), unscaled: with all of them a probe is that of x itself."""
-        if self._directions is None:
-            self._directions = self.torch.linalg.eigh(self.gram().double())
-        variance, directions = self._directions
-        part = copy(self)
-        first = len(variance) - min(n, len(variance))
-        part._axes = directions[:, first:].float()
-        part._x = None if self._x is None else self._x @ part._axes
-        part._gram = self.torch.diag(variance[first:].clamp_min(0)).float()
+        """The same samples along the n main directions of x (PCA), unscaled: with all of them a probe is that of x itself. Of a
+        design that is turned already, its n main ones."""
+        first, part = self.width - min(n, self.width), copy(self)
+        if self._axes is None:
+            variance, directions = self.torch.linalg.eigh(self.gram().double())
+            part._axes = directions[:, first:].float()
+            part._x = None if self._x is None else self._x @ part._axes
+            part._gram = self.torch.diag(variance[first:].clamp_min(0)).float()
+        else:
+            part._axes, part._gram = self._axes[:, first:], self._gram[first:, first:]
+            part._x = None if self._x is None else self._x[:, first:]
         return part
 
     def begin(self, whole: "Design", fit: "Fit") -> "Fit":

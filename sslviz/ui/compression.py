@@ -109,7 +109,7 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
     st.caption(f"{len(kept)} of {len(shares)} features; they fire in {least:.2f} to {most:.2f} % of the train images.")
     st.download_button(
         "Download the features (CSV)",
-        lambda: table.to_csv(index=False),
+        table.to_csv(index=False),
         file_name=f"{here.dataset.name}-{here.encoder}-{kind.replace(' ', '-')}-{less}.csv",
         icon=":material/download:",
     )
