@@ -35,12 +35,12 @@ def test_the_optimum_is_scikit_learns(l2):
     assert result.top1 == pytest.approx(peer.score(scaler.transform(H[test].astype(float)), y[test]), abs=0.011)
 
 
-@pytest.mark.parametrize("l2", [0.1, 1, 100])
+@pytest.mark.parametrize("l2", [0.1, 100])
 def test_the_optimum_is_scikit_learns_with_classes_of_very_unequal_size(l2):
     """Biases have no L2: what bounds the weights' distance from the optimum says nothing of theirs."""
     rng = np.random.default_rng(0)
-    y = rng.choice(100, 4000, p=(1 / np.arange(1, 101)) / (1 / np.arange(1, 101)).sum())
-    H = (rng.normal(size=(100, 32))[y] + rng.normal(size=(4000, 32))).astype(np.float32)
+    y = rng.choice(50, 1500, p=(1 / np.arange(1, 51)) / (1 / np.arange(1, 51)).sum())
+    H = (rng.normal(size=(50, 24))[y] + rng.normal(size=(1500, 24))).astype(np.float32)
     y = np.unique(y, return_inverse=True)[1]
     result = linear_probe(H, y, H, y, l2=l2)
     scaler = StandardScaler().fit(H.astype(float))
