@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from sslviz.analysis.features import select_features
 from sslviz.analysis.probe import choose_l2
+from sslviz.analysis.resampling import resampled_means
 from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
 from sslviz.arrays import Array, check_l2, check_train_and_test
 from sslviz.errors import InputError
@@ -17,8 +18,6 @@ from sslviz.errors import InputError
 REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 KINDS = ("discriminative", "random", "lower tail", "upper tail", "pca")
 RANDOM_SEEDS = 4
-_AT_ONCE = 20_000_000
-"""Numbers of resamples in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +187,7 @@ def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> l
     """The loss of every kind at every reduction. `probes`: of one curve, the full width among them."""
     rng = np.random.default_rng(seed)
     right = np.stack([p.correct for p in probes])
-    top1, drawn = right.mean(1), _resampled(right, n_bootstrap, rng)
+    top1, drawn = right.mean(1), resampled_means(right.T.astype(np.float64), rng, n_bootstrap)
     full = next(k for k, p in enumerate(probes) if p.kind == "full")
     groups: dict[tuple[str, float], list[int]] = {}
     for k, p in enumerate(probes):
@@ -212,17 +211,6 @@ def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> l
         by_seed = tuple(float(top1[full] - top1[k]) for k in members)
         found.append(Drop(kind, reduction, float(top1[full]) - mean, _interval(drawn[:, full] - draws), by_seed, above))
     return found
-
-
-def _resampled(right: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of right bool[P, M] over n resamples of its columns: float64[n, P]."""
-    size = right.shape[1]
-    values, chance, means = right.T.astype(np.float64), np.full(size, 1 / size), []
-    at_once = max(1, _AT_ONCE // size)
-    for start in range(0, n, at_once):
-        weights = rng.multinomial(size, chance, size=min(at_once, n - start))
-        means.append(weights.astype(np.float64) @ values / size)
-    return np.concatenate(means)
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

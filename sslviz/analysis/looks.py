@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sslviz.analysis.masks import IOUS, METRICS, centre_blob, threshold_curve
+from sslviz.analysis.resampling import resampled_means
 from sslviz.arrays import check_maps
 
 WHO = ("map", "blob", "uniform", "shuffled", "ceiling")
@@ -152,19 +153,10 @@ def _intervals(values: np.ndarray, seed: int) -> list[list[float] | None]:
     for k in range(patterns.shape[1]):
         columns = np.flatnonzero(which == k)
         if patterns[:, k].any():
-            means = _resampled(values[patterns[:, k]][:, columns], np.random.default_rng(seed))
+            means = resampled_means(values[patterns[:, k]][:, columns], np.random.default_rng(seed))
             for column, span in zip(columns, np.percentile(means, [2.5, 97.5], axis=0).T.tolist(), strict=True):
                 spans[column] = span
     return spans
-
-
-def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means float[1000, m] of bootstrap samples of the rows of float[n, m], a few samples at a time."""
-    n, means = len(values), []
-    for start in range(0, 1000, step := max(1, 20_000_000 // n)):
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(step, 1000 - start))
-        means.append(weights @ values / n)
-    return np.concatenate(means)
 
 
 def differences(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
@@ -179,17 +171,17 @@ def differences(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     for group, part in parts.items():
         gap = (part["core_iou_map"] - part["spurious_iou_map"]).dropna().to_numpy(dtype=float)
         if len(gap):
-            add("core - spurious", group, float(gap.mean()), _resampled(gap[:, None], rng)[:, 0])
+            add("core - spurious", group, float(gap.mean()), resampled_means(gap[:, None], rng)[:, 0])
         beyond = _beyond_blob(part, "core")
         if len(beyond):
-            add("core - blob", group, float(beyond.mean()), _resampled(beyond[:, None], rng)[:, 0])
+            add("core - blob", group, float(beyond.mean()), resampled_means(beyond[:, None], rng)[:, 0])
     if {"correct", "wrong"} <= set(parts):
         for kind in KINDS:
             plain = [parts[g][f"{kind}_iou_map"].dropna().to_numpy(dtype=float) for g in ("correct", "wrong")]
             above = [_beyond_blob(parts[g], kind) for g in ("correct", "wrong")]
             for what, (right, wrong) in (("correct - wrong", plain), ("correct - wrong, beyond the blob", above)):
                 if len(right) and len(wrong):
-                    means = [_resampled(values[:, None], rng)[:, 0] for values in (right, wrong)]
+                    means = [resampled_means(values[:, None], rng)[:, 0] for values in (right, wrong)]
                     add(what, kind, float(right.mean() - wrong.mean()), means[0] - means[1])
     return found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sslviz.encoders.spec import EncoderSpec
     from sslviz.encoders.store import Head
+    from sslviz.jobs.inputs import Embedded
     from sslviz.jobs.mended import Judged
     from sslviz.methods import Made, Method
     from sslviz.training.regulariser import Regulariser, Weights
@@ -427,7 +428,7 @@ class _Trainer:
                 found[f"watched_q_{outcome}"] = float(q[part].mean()) if part.any() else float("nan")
             found["watched_top1"] = float("nan")
             if due:
-                train = self.samples
+                train = self.embedded.samples
                 train = train[(train["split"] == "train") & (train["label"] >= 0) & ~train["sample_id"].isin(sample.index)]
                 train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
             if due and train["label"].nunique() > 1:
@@ -438,13 +439,10 @@ class _Trainer:
 
     def watch_base(self) -> dict[str, float]:
         """What is watched of the base, where all curves begin; kept in the run's folder."""
-        from sslviz.jobs.inputs import open_embedded
         from sslviz.store.files import write_json
 
-        own = self.settings
-        embedded = open_embedded(self.workspace, own.dataset, own.encoder)
-        row_of = embedded.samples.set_index("sample_id")["row"]
-        found = self.watched(lambda ids: [embedded.store.read(row_of[ids].to_numpy())], bool(own.judge_every))
+        row_of, store = self.embedded.samples.set_index("sample_id")["row"], self.embedded.store
+        found = self.watched(lambda ids: [store.read(row_of[ids].to_numpy())], bool(self.settings.judge_every))
         write_json(self.folder / BASE, {name: _known(value) for name, value in found.items()})
         return found
 
@@ -542,11 +540,11 @@ class _Trainer:
         return self.origin.spec.input.mean, self.origin.spec.input.std
 
     @cached_property
-    def samples(self) -> "pd.DataFrame":
-        """Those that have an embedding by the base."""
+    def embedded(self) -> "Embedded":
+        """The samples that have an embedding by the base, and where it is."""
         from sslviz.jobs.inputs import open_embedded
 
-        return open_embedded(self.workspace, self.settings.dataset, self.settings.encoder).samples
+        return open_embedded(self.workspace, self.settings.dataset, self.settings.encoder)
 
     @cached_property
     def from_files(self) -> bool:
@@ -667,7 +665,7 @@ class _Watch:
         from sslviz.training.regulariser import Selection
 
         assert self.trainer.base is not None
-        samples, ruler = self.trainer.samples, self.trainer.base.rulers["score"]
+        samples, ruler = self.trainer.embedded.samples, self.trainer.base.rulers["score"]
         eps = self.trainer.settings.eps
         counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
         for block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import compression_curve, linear_probe, select_features
-from sslviz.analysis import compression
+from sslviz.analysis import resampling
 from sslviz.analysis.compression import KINDS, Drop, by_size, curve, drops, enough, subset, table
 from sslviz.analysis.softmax import Design, fit_lbfgs
 from sslviz.errors import InputError
@@ -152,7 +152,7 @@ def test_drops_by_hand_and_their_interval(monkeypatch):
     assert (pca.drop, pca.interval) == (0, (0, 0))
     assert random.above_random is None
     assert pca.above_random == pytest.approx((0.075, random.interval[0], random.interval[1]))
-    monkeypatch.setattr(compression, "_AT_ONCE", 700)  # seven resamples of 100 at once
+    monkeypatch.setattr(resampling, "_AT_ONCE", 700)  # seven resamples of 100 at once
     in_parts = drops(changed)[0].interval
     assert in_parts == pytest.approx(random.interval, abs=0.02)
 
