@@ -23,7 +23,7 @@ feature = features.wanted(len(table))
 clicked = features.shares_chart(table, band, feature)
 if clicked is None and feature is None:
     st.subheader("What the discriminative features are strongest in")
-    clicked = features.browse(here, scores.result, table, images)
+    clicked = features.browse(here, scores.result, table, images, eps)
 if clicked is not None and clicked != feature:
     features.open_feature(clicked)
     st.rerun()

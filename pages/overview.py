@@ -18,10 +18,12 @@ if scores.result is None:
 
 report.headline(scores, probe)
 report.states(here, stages, busy)
-st.subheader("The ten lowest Q-Scores")
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
-widgets.gallery(here.dataset, table[table["split"] == judged].head(10), "q", key="worst", side=140)
+if here.dataset.has_labels:
+    table = table[table["split"] == judged]
+st.subheader("The ten lowest Q-Scores" + (f" of {judged}" if here.dataset.has_labels else ""))
+widgets.gallery(here.dataset, table.head(10), "q", key="worst", side=140)
 report.about(here)
 st.page_link("pages/compare.py", label="Compare: which encoder should I take?", icon=":material/compare_arrows:")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")

@@ -19,13 +19,17 @@ table = reads.scores(scores.result, probe.result, here.dataset)
 chosen = selection.current(here.workspace, here.dataset.name)
 selection.show(chosen)
 
-grid, charts, rivals, damage = st.tabs(["Images", "Charts", "Beside its rivals", "Damage check"], key="tab", bind="query-params")
+names = ["Images", "Charts", "Classes", "Beside its rivals", "Damage check"]
+grid, charts, classes, rivals, damage = st.tabs(names, key="tab", bind="query-params")
 if grid.open:
     with grid:
         report.grid(here, selection.of(table, chosen), summary)
 if charts.open:
     with charts:
         report.charts(table, summary)
+if classes.open:
+    with classes:
+        report.classes(here, probe, table, summary)
 if rivals.open:
     with rivals:
         report.rivals(summary)
@@ -36,4 +40,4 @@ st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
 st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
-report.command(here, "score")
+report.command(here, scores)

@@ -44,11 +44,15 @@ def test_histogram_counts_every_sample_once():
 
 
 def test_figures_draw_their_tables():
-    table = figures.curves(SCORE, CORRECT)
-    assert list(figures.roc(table).data[0].y) == table["true_positive"].tolist()
-    assert list(figures.review_budget(table).data[0].y) == table["found"].tolist()
-    assert list(figures.risk_coverage(table, 0.5).data[1].y) == [0.5, 0.5]
-    assert list(figures.precision_recall(table, 0.5).data[1].y) == [0.5, 0.5]
+    table, other = figures.curves(SCORE, CORRECT), figures.curves(-SCORE, CORRECT)
+    found = {"Q-Score": table, "its opposite": other}
+    assert list(figures.roc(found).data[0].y) == table["true_positive"].tolist()
+    assert list(figures.roc(found).data[1].y) == other["true_positive"].tolist()
+    assert [line.name for line in figures.roc(found).data] == ["Q-Score", "its opposite", "no information"]
+    assert len({line.line.color for line in figures.roc(found).data}) == 3
+    assert list(figures.review_budget(found).data[0].y) == table["found"].tolist()
+    assert list(figures.risk_coverage(found, 0.5).data[2].y) == [0.5, 0.5]
+    assert list(figures.precision_recall(found, 0.5).data[2].y) == [0.5, 0.5]
     bars = figures.histogram(figures.histogram_table(SCORE, CORRECT, bins=3), "Q").data
     assert [sum(bar.y) for bar in bars] == [pytest.approx(100), pytest.approx(100)]
 

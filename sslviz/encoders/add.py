@@ -142,16 +142,34 @@ def _add_timm(
         raise InputError(f"the weights of {source} cannot be had here ({_reason(error)}). Is this machine online?") from None
     config = timm.data.resolve_data_config({}, model=net)
     size = int(changes.get("size") or config["input_size"][-1])
+    bilinear = config["interpolation"] == "bilinear"
     own = {"size": size, "resize": round(size / float(config["crop_pct"])), "mean": config["mean"], "std": config["std"]}
     spec = EncoderSpec(
         name=check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:")))),
         backbone="timm",
         architecture={"model": str(net.pretrained_cfg["architecture"]) if on_hub else model},
-        feature_dim=int(net.num_features),
+        feature_dim=_width(net, size, source),
         input=input_of({**own, **changes}),
         source=source,
         licence=str(net.pretrained_cfg.get("license") or ""),
+        notes=()
+        if bilinear
+        else (f"its own evaluation resizes pictures by {config['interpolation']} interpolation, here by bilinear",),
     )
     _check_free(workspace, spec)
     remark = f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
-    return save_encoder(workspace, spec, net.state_dict()), [remark]
+    return save_encoder(workspace, spec, net.state_dict()), [remark, *spec.notes]
+
+
+def _width(net: Any, size: int, source: str) -> int:
+    """Features that a timm model gives for pictures of this size; its num_features is another number in some."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            features = net.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each model checks its input in its own way
+        raise InputError(f"{source} takes no pictures of {size} px ({_reason(error)}).") from None
+    if features.ndim != 2:
+        raise InputError(f"{source} gives {tuple(features.shape[1:])} for a picture; expected one row of features.")
+    return int(features.shape[1])

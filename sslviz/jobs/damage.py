@@ -73,17 +73,18 @@ def check_damage(
 
 
 def verdict(table: pd.DataFrame) -> dict[str, Any] | None:
-    """None where Q falls in at least half of the pictures under each of the most telling damages; else what to say."""
+    """What to say where Q rises, beyond chance, under one of the most telling damages; None elsewhere."""
     from sslviz.analysis.rivals import RIVALS
 
-    telling = table[table["damage"].isin(MOST_TELLING)].pivot(index="score", columns="damage", values="falls")
-    if telling.empty or telling.loc["q"].min() >= 0.5:
+    part = table[table["damage"].isin(MOST_TELLING)]
+    rises = part[(part["score"] == "q") & (part["high"] < 0.5)].sort_values("falls")
+    if rises.empty:
         return None
-    worst = str(telling.loc["q"].idxmin())
-    line = table[(table["damage"] == worst) & (table["score"] == "q")].iloc[0]
+    line, telling = rises.iloc[0], part.pivot(index="score", columns="damage", values="falls")
+    worst = str(line["damage"])
     rivals = telling.loc[[s for s in telling.index if s in RIVALS.names() and not RIVALS[s].uses_labels]].min(axis=1)
     better = str(rivals.idxmax()) if len(rivals) and rivals.max() > 0.5 else None
-    words = "On these images Q rises when the object is damaged, so that its order may be upside down"
+    words = f"On these images Q rises more often than it falls where the picture is {worst}, so that its order may be upside down"
     words += f"; compare it with {RIVALS[better].title}." if better else ". No other label-free score here does better."
     falls, low, high = (f"{100 * line[c]:.0f}" for c in ("falls", "low", "high"))
     words += f" ({worst}: Q falls in {falls} % of {line['n']} images, 95 % {low} to {high}.)"

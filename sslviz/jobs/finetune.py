@@ -286,7 +286,8 @@ def check_trainable(spec: "EncoderSpec") -> None:
     """Raises InputError for an encoder that no training goes on from: raw pixels, a timm model, some outputs of another one."""
     if spec.backbone not in _TRAINABLE:
         raise InputError(
-            f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets can.'
+            f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets whose '
+            "parts are named as torchvision's can."
         )
     if spec.outputs:
         raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')

@@ -98,11 +98,17 @@ def shares_chart(table: pd.DataFrame, band: tuple[float, float], marked: int | N
     return int(points[0]["customdata"]) if points else None
 
 
-def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFrame) -> int | None:
-    """Cards of the discriminative features, each with the image it is strongest in; the one that was clicked."""
+def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFrame, eps: float) -> int | None:
+    """Cards of the discriminative features, each with the image it is strongest in; the one that was clicked.
+
+    `table`: of `at`, for this eps. Shares per class are known at the scores' eps only.
+    """
     orders = ["fires most often", "fires least often", "most selective for a class"]
     order = st.segmented_control("Order", orders, default=orders[0], required=True, key="features-order")
-    classes, titles = reads.table(result, "feature_classes"), result.content["summary"]["titles"]
+    classes, summary = reads.table(result, "feature_classes"), result.content["summary"]
+    titles, of_eps = summary["titles"], summary["eps"]
+    if labelled := len(classes) > 0 and eps != of_eps:
+        classes = classes.head(0)
     strongest: Any = classes.sort_values("share", ascending=False).drop_duplicates("feature").set_index("feature")
     part = table[table["chosen"]].copy()
     if len(classes):
@@ -112,7 +118,8 @@ def browse(here: Frame, result: Result, table: pd.DataFrame, scored: pd.DataFram
         str(order), ("share", False)
     )
     if by not in part:
-        st.info("No labels here: selectivity cannot be told.")
+        known = f"known at the scores' eps, {of_eps:g}: score with the new one first" if labelled else "unknown: no labels here"
+        st.info(f"How selective features are is {known}.")
         by = "share"
     part = part.sort_values([by, "feature"], ascending=[rising, True])
     words = []

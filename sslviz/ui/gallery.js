@@ -9,17 +9,20 @@ export default function (component) {
       button.type = "button";
       button.dataset.id = item.id;
       button.className = item.tone;
-      const image = document.createElement("img");
-      image.loading = "lazy";
-      image.alt = item.alt;
-      image.src = item.url;
+      if (item.url) {
+        const image = document.createElement("img");
+        image.loading = "lazy";
+        image.alt = item.alt;
+        image.src = item.url;
+        button.append(image);
+      } else button.setAttribute("aria-label", item.alt);
       const first = document.createElement("span");
       first.textContent = item.title;
       first.className = "title";
       const second = document.createElement("span");
       second.textContent = item.detail;
       second.className = "detail";
-      button.append(image, first, second);
+      button.append(first, second);
       button.onclick = () => setTriggerValue("clicked", item.id);
       button.onkeydown = (event) => {
         const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

@@ -9,10 +9,11 @@ import streamlit as st
 from sslviz.analysis.rivals import RIVALS
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
+from sslviz.jobs import JOBS, command_of, parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.jobs.runner import ACTIVE
 from sslviz.store.workspace import Workspace
-from sslviz.ui import reads, widgets
+from sslviz.ui import reads, selection, widgets
 from sslviz.ui.figures import scores as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import interval, percent, plain
@@ -50,12 +51,43 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
     top1 = reads.summary(probe).get("top1")
     split = summary["judged_on"] + (" (out of fold)" if summary["out_of_fold"] else "")
     facts = [
-        ("Probe top-1", percent(top1), f"linear probe on {split}"),
-        ("AUROC of Q", percent(q and q["auroc"]), f"95 %: {interval(q['intervals']['auroc'])}" if q else "needs labels"),
-        ("AUPRC of Q", percent(q and q["auprc"]), f"base rate {percent(q['base_rate'])}" if q else "needs labels"),
-        ("Empty sets", percent(summary["empty_share"].get(summary["judged_on"])), "no discriminative feature fires"),
-        ("eps in use", f"{summary['eps']:g}", "chosen by sparsity" if summary["eps_auto"] else "given"),
-        ("RankMe", f"{summary['rank_me']:.0f}", f"directions in use, of {summary['n_features']}"),
+        (
+            "Probe top-1",
+            percent(top1),
+            f"linear probe on {split}",
+            "Share of images that a linear classifier on the frozen features gets right.",
+        ),
+        (
+            "AUROC of Q",
+            percent(q and q["auroc"]),
+            f"95 %: {interval(q['intervals']['auroc'])}" if q else "needs labels",
+            "How often a correctly classified image has a higher Q-Score than a misclassified one; 50 is chance.",
+        ),
+        (
+            "AUPRC of Q",
+            percent(q and q["auprc"]),
+            f"base rate {percent(q['base_rate'])}" if q else "needs labels",
+            "Mean share of correct images among those kept, best Q-Scores first. Any score reaches the base rate.",
+        ),
+        (
+            "Empty sets",
+            percent(summary["empty_share"].get(summary["judged_on"])),
+            "no discriminative feature fires",
+            "Images whose Q-Score is 0 by definition, since no discriminative feature fires in them.",
+        ),
+        (
+            "eps in use",
+            f"{summary['eps']:g}",
+            f"{'by sparsity' if summary['eps_auto'] else 'given'}; P{summary['lower']:g} to P{summary['upper']:g}",
+            "A feature fires in an image where it lies more than eps standard deviations above the mean of the image's features. "
+            "Discriminative ones fire in neither too few nor too many images: between these percentiles.",
+        ),
+        (
+            "RankMe",
+            f"{summary['rank_me']:.0f}",
+            f"directions in use, of {summary['n_features']}",
+            "Effective rank of the embeddings: near 1, the encoder has collapsed.",
+        ),
     ]
     widgets.facts(facts)
     for note in summary["notes"]:
@@ -74,14 +106,12 @@ def say_upside_down(summary: dict[str, Any]) -> None:
 def damage(summary: dict[str, Any]) -> None:
     """The damage check: for Q and each rival, the share of pictures whose score falls under each damage."""
     if not summary["damage"]:
-        st.info("No damage check: these embeddings came in as arrays, or the check was left out (--damage 0).")
+        st.info("No damage check: these embeddings came in as arrays, or the scores were made without it (damage 0).")
         return
     table = pd.DataFrame(summary["damage"])
-    titles = {"q": "Q-Score"} | {name: RIVALS[name].title for name in RIVALS}
+    titles = reads.score_titles(table["score"].unique())
     falls = 100 * table.pivot(index="score", columns="damage", values="falls")
-    shown = (
-        falls.reindex([s for s in titles if s in falls.index]).rename(index=titles).rename_axis(None).reset_index(names="score")
-    )
+    shown = falls.reindex(list(titles)).rename(index=titles).rename_axis(None).reset_index(names="score")
     n = int(table["n"].iloc[0])
     st.markdown(
         f"{n} images were damaged in five ways. A score that means anything should fall; this shows the share of images "
@@ -93,8 +123,9 @@ def damage(summary: dict[str, Any]) -> None:
     st.caption(
         "95 % intervals for the Q-Score: "
         + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
-        + ". Below half on covered or shrunk images, the check says that the order of Q is not to be trusted. That rule is ours, "
-        "a hypothesis; docs/evidence.md in the source lists the cases, more against it than for it so far."
+        + ". Where the whole interval is below half on covered or shrunk images, the check says that the order of Q is not to "
+        "be trusted. That rule is ours, a hypothesis; docs/evidence.md in the source lists the cases, more against it than for "
+        "it so far."
     )
 
 
@@ -105,6 +136,9 @@ def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
     for column, stage in zip(st.columns(len(stages)), stages, strict=True):
         with column, st.container(border=True):
             st.markdown(f"{icons[stage.state]} **{stage.name}**: {stage.state}")
+            if stage.job == "probe" and not here.dataset.has_labels:
+                st.caption("needs labels: class folders (FOLDER/CLASS/image or FOLDER/train/CLASS/image)")
+                continue
             if stage.why:
                 st.caption(plain(stage.why))
             if stage.state != "fresh":
@@ -191,9 +225,11 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
     button(f"Make the {what} again", busy or embeddings.state != "fresh")
 
 
-def command(here: Frame, job: str) -> None:
-    """The command that gives the page's numbers."""
-    show_command(here.workspace, f"sslviz {job} --dataset {here.dataset.name} --encoder {here.encoder}")
+def command(here: Frame, made: reads.Stage) -> None:
+    """The command that a result was made with."""
+    assert made.result is not None
+    values = {**made.result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}
+    show_command(here.workspace, command_of(made.job, parse(JOBS[made.job].settings, values)))
 
 
 def show_command(workspace: Workspace, line: str) -> None:
@@ -244,7 +280,7 @@ def rivals_table(summary: dict[str, Any]) -> pd.DataFrame:
 def rivals(summary: dict[str, Any]) -> None:
     """The table of Q and its rivals, or why there is none."""
     if not summary["reports"]:
-        st.info("Scores can be compared only where there are labels and a probe.")
+        st.info("Scores can be compared only where there are labels (class folders) and a probe, trained before the scores.")
         return
     st.dataframe(rivals_table(summary), hide_index=True, width="stretch", column_config=_COLUMNS)
     st.caption(
@@ -263,7 +299,7 @@ _COLUMNS = {
 def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     """The sortable grid: filters in a row, 60 images at a time; a click opens an image."""
     splits = sorted(table["split"].unique(), key=lambda s: (s != summary["judged_on"], s))
-    names = {"q": "Q-Score", "q_paper": "Q-Score, paper's eps", **{n: RIVALS[n].title for n in RIVALS if n in table}}
+    names = reads.score_titles(table.columns)
     a, b, c, d = st.columns(4)
     split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
     by = b.selectbox("Sort by", list(names), format_func=lambda name: names[name], key="scores-by", persist_state="session")
@@ -281,6 +317,15 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
         return
     if "correct" in part and part["correct"].notna().any():
         st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
+    if len(part) < len(table):
+        arguments = (
+            here.workspace,
+            here.dataset.name,
+            part["sample_id"].tolist(),
+            f"filtered among the scores of {here.encoder}",
+        )
+        label = f"Select these {len(part):,}"
+        st.button(label, on_click=selection.select, args=arguments, icon=":material/check_box:", key="scores-select")
     widgets.paged_gallery(here.dataset, part, by, key="scores", what="images")
 
 
@@ -297,8 +342,8 @@ def of_outcome(table: pd.DataFrame, shown: str) -> pd.DataFrame:
 
 
 def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
-    """Histogram, ROC, precision-recall, risk-coverage and review budget of the judged split, a table behind each."""
-
+    """Histogram, risk-coverage, review budget, ROC and precision-recall of the judged split, a table behind each; Q beside the
+    scores the user picks, at first the best label-free one where that is ahead."""
     split = summary["judged_on"]
     part = table[table["split"] == split]
     correct = part["correct"] if "correct" in part and part["correct"].notna().any() else None
@@ -307,29 +352,86 @@ def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
         (f"Q-Score of the {len(part):,} {split} images", figures.histogram(counts, "Q-Score"), counts)
     ]
     if correct is not None and summary["reports"] and summary["reports"]["q"]["auroc"] is not None:
-        known = part[correct.notna()]
-        curve = figures.curves(known["q"], known["correct"].astype(bool))
-        base = summary["reports"]["q"]["base_rate"]
-        shown += [
-            (
-                "Error among the images kept, best scores first",
-                figures.risk_coverage(curve, base),
-                curve[["coverage", "error", "threshold"]],
-            ),
-            (
-                "Errors found when the lowest scores are reviewed",
-                figures.review_budget(curve),
-                curve[["reviewed", "found", "threshold"]],
-            ),
-            ("ROC: correct against misclassified", figures.roc(curve), curve[["false_positive", "true_positive", "threshold"]]),
-            (
-                "Precision and recall of correct images",
-                figures.precision_recall(curve, base),
-                curve[["true_positive", "precision", "threshold"]],
-            ),
+        known, base = part[correct.notna()], summary["reports"]["q"]["base_rate"]
+        names = reads.score_titles(summary["reports"])
+        ahead = [summary["best_rival"]["name"]] if summary["best_rival"] else []
+        picked = st.pills(
+            "Scores in the curves",
+            list(names),
+            selection_mode="multi",
+            default=["q", *ahead],
+            format_func=lambda name: names[name],
+            key="charts-scores",
+        )
+        found = {names[name]: figures.curves(known[name], known["correct"].astype(bool)) for name in picked or ["q"]}
+        behind = pd.concat([curve.assign(score=name) for name, curve in found.items()], ignore_index=True)
+        drawn = [
+            ("Error among the images kept, best scores first", figures.risk_coverage(found, base), ["coverage", "error"]),
+            ("Errors found when the lowest scores are reviewed", figures.review_budget(found), ["reviewed", "found"]),
+            ("ROC: correct against misclassified", figures.roc(found), ["false_positive", "true_positive"]),
+            ("Precision and recall of correct images", figures.precision_recall(found, base), ["true_positive", "precision"]),
         ]
+        shown += [(title, figure, behind[["score", *columns, "threshold"]]) for title, figure, columns in drawn]
     columns = st.columns(2)
-    for i, (title, figure, behind) in enumerate(shown):
+    for i, (title, figure, numbers) in enumerate(shown):
         with columns[i % 2]:
             st.markdown(f"**{title}**")
-            widgets.chart(figure, behind, key=f"chart-{i}", alt=title)
+            widgets.chart(figure, numbers, key=f"chart-{i}", alt=title)
+
+
+def classes(here: Frame, probe: reads.Stage, table: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """How well the probe knows each class and what it takes it for; the images of the class whose row is chosen."""
+    if probe.result is None:
+        st.info("Classes are judged where there are labels and a probe.")
+        return
+    said = reads.summary(probe)
+    st.markdown(_probe_words(said))
+    for note in said["notes"]:
+        st.caption(plain(note))
+    titles, by_class = summary["titles"], reads.table(probe.result, "classes")
+    mixed = reads.table(probe.result, "confusion")
+    mixed = mixed[mixed["label"] != mixed["prediction"]].sort_values("n", ascending=False).drop_duplicates("label")
+    mixed = mixed.set_index("label")
+    judged = table[(table["split"] == said["judged_on"]) & table["correct"].notna()]
+    taken = by_class["label"].map(mixed["prediction"])
+    rows = pd.DataFrame(
+        {
+            "class": [titles[k] for k in by_class["label"]],
+            "images": by_class["n"],
+            "top-1": 100 * by_class["top1"],
+            "mean Q-Score": by_class["label"].map(judged.groupby("label")["q"].mean()),
+            "most often taken for": [None if pd.isna(k) else titles[int(k)] for k in taken],
+            "in": by_class["label"].map(mixed["n"]).astype("Int64"),
+        }
+    ).sort_values("top-1", ignore_index=True)
+    event: Any = st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        key="classes-table",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "top-1": st.column_config.ProgressColumn(format="%.1f %%", min_value=0, max_value=100),
+            "mean Q-Score": st.column_config.NumberColumn(format="%.4f"),
+        },
+    )
+    if not event.selection.rows:
+        st.caption("Choose a row to see the images of that class which the probe gets wrong.")
+        return
+    name = rows["class"][event.selection.rows[0]]
+    wrong = judged[(judged["title"] == name) & ~judged["correct"].astype(bool)]
+    if wrong.empty:
+        st.success(f"The probe gets every image of {plain(name)} right.")
+        return
+    st.markdown(f"**{plain(name)}: {len(wrong):,} misclassified**, lowest Q-Scores first")
+    widgets.paged_gallery(here.dataset, wrong, "q", key="classes", what="images")
+
+
+def _probe_words(said: dict[str, Any]) -> str:
+    knn = "" if said["knn_top1"] is None else f" · {percent(said['knn_top1'])} by a vote of nearest train images (kNN)"
+    l2 = f"L2 {said['l2']:g}" if said["protocol"] == "lbfgs" else "100 epochs of SGD"
+    return (
+        f"Linear probe: **{percent(said['top1'])}** of {said['n_judged']:,} {said['judged_on']} images in {said['n_classes']:,} "
+        f"classes ({l2}){knn} · its confidence is off by {percent(said['ece'])} on average (expected calibration error)."
+    )

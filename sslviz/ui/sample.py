@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sslviz.analysis.rivals import RIVALS
 from sslviz.errors import EXPECTED, said
 from sslviz.store.results import Result
 from sslviz.ui import features, live, reads, selection, widgets
@@ -19,7 +18,10 @@ from sslviz.ui.widgets import percent, plain
 def is_own() -> bool:
     """The choice between the data set's pictures and one of the user's own."""
     options = ["From the data set", "Your own"]
-    st.session_state.setdefault("sample-of", options[0])
+    linked = st.query_params.get("sample")
+    if "sample-of" not in st.session_state or (linked and linked != st.session_state.get("_linked")):
+        st.session_state["sample-of"] = options[0]  # a sample was opened
+    st.session_state["_linked"] = linked
     return st.segmented_control("Picture", options, required=True, key="sample-of", persist_state="session") == options[1]
 
 
@@ -100,10 +102,9 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
     _three_metrics(row["q"], float((others["q"] < row["q"]).mean()), row["split"], row["n_chosen"], row["n_firing"])
     if row["n_chosen"] == 0:
         st.caption(f"No discriminative feature fires at eps {summary['eps']:g}: the Q-Score is 0 by definition.")
-    names = {"q": "Q-Score", "q_paper": "Q-Score, paper's eps", **{n: RIVALS[n].title for n in RIVALS if n in row.index}}
     rows = [
         {"score": title, "value": row[n], "percentile": 100 * float((others[n] < row[n]).mean())}
-        for n, title in names.items()
+        for n, title in reads.score_titles(row.index).items()
         if not pd.isna(row[n])
     ]
     columns = {

@@ -1,7 +1,7 @@
 """Widgets that several pages share."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ def overlay(image: str, heat: str, outlines: dict[str, str], alt: str, key: str,
 
 
 def thumb_url(dataset: Dataset, row: int) -> str:
-    """Address of the thumbnail of the sample in this row of samples.parquet."""
-    return f"/api/thumb/{quote(dataset.name)}/{row}?of={dataset.fingerprint}"
+    """Address of the thumbnail of the sample in this row of samples.parquet; "" where samples have no pictures."""
+    return "" if dataset.root is None else f"/api/thumb/{quote(dataset.name)}/{row}?of={dataset.fingerprint}"
 
 
 def heat_url(dataset: Dataset, encoder: str, row: int, key: str) -> str:
@@ -134,12 +134,12 @@ def paged_gallery(
     gallery(dataset, shown, score, key=f"{key}-grid", **look)
 
 
-def facts(rows: list[tuple[str, str, str]]) -> None:
-    """Figures in a row: label, value, and what stands below it."""
+def facts(rows: Sequence[tuple[str, ...]]) -> None:
+    """Figures in a row: label, value, what stands below it, and where the label needs one an explanation."""
     with st.container(horizontal=True):
-        for label, value, below in rows:
+        for label, value, below, *explained in rows:
             with st.container(width=132, gap="xsmall"):
-                st.metric(label, value)
+                st.metric(label, value, help=explained[0] if explained else None)
                 st.caption(below)
 
 
@@ -153,6 +153,7 @@ def go_to(page: str, **params: str) -> None:
     """Go to another page with everything its URL will say, so that one click is one step back."""
     state = {"dataset": "dataset", "encoder": "encoder", "selection": "_selection"}
     kept = {name: str(st.session_state[key]) for name, key in state.items() if st.session_state.get(key)}
+    st.session_state.pop("_linked", None)
     st.switch_page(f"pages/{page}.py", query_params={**kept, **params})
 
 

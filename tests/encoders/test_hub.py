@@ -149,6 +149,25 @@ def test_no_hub_is_one_line(workspace, tmp_path):
     assert "Is this machine online?" in out
 
 
+def test_a_timm_model_has_as_many_features_as_it_gives(workspace, monkeypatch):
+    """Its num_features is 288 here, the width before its last layer."""
+    import timm
+
+    from sslviz.encoders.add import add_encoder
+    from sslviz.encoders.run import load_encoder
+    from sslviz.errors import InputError
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: create(name, num_classes=num_classes))
+    spec, remarks = add_encoder(workspace, "timm:mobilenetv3_small_050", "small")
+    assert spec.feature_dim == 1024
+    assert "bicubic" in " ".join(remarks)
+    assert load_encoder(workspace, "small").embed(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape == (2, 1024)
+    with pytest.raises(InputError, match="timm:test_vit takes no pictures of 100 px"):
+        add_encoder(workspace, "timm:test_vit", size=100)
+    assert "test-vit" not in workspace.encoders()
+
+
 def test_a_timm_models_input_is_settable(workspace, monkeypatch):
     import timm
 

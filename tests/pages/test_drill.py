@@ -53,6 +53,9 @@ def test_other_settings_are_counted_at_once_and_scored_by_a_button(app, scored, 
     chosen = reference.discriminative(H.read(train).astype(float), 0.5, 25, 75)
     assert f"{len(chosen)} of 32 features are discriminative" in text(test)
     assert f"The scores were made with eps {scored['eps']:g}" in text(test)
+    assert "the class it fires in most" not in text(test)  # counted at the scores' eps
+    test.segmented_control(key="features-order").set_value("most selective for a class").run()
+    assert f"is known at the scores' eps, {scored['eps']:g}" in text(test)
     next(b for b in test.button if b.label == "Score with these settings").click().run()
     (run,) = runner.list_runs(workspace)
     assert (run["job"], run["settings"]["eps"], run["settings"]["lower"], run["settings"]["upper"]) == ("score", 0.5, 25.0, 75.0)

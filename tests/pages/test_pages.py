@@ -2,16 +2,30 @@
 
 import os
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
+from sslviz.jobs.analyze import AnalyzeSettings, analyze
+from sslviz.jobs.score import ScoreSettings, score
+from sslviz.progress import Progress
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
-from tests.inputs import picture
+from sslviz.ui import widgets
+from tests.inputs import folder, picture, small_encoder
 from tests.pages.conftest import text
 
 PAGES = ["overview", "scores", "sample"]
+
+
+def shown_cards(monkeypatch):
+    """What every grid of pictures is given, in their order."""
+    items, cards = [], widgets.cards
+    monkeypatch.setattr(widgets, "cards", lambda given, *rest, **more: items.extend(given) or cards(given, *rest, **more))
+    return items
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -97,6 +111,100 @@ def test_scores_page_has_grid_charts_and_rivals(app, scored):
     assert not test.exception
     test.multiselect[0].set_value(["ring"]).run()
     assert not test.exception
+
+
+def test_curves_of_the_scores_that_are_picked(app, scored, workspace):
+    test = app("scores", tab="Charts")
+    pills = test.button_group(key="charts-scores")
+    assert set(pills.options) == {"Q-Score", "Q-Score as in the paper", *(RIVALS[n].title for n in RIVALS)}
+    pills.set_value(["q", "nn1"]).run()
+    numbers = next(d.value for d in test.dataframe if "true_positive" in d.value and "precision" not in d.value)
+    assert set(numbers["score"]) == {"Q-Score", "similarity to the nearest train image"}
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    predictions = latest_result(workspace.results("photos", "tiny", "probe")).table("predictions")[["sample_id", "correct"]]
+    judged = scores[scores["split"] == "val"].merge(predictions, on="sample_id")
+    curve = numbers[numbers["score"] == "similarity to the nearest train image"]
+    area = np.trapezoid(curve["true_positive"], curve["false_positive"])
+    assert area == pytest.approx(roc_auc_score(judged["correct"].astype(bool), judged["nn1"]))
+
+
+def test_classes_are_the_probes_own(app, scored, workspace):
+    test = app("scores", tab="Classes")
+    probe = latest_result(workspace.results("photos", "tiny", "probe"))
+    judged = probe.table("predictions").query("split == 'val'")
+    table = next(d.value for d in test.dataframe if "most often taken for" in d.value).set_index("class")
+    for name, label in (("disc", 0), ("ring", 1)):
+        mine = judged[judged["label"] == label]
+        wrong = int((mine["prediction"] != label).sum())
+        assert table.loc[name, "top-1"] == pytest.approx(100 * (1 - wrong / 6))
+        assert table.loc[name, "images"] == 6
+        other = {"disc": "ring", "ring": "disc"}[name]
+        assert not wrong or (table.loc[name, "most often taken for"], table.loc[name, "in"]) == (other, wrong)
+    content = probe.content["summary"]
+    assert f"**{100 * content['top1']:.1f} %** of 12 val images in 2 classes" in text(test)
+    assert f"{100 * content['knn_top1']:.1f} % by a vote" in text(test)
+
+
+def test_filtered_images_become_the_selection(app, scored):
+    test = app("scores")
+    assert any(b.label == "Select these 12" for b in test.button)  # of val, train is left out
+    test.multiselect[0].set_value(["ring"]).run()
+    next(b for b in test.button if b.label == "Select these 6").click().run()
+    assert "**6 images selected** (filtered among the scores of tiny)" in text(test)
+
+
+def test_commands_name_the_settings_of_the_numbers(app, scored, workspace):
+    score(ScoreSettings(dataset="photos", encoder="tiny", eps=1.5, lower=40, damage=0), workspace, Progress())
+    (command,) = (c.value for c in app("scores").code if c.language == "bash")
+    assert command == (
+        f"sslviz score --dataset photos --encoder tiny --eps 1.5 --lower 40.0 --damage 0 --workspace {workspace.root} --json"
+    )
+    assert "given; P40 to P95" in text(app())
+
+
+def test_without_labels_the_overview_asks_for_none(app, workspace, tmp_path, monkeypatch):
+    shown = shown_cards(monkeypatch)
+    folder(tmp_path / "plain", {"": 20})
+    datasets.add_folder(workspace, "plain", tmp_path / "plain")
+    small_encoder(workspace)
+    analyze(AnalyzeSettings(dataset="plain", encoder="tiny"), workspace, Progress())
+    test = app()
+    assert "needs labels: class folders" in text(test)
+    assert not any("probe" in b.label for b in test.button)
+    assert [s.value for s in test.subheader] == ["The ten lowest Q-Scores"]
+    lowest = latest_result(workspace.results("plain", "tiny", "score")).table("scores").sort_values(["q", "sample_id"])
+    assert [item["id"] for item in shown] == lowest["sample_id"].head(10).tolist()
+    assert set(lowest["split"].head(10)) == {"train", "test"}  # not of the split made up for judging alone
+
+
+def test_samples_that_came_in_as_arrays_have_no_pictures(app, workspace, tmp_path, monkeypatch):
+    from sslviz.jobs.import_arrays import ImportSettings, import_arrays
+
+    rng = np.random.default_rng(0)
+    splits = np.array(["train", "test"] * 20)
+    np.savez(tmp_path / "a.npz", h=rng.normal(size=(40, 16)).astype("float32"), labels=np.arange(40) // 2 % 2, splits=splits)
+    settings = ImportSettings(file=str(tmp_path / "a.npz"), dataset="rows", encoder="elsewhere")
+    import_arrays(settings, workspace, Progress())
+    score(ScoreSettings(dataset="rows", encoder="elsewhere"), workspace, Progress())
+    shown = shown_cards(monkeypatch)
+    app()
+    assert len(shown) == 10
+    assert {item["url"] for item in shown} == {""}
+    shown.clear()
+    app("features")
+    assert shown
+    assert {item["url"] for item in shown} == {""}
+
+
+def test_an_opened_sample_ends_the_view_of_a_picture_of_ones_own(app, scored):
+    test = app("sample")
+    test.segmented_control(key="sample-of").set_value("Your own").run()
+    assert not test.metric
+    test.run()
+    assert not test.metric  # until a sample is opened
+    test.query_params["sample"] = "val/ring/004.png"
+    test.run()
+    assert "val/ring/004.png" in text(test)
 
 
 def test_sample_page_of_a_link_and_the_way_through(app, scored, workspace):

@@ -3,8 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from sslviz.ui.figures.projection import PALETTE
-from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, as_typed
+from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, PALETTE, as_typed
 
 COLOURS = {"discriminative": CORRECT, "random": NEUTRAL, "lower tail": "#E69F00", "upper tail": "#009E73", "pca": "#CC79A7"}
 NAMES = {"pca": "principal components"}

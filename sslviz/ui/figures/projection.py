@@ -8,15 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, WRONG, as_typed
+from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, PALETTE, WRONG, as_typed
 
 MOST_POINTS = 8_000
 MOST_CLASSES = 20
 OTHER = "other classes"
-PALETTE = [
-    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#7A4EAB", "#8C564B", "#17BECF"),
-    *("#1B4F72", "#A66F00", "#00543D", "#8A3C66", "#2E86C1", "#8E3B00", "#6E6500", "#4A2B6B", "#5B3730", "#0E7C87"),
-]
 
 
 def drawn_points(groups: pd.Series, most: int = MOST_POINTS, seed: int = 0) -> np.ndarray:

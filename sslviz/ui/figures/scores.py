@@ -1,10 +1,17 @@
 """Charts of scores: tables in, plotly figures out; no Streamlit here."""
 
+from collections.abc import Mapping
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 CORRECT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#767676"  # Okabe-Ito: safe for colour-blind readers
+PALETTE = [
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#7A4EAB", "#8C564B", "#17BECF"),
+    *("#1B4F72", "#A66F00", "#00543D", "#8A3C66", "#2E86C1", "#8E3B00", "#6E6500", "#4A2B6B", "#5B3730", "#0E7C87"),
+]
 LAYOUT = {
     "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
     "height": 320,
@@ -83,32 +90,41 @@ def curves(score: pd.Series, correct: pd.Series) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def roc(curve: pd.DataFrame) -> go.Figure:
-    figure = _line(curve["false_positive"], curve["true_positive"], "Q-Score")
+Curves = Mapping[str, pd.DataFrame]
+"""`curves` of scores, by their names."""
+
+
+def roc(found: Curves) -> go.Figure:
+    figure = _lines(found, "false_positive", "true_positive")
     _add_reference(figure, [0, 1], [0, 1], "no information")
     return figure.update_layout(xaxis_title="misclassified images kept", yaxis_title="correct images kept", **LAYOUT)
 
 
-def precision_recall(curve: pd.DataFrame, base_rate: float) -> go.Figure:
-    figure = _line(curve["true_positive"], curve["precision"], "Q-Score")
+def precision_recall(found: Curves, base_rate: float) -> go.Figure:
+    figure = _lines(found, "true_positive", "precision")
     _add_reference(figure, [0, 1], [base_rate, base_rate], f"base rate {100 * base_rate:.1f} %")
     return figure.update_layout(xaxis_title="correct images kept (recall)", yaxis_title="share correct (precision)", **LAYOUT)
 
 
-def risk_coverage(curve: pd.DataFrame, base_rate: float) -> go.Figure:
-    figure = _line(curve["coverage"], curve["error"], "Q-Score")
+def risk_coverage(found: Curves, base_rate: float) -> go.Figure:
+    figure = _lines(found, "coverage", "error")
     _add_reference(figure, [0, 1], [1 - base_rate, 1 - base_rate], f"all images {100 * (1 - base_rate):.1f} %")
     return figure.update_layout(xaxis_title="share of images kept, best scores first", yaxis_title="error among them", **LAYOUT)
 
 
-def review_budget(curve: pd.DataFrame) -> go.Figure:
-    figure = _line(curve["reviewed"], curve["found"], "lowest Q-Score first")
+def review_budget(found: Curves) -> go.Figure:
+    figure = _lines(found, "reviewed", "found")
     _add_reference(figure, [0, 1], [0, 1], "random order")
-    return figure.update_layout(xaxis_title="share of images reviewed", yaxis_title="share of the errors found", **LAYOUT)
+    return figure.update_layout(
+        xaxis_title="share of images reviewed, lowest scores first", yaxis_title="share of the errors found", **LAYOUT
+    )
 
 
-def _line(x: pd.Series, y: pd.Series, name: str) -> go.Figure:
-    return go.Figure(go.Scatter(x=x, y=y, mode="lines", name=name, line={"color": CORRECT, "width": 2.5}))
+def _lines(found: Curves, x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    for colour, (name, curve) in zip(cycle(PALETTE), found.items(), strict=False):
+        figure.add_scatter(x=curve[x], y=curve[y], mode="lines", name=name, line={"color": colour, "width": 2.5})
+    return figure
 
 
 def _add_reference(figure: go.Figure, x: list[float], y: list[float], name: str) -> None:
