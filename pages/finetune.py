@@ -17,6 +17,6 @@ if made.result is not None:
     finetune.panels(reads.table(made.result, "panels"), names)
     st.subheader("How it went")
     finetune.charts(reads.table(made.result, "curves"), "made")
-    report.command(here, made)
+    report.command(here, "finetune", made.result.content["settings"])
 finetune.form(here, running)
 st.page_link("pages/compare.py", label="Compare: base and mended encoders side by side", icon=":material/compare_arrows:")

@@ -40,4 +40,4 @@ st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )
 st.page_link("pages/features.py", label="What the representation responds to", icon=":material/category:")
-report.command(here, scores)
+report.command(here, "score", scores.result.content["settings"])

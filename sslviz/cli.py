@@ -254,11 +254,9 @@ def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: 
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
     if job.name == "finetune":  # what cannot be is said before a run is made of it
-        from sslviz.jobs.finetune import FinetuneSettings, Origin, check_batch
+        from sslviz.jobs.finetune import FinetuneSettings, check
 
-        wanted = cast(FinetuneSettings, settings)
-        Origin.read(workspace, wanted)
-        check_batch(wanted, workspace)
+        check(cast(FinetuneSettings, settings), workspace)
     result = _run(job, settings, workspace, slurm)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))

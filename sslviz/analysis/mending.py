@@ -141,21 +141,25 @@ def class_means(H: np.ndarray, labels: np.ndarray, correct: np.ndarray, features
     return pd.DataFrame(rows, columns=["outcome", "label", "feature", "mean", "n"])
 
 
-def verdict(differences: pd.DataFrame, arm: str = "both") -> str:
-    """One sentence: whether the regulariser gained accuracy over the control that was trained as long; "" where not known."""
-    found = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == arm)]
-    if found.empty:
-        return ""
-    row = found.iloc[0]
+def verdict(differences: pd.DataFrame) -> str:
+    """Whether the regulariser gained accuracy over the control that was trained as long; without its arm a sentence for each
+    other one, "" where nothing is known."""
+    found = differences[(differences["figure"] == "top1") & (differences["against"] == "control")].set_index("arm")
+    if "both" in found.index:
+        return _gained(found.loc["both"], "The regulariser", "")
+    return " ".join(_gained(row, f"Arm {arm}", f" of arm {arm}") for arm, row in found.iterrows() if arm != "base")
+
+
+def _gained(row: Any, who: str, of: str) -> str:
     seeds = np.asarray(row["of_seeds"])
     gain = (
         f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; above it in "
         f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) beside the control"
     )
     words = {
-        "gain": f"The regulariser gains: top-1 {gain}, on these images.",
-        "loss": f"The regulariser loses: top-1 {gain}, on these images.",
-        "unclear": f"No gain over the control can be told from zero: top-1 {gain}.",
+        "gain": f"{who} gains: top-1 {gain}, on these images.",
+        "loss": f"{who} loses: top-1 {gain}, on these images.",
+        "unclear": f"No gain{of} over the control can be told from zero: top-1 {gain}.",
     }
     return words[told(float(row["low"]), float(row["high"]))]
 

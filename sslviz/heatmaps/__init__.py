@@ -52,7 +52,7 @@ def feature_maps(encoder: Any, images: Array, features: Array, layer: str | None
         inputs = subject.inputs(images)
         kept = check_features(features, subject.width)
         if subject.is_exact(layer):
-            found = subject.last_maps(inputs)[:, torch.from_numpy(kept)]
+            found = subject.last_maps(inputs)[:, torch.from_numpy(kept)].cpu()
         else:
             gradcam = HEATMAPS["gradcam"]
             one = torch.eye(subject.width)[kept]

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -97,12 +98,14 @@ class Subject:
 
     def inputs(self, images: Array) -> torch.Tensor:
         """Images as the network takes them, float[N, 3, H, W]; also finds its layers. Raises InputError for another shape."""
-        given = images if is_torch(images) else torch.from_numpy(images)
+        given: torch.Tensor = images if is_torch(images) else torch.from_numpy(np.asarray(images))
         if isinstance(self.encoder, Encoder):
             found = self.encoder.prepare(given)
         else:
             if given.ndim != 4 or not given.is_floating_point():
                 raise InputError(f"images are {given.dtype} {tuple(given.shape)}; expected float [N, 3, H, W].")
+            if not bool(torch.isfinite(given).all()):
+                raise InputError("images hold NaN or infinity.")
             found = given.to(self.device)
         if not len(found):
             raise InputError("no images: expected at least one.")

@@ -1,15 +1,15 @@
 """Mend an encoder: train it on with the Q-Score regulariser, beside controls, and say what that did on the very same images."""
 
+import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isinf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from sslviz.errors import InputError, RunFailed, Stale
+from sslviz.errors import InputError, RunFailed, Stale, shown
 from sslviz.jobs import Eps, Settings, command_of, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
@@ -39,6 +39,10 @@ ARMS: dict[Arm, str] = {
     "strong": "both, lambda1 raised until it pulls at the features with 1 % of the own loss's force (ours)",
 }
 PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
+PRESETS_SAID = (
+    "published: 50 epochs at 1e-5, at which LARS moves weights by less than a ten-thousandth of their norm in a thousand steps; "
+    "small, for a CPU (ours): 10 epochs at 0.2"
+)
 NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
 """Settings that a result does not name: its folder does, or they change no figure."""
 BASE = "base.json"
@@ -57,9 +61,7 @@ class FinetuneSettings(Settings):
         + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
     seeds: list[int] = Field([0], description="of order and views, once for each; give it again for each")
-    preset: Literal["published", "small"] = Field(
-        "published", description="published: 50 epochs at 1e-5; small, for a CPU (ours): 10 epochs at 0.2"
-    )
+    preset: Literal["published", "small"] = Field("published", description=PRESETS_SAID)
     epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
     lr: float | None = Field(None, ge=0, allow_inf_nan=False, description="peak learning rate; default the preset's")
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
@@ -115,10 +117,10 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
 
     if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
         raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
-    origin = Origin.read(workspace, settings)
+    origin, n = check(settings, workspace)
     if rank() == 0:  # before the processes are joined: losses gather
         progress.stage("measuring a step")
-        progress.note(plan=estimate(settings, workspace, origin).words)
+        progress.note(plan=estimate(settings, origin, n).words)
     trainer = _Trainer(settings, workspace, origin, progress)
     if trainer.speaks:
         trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())
@@ -161,17 +163,25 @@ def _compared(
         notes.append("trained in bf16, whose 8 bits round the Q term away at small lambda1: its arm may equal its control")
     if not len(fixed.features):
         notes.append("no feature is discriminative: D is empty and the Q term does nothing")
+    if "control" not in settings.arms:
+        notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
     judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
-    rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
-    arms = {"base": [base]}
     for k, one in enumerate(trained):
         led = _Led(progress, one.arm, one.seed, k, len(trained))
         after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, led, **settings.machine())
         judged.append((one.arm, one.seed, after))
-        arms.setdefault(one.arm, []).append(after)
-        rows.append({**one.facts(), **after.figures(), **base.changed(after)})
         notes += [note for note in [*one.notes, *after.notes] if note not in notes]
     progress.stage("comparing")
+    everywhere = sorted(set.intersection(*(set(one.images.index) for _, _, one in judged)))
+    if lost := len(base.images) - len(everywhere):
+        notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")
+        judged = [(arm, seed, replace(one, images=one.images.loc[everywhere])) for arm, seed, one in judged]
+        base = judged[0][2]
+    rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
+    arms = {"base": [base]}
+    for one, (arm, _, after) in zip(trained, judged[1:], strict=True):
+        arms.setdefault(arm, []).append(after)
+        rows.append({**one.facts(), **after.figures(), **base.changed(after)})
     against = [arm for arm in ("base", "control") if arm in arms]
 
     def compared() -> pd.DataFrame:
@@ -206,7 +216,7 @@ def _compared(
     }
     for note in notes:
         progress.warn(note)
-    inputs = open_embedded(workspace, settings.dataset, settings.encoder).inputs
+    inputs = {**open_embedded(workspace, settings.dataset, settings.encoder).inputs, **base.made_from}
     folder = workspace.results(settings.dataset, settings.encoder, "finetune")
     with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}"):
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
@@ -246,10 +256,10 @@ class Estimate:
         )
 
 
-def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin") -> Estimate:
-    """Measured on a few images, for a process of those that share the batch; nothing is touched.
+def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
+    """Measured on a few images, for a process of those that share the batch; nothing is touched. n: train images.
 
-    Raises InputError for what cannot be trained, or not in this memory.
+    Raises InputError for what this memory cannot hold.
     """
     import torch
 
@@ -258,7 +268,6 @@ def estimate(settings: FinetuneSettings, workspace: Workspace, origin: "Origin")
     from sslviz.jobs.training import processes
     from sslviz.training.estimate import step_cost
 
-    n = check_batch(settings, workspace)
     device, made = torch.device(pick_device(settings.device)), origin.made
     world, here = processes(settings.processes)
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
@@ -293,12 +302,22 @@ def check_trainable(spec: "EncoderSpec") -> None:
         raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
 
 
-def check_batch(settings: FinetuneSettings, workspace: Workspace) -> int:
-    """How many train images there are. Raises InputError where they fill no batch, or the processes cannot share one."""
+def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, int]":
+    """(the encoder to go on from, how many train images there are).
+
+    Raises InputError for what cannot be trained; where the images fill no batch, or the processes cannot share one; for names
+    that other encoders have.
+    """
     from sslviz.data import dataset as datasets
     from sslviz.jobs.training import processes
 
-    dataset = datasets.load(workspace, settings.dataset)
+    origin = Origin.read(workspace, settings)
+    for arm in settings.arms:
+        for seed in settings.seeds:
+            name = check_name("encoder", settings.encoder_name(arm, seed))
+            if name in workspace.encoders() and "made_by" not in _card(workspace, name):
+                raise _taken(name)
+    dataset, _ = datasets.refresh(workspace, settings.dataset)
     n = int(dataset.facts["counts"].get("train", 0))
     if dataset.root is None or n < settings.batch_size:
         raise InputError(
@@ -306,9 +325,26 @@ def check_batch(settings: FinetuneSettings, workspace: Workspace) -> int:
             "Choose a smaller --batch-size or another data set."
         )
     world = processes(settings.processes)[0]
-    if settings.batch_size % world:
-        raise InputError(f"batch size {settings.batch_size}: expected a multiple of the {world} processes.")
-    return n
+    if settings.batch_size % world or settings.batch_size // world < 2:
+        raise InputError(
+            f"batch size {settings.batch_size}: expected at least 2 for each of the {world} processes, alike for all."
+        )
+    return origin, n
+
+
+def _card(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What is kept of an encoder's making; {} where nothing is."""
+    from sslviz.store.files import read_json
+
+    card = workspace.encoder(name) / "card.json"
+    return dict(read_json(card)) if card.exists() else {}
+
+
+def _taken(name: str) -> InputError:
+    return InputError(
+        f'encoder "{name}" is already there, made in another way. '
+        f"Choose another --name or remove it: sslviz encoders remove {name}"
+    )
 
 
 @dataclass(frozen=True)
@@ -365,8 +401,8 @@ class _Plan(NamedTuple):
     seed: int
     encoder: str
     weights: "Weights"
-    key: str
-    """Of everything that the encoder follows from."""
+    made_of: dict[str, str]
+    """Fingerprints of everything that the encoder follows from, by what it is called."""
     notes: list[str]
     there: dict[str, Any] | None
     """The encoder's card, where it is there already."""
@@ -408,10 +444,10 @@ class _Trainer:
         self.speaks = self.fabric.is_global_zero
         progress.note(device=self.fabric.device.type, precision=settings.precision, processes=self.fabric.world_size)
 
-    def watched(self, embed: "Callable[[list[str]], Iterable[np.ndarray]]", due: bool) -> dict[str, float]:
+    def watched(self, embed: "Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]]", due: bool) -> dict[str, float]:
         """Of a fixed sample: mean Q, also of what the base's probe got right and wrong apart; where `due`, a probe's accuracy.
 
-        embed: embeddings float[b, D] of pictures by sample_id, block by block.
+        embed: of pictures by sample_id, block by block, the ids of those that can be read and embeddings float[b, D].
         """
         import numpy as np
 
@@ -419,8 +455,14 @@ class _Trainer:
         from sslviz.analysis.rows import score_rows
 
         assert self.base is not None
+
+        def together(ids: list[str]) -> tuple[list[str], np.ndarray]:
+            read, parts = zip(*embed(ids), strict=True)
+            return [sample_id for block in read for sample_id in block], np.concatenate(parts)
+
         sample = self.base.sample(_WATCHED)
-        H = np.concatenate(list(embed(sample.index.tolist())))
+        ids, H = together(sample.index.tolist())
+        sample = sample.loc[ids]
         q = score_rows(H, self.fixed.features, self.fixed.eps).q
         found = {"watched_q": float(q.mean())}
         if "correct" in sample:
@@ -433,8 +475,9 @@ class _Trainer:
                 train = train[(train["split"] == "train") & (train["label"] >= 0) & ~train["sample_id"].isin(sample.index)]
                 train = train.sample(min(_WATCHED_TRAIN, len(train)), random_state=0)
             if due and train["label"].nunique() > 1:
-                H_train = np.concatenate(list(embed(train["sample_id"].tolist())))
-                probe = linear_probe(H_train, train["label"].to_numpy(), H, sample["label"].to_numpy(), l2=self.base.l2)
+                ids, H_train = together(train["sample_id"].tolist())
+                y = train.set_index("sample_id").loc[ids, "label"].to_numpy()
+                probe = linear_probe(H_train, y, H, sample["label"].to_numpy(), l2=self.base.l2)
                 found["watched_top1"] = float("nan") if probe.top1 is None else probe.top1
         return found
 
@@ -443,28 +486,31 @@ class _Trainer:
         from sslviz.store.files import write_json
 
         row_of, store = self.embedded.samples.set_index("sample_id")["row"], self.embedded.store
-        found = self.watched(lambda ids: [store.read(row_of[ids].to_numpy())], bool(self.settings.judge_every))
+        found = self.watched(lambda ids: [(ids, store.read(row_of[ids].to_numpy()))], bool(self.settings.judge_every))
+        found["moved"] = 0.0
         write_json(self.folder / BASE, {name: _known(value) for name, value in found.items()})
         return found
 
     def plan(self, arm: Arm, seed: int) -> "_Plan":
         """What an arm is trained with. Raises InputError where another encoder has its name, RunFailed where nothing can pull."""
-        name = check_name("encoder", self.settings.encoder_name(arm, seed))
+        name = self.settings.encoder_name(arm, seed)
         weights, notes = self._weights(arm)
-        key = self._key(weights, seed)
-        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, key) if self.speaks else None)
-        return _Plan(arm, seed, name, weights, key, notes, there)
+        made_of = self._made_of(weights, seed)
+        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, made_of) if self.speaks else None)
+        return _Plan(arm, seed, name, weights, made_of, notes, there)
 
     def train(self, plan: "_Plan", progress: "_Led") -> _Trained:
         """One arm; where its encoder is there already, made in the very same way, that one is taken."""
         import pandas as pd
 
         from sslviz.encoders.store import save_encoder
+        from sslviz.jobs.training import left_out_by_all
         from sslviz.methods.heads import take_apart
-        from sslviz.training.loop import Schedule, train
+        from sslviz.store.fingerprints import fingerprint
+        from sslviz.training.loop import Schedule, collapse, train
         from sslviz.training.regulariser import Regulariser
 
-        arm, seed, name, weights, key = plan[:5]
+        arm, seed, name, weights, made_of = plan[:5]
         if plan.there is not None:
             return _Trained(arm, seed, name, weights, pd.DataFrame(plan.there["curve"], dtype=float), plan.there["notes"])
         epochs, lr, warmup = self.settings.pace()
@@ -473,7 +519,7 @@ class _Trainer:
         regulariser = Regulariser(self.fixed, weights)
         watch = _Watch(self, method, regulariser, progress)
         schedule = Schedule(epochs, settings.batch_size, lr, warmup, seed, settings.optimizer, further=True)
-        folder = self._folder(f"{arm}-s{seed}", key)
+        folder = self._folder(f"{arm}-s{seed}", made_of)
         curve = train(
             method,
             made.views,
@@ -487,7 +533,11 @@ class _Trainer:
             watch.every_epoch,
             regulariser,
         )
-        notes = [*plan.notes, *(f"{arm}, seed {seed}: {line}" for line in progress.said if "collapsed" in line)]
+        notes = list(plan.notes)
+        if words := collapse(curve.to_dict("records"), method.idle_loss):
+            notes.append(f"{arm}, seed {seed}: {words}")
+        if left_out := left_out_by_all(self.images, self.fabric):
+            notes.append(f"{len(left_out)} train images could not be read and are left out: {shown(left_out)}")
         if not self.speaks:
             return _Trained(arm, seed, name, weights, curve, notes)
         spec = self.origin.spec.model_copy(
@@ -501,40 +551,43 @@ class _Trainer:
             "command": command_of("finetune", settings),
             "epochs": epochs,
             "curve": {column: [_known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
-            "made_by": key,
+            "made_by": fingerprint(made_of),
             "notes": notes,
         }
-        self._there(name, key)  # another run may have made one of this name meanwhile
+        self._there(name, made_of)  # another run may have made one of this name meanwhile
         save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
         (folder / "checkpoint.pt").unlink()
         return _Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
 
-    def _folder(self, name: str, key: str) -> Path:
-        """A folder for checkpoints of what `key` stands for; what lies there of anything else is removed."""
+    def _folder(self, name: str, made_of: dict[str, str]) -> Path:
+        """A folder for what follows from `made_of`. Raises InputError where a checkpoint of anything else lies there."""
         from sslviz.store.files import read_json, write_json
 
         folder = self.folder / name
         record = folder / "made_by.json"
-        if self.speaks and (not record.exists() or read_json(record) != key):
+        was = read_json(record) if record.exists() else {}
+        if self.speaks and was != made_of:
+            if (folder / "checkpoint.pt").exists():
+                changed = " and ".join(what for what, value in made_of.items() if was.get(what) != value)
+                raise InputError(
+                    f"{changed} changed since this run began, and what it has trained ({name}) belongs to what was. Put it back, "
+                    f"or delete the run to begin anew: sslviz runs delete {self.folder.name}"
+                )
             shutil.rmtree(folder, ignore_errors=True)
-            write_json(record, key)
+            write_json(record, made_of)
         self.fabric.barrier()
         return folder
 
-    def _there(self, name: str, key: str) -> dict[str, Any] | None:
+    def _there(self, name: str, made_of: dict[str, str]) -> dict[str, Any] | None:
         """The card of an encoder that was made in the very same way; None where none is there."""
-        from sslviz.store.files import read_json
+        from sslviz.store.fingerprints import fingerprint
 
         if name not in self.workspace.encoders():
             return None
-        card = self.workspace.encoder(name) / "card.json"
-        content = read_json(card) if card.exists() else {}
-        if content.get("made_by") != key:
-            raise InputError(
-                f'encoder "{name}" is already there, made in another way. '
-                f"Choose another --name or remove it: sslviz encoders remove {name}"
-            )
-        return dict(content)
+        card = _card(self.workspace, name)
+        if card.get("made_by") != fingerprint(made_of):
+            raise _taken(name)
+        return card
 
     @property
     def normalise(self) -> Any:
@@ -551,14 +604,13 @@ class _Trainer:
     def from_files(self) -> bool:
         from sslviz.jobs.training import cut_from_files
 
-        return cut_from_files(self.dataset, self.origin.made.size, self.settings.input)
+        return cut_from_files(self.dataset, self.origin.made.size, self.settings.input, self.folder)
 
     @cached_property
     def images(self) -> "Source":
         from sslviz.jobs.training import train_images
 
-        kind = "files" if self.from_files else "memory"
-        return train_images(self.dataset, self.origin.made.size, kind, self.settings.workers, 0, self.progress)[0]
+        return train_images(self.dataset, self.origin.made.size, self.from_files, self.settings.workers, 0, self.progress)[0]
 
     @cached_property
     def strong(self) -> float:
@@ -568,7 +620,7 @@ class _Trainer:
         from sslviz.training.regulariser import Regulariser
 
         self.progress.stage("measuring how hard the Q term pulls")
-        record = self._folder("strong", self._key(self._plain, 0)) / "lambda1.json"
+        record = self._folder("strong", self._made_of(self._plain, 0)) / "lambda1.json"
         if record.exists():
             return float(read_json(record))
         own, method = self.settings, self._start().to(self.fabric.device)
@@ -578,7 +630,7 @@ class _Trainer:
         batches = batches_of(made.views, self.images, made.size, self.normalise, schedule, self.fabric, steps)
         ratio = pull_ratio(method, Regulariser(self.fixed, self._plain).to(self.fabric.device), batches)
         lambda1 = float(f"{_STRONG * float(self.fabric.broadcast(ratio)):.3g}")
-        if isinf(lambda1):
+        if math.isinf(lambda1):
             raise RunFailed("the Q term pulls at nothing here (all sets are empty): leave the arm strong out.")
         if self.speaks:
             write_json(record, lambda1)
@@ -592,8 +644,6 @@ class _Trainer:
         return Weights(own.lambda1, own.lambda2, normalise=own.normalise, empty=own.empty)
 
     def _weights(self, arm: Arm) -> "tuple[Weights, list[str]]":
-        from dataclasses import replace
-
         changes: dict[Arm, dict[str, Any]] = {
             "control": {"lambda1": 0.0, "lambda2": 0.0},
             "both": {},
@@ -608,20 +658,28 @@ class _Trainer:
         )
         return weights, notes
 
-    def _key(self, weights: "Weights", seed: int) -> str:
-        """Of everything that the encoder of an arm follows from."""
+    def _made_of(self, weights: "Weights", seed: int) -> dict[str, str]:
+        """Fingerprints of everything that the encoder of an arm follows from, by what it is called."""
         from dataclasses import asdict
 
         from sslviz.store.fingerprints import fingerprint
 
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
-        own |= {"from_files": self.from_files, "processes": self.fabric.world_size}
+        own["from_files"] = self.from_files
         selection = [self.fixed.features.tolist(), self.fixed.eps]
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
         if self.settings.refresh_every:
             own["eps"] = self.settings.eps
-        start = [self.origin.spec.fingerprint(), self.origin.made.model_dump(mode="json"), head]
-        return fingerprint([start, self.dataset.fingerprint, selection, asdict(weights), self.settings.pace(), seed, own])
+        return {
+            "the encoder": fingerprint([self.origin.spec.fingerprint(), self.origin.made.model_dump(mode="json"), head]),
+            "the data set": self.dataset.fingerprint,
+            "its discriminative features": fingerprint(selection),
+            "the weights of the terms": fingerprint(asdict(weights)),
+            "the epochs or the learning rate": fingerprint(self.settings.pace()),
+            "the seed": str(seed),
+            "the number of processes": str(self.fabric.world_size),
+            "a setting": fingerprint(own),
+        }
 
     def _start(self) -> "Method":
         """The method that every arm begins with; where the encoder came without a head, with one that was trained on it."""
@@ -641,7 +699,7 @@ class _Trainer:
         method = self.origin.method()
         lr = method.recipe.base_lr * own.batch_size / 256
         schedule = Schedule(own.head_epochs, own.batch_size, lr, min(1, own.head_epochs - 1), 0, heads_only=True)
-        folder = self._folder("head", self._key(self._plain, 0))
+        folder = self._folder("head", self._made_of(self._plain, 0))
         progress = _Led(self.progress, "fresh head", 0, 0, 1)
         train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self.fabric, progress)
         return method.state_dict()
@@ -659,7 +717,17 @@ class _Watch:
         if settings.refresh_every and epoch % settings.refresh_every == 0 and epoch < epochs:
             self._refresh()
         due = bool(settings.judge_every) and (epoch % settings.judge_every == 0 or epoch == epochs)
-        return self.trainer.watched(self._embedded, due)
+        return {**self.trainer.watched(self._embedded, due), "moved": self._moved()}
+
+    def _moved(self) -> float:
+        """How far the encoder's weights are from where they began, as a share of their norm."""
+        start = self.trainer.origin.weights
+        far = norm = 0.0
+        for name, weight in self.trainer.origin.made.kept(self.method).named_parameters():
+            before = start[name].to(weight.device)
+            far += float((weight.detach() - before).square().sum())
+            norm += float(before.square().sum())
+        return math.sqrt(far / norm)
 
     def _refresh(self) -> None:
         from sslviz.analysis.features import EPS_GRID, ActivationCounts
@@ -669,13 +737,14 @@ class _Watch:
         samples, ruler = self.trainer.embedded.samples, self.trainer.base.rulers["score"]
         eps = self.trainer.settings.eps
         counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
-        for block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
+        for _, block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
             counts.update(block)
         chosen = counts.select(eps, ruler["lower"], ruler["upper"])
         self.regulariser.selection = Selection(chosen.features, chosen.eps)
 
-    def _embedded(self, sample_ids: list[str]) -> "Iterable[np.ndarray]":
-        """Embeddings float32[b, D] of pictures by the kept branch as it is now, batch by batch; the training is not touched."""
+    def _embedded(self, sample_ids: list[str]) -> "Iterable[tuple[list[str], np.ndarray]]":
+        """Embeddings float32[b, D] of pictures by the kept branch as it is now, batch by batch, and whose they are; pictures that
+        cannot be read are left out. The training is not touched."""
         from copy import deepcopy
 
         import torch
@@ -691,20 +760,23 @@ class _Watch:
         pictures = ahead(
             lambda s: read_picture(root / s, spec.input.resize, spec.input.size, thumb=False), sample_ids, workers, 2 * batch
         )
+        ids: list[str] = []
         waiting: list[torch.Tensor] = []
-        for k, loaded in enumerate(pictures):
-            if loaded.pixels is None:
-                raise RunFailed(f"{sample_ids[k]} {loaded.error}; it could be read before this run.")
+        for sample_id, loaded in zip(sample_ids, pictures, strict=True):
             self.progress.check()
-            waiting.append(loaded.pixels)
-            if len(waiting) == batch or k == len(sample_ids) - 1:
-                yield encoder.embed(torch.stack(waiting)).cpu().numpy()
-                waiting = []
+            if loaded.pixels is None:
+                self.progress.warn(f"{sample_id} {loaded.error}: it is not watched any more")
+            else:
+                ids.append(sample_id)
+                waiting.append(loaded.pixels)
+            if waiting and (len(waiting) == batch or sample_id == sample_ids[-1]):
+                yield ids, encoder.embed(torch.stack(waiting)).cpu().numpy()
+                ids, waiting = [], []
 
 
 def _known(value: Any) -> Any:
     """None instead of NaN, which JSON lacks."""
-    return None if isinstance(value, float) and isnan(value) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 class _Led(Progress):
@@ -713,11 +785,9 @@ class _Led(Progress):
     def __init__(self, progress: Progress, arm: str, seed: int, place: int, of: int) -> None:
         self.progress, self.folder = progress, progress.folder
         self.lead = f"{arm}, seed {seed} ({place + 1} of {of})"
-        self.said: list[str] = []
         self.advance, self.note, self.check = progress.advance, progress.note, progress.check  # type: ignore[method-assign]
 
     def warn(self, sentence: str) -> None:
-        self.said.append(sentence)
         self.progress.warn(f"{self.lead}: {sentence}")
 
     def stage(self, name: str, total: int = 0) -> None:

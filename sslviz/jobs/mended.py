@@ -1,8 +1,10 @@
 """An encoder judged for a before and after: the same images, figures and intervals for the base and for every arm."""
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sslviz.errors import Busy, InputError
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _REDUCTION = 0.4
 _PANEL = 40
+_PAUSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Judged:
     images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, what the probe said and how
     sure it was (prediction, confidence) · looks: of the images that have masks, correct, core, spurious · panel: class averages
     on features of D · fixed: D and eps of the base · l2: the probe's, None to choose it · rulers: settings of embed, probe, score
-    and interpret.
+    and interpret · made_from: keys of the results that all this was read from.
     """
 
     images: "pd.DataFrame"
@@ -37,6 +40,7 @@ class Judged:
     rank_me: float
     eps: float
     rulers: dict[str, dict[str, Any]]
+    made_from: dict[str, str]
     notes: list[str]
 
     def figures(self) -> dict[str, Any]:
@@ -82,7 +86,15 @@ def judge(
     from sslviz.jobs.inputs import open_embedded, result_state
     from sslviz.training.regulariser import Selection
 
-    dataset = _computed(workspace, dataset_name, encoder, eps, base, progress, machine)
+    notes: list[str] = []
+    while True:
+        try:
+            dataset = _computed(workspace, dataset_name, encoder, eps, base, progress, machine, notes)
+            break
+        except Busy:
+            progress.stage(f"waiting for another run on {encoder}")
+            time.sleep(_PAUSE)
+            progress.check()
     progress.stage("judging")
     embedded = open_embedded(workspace, dataset_name, encoder)
     states = {job: result_state(workspace, dataset, encoder, job) for job in ("probe", "score", "interpret")}
@@ -99,7 +111,6 @@ def judge(
     images = images.merge(scores, on="sample_id").assign(empty=lambda t: t.pop("n_chosen") == 0)
     H = embedded.store.read(images["row"].to_numpy())
     images["q_fixed"] = score_rows(H, fixed.features, fixed.eps).q
-    notes: list[str] = []
     l2 = None
     if probe is not None and embedded.dataset.has_labels:
         said = probe.table("predictions", ["sample_id", "correct", "prediction", "confidence"])
@@ -126,6 +137,9 @@ def judge(
         looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
     rulers = {job: dict(result.content["settings"]) for job, result in results.items() if result is not None}
     rulers["embed"] = _embedded_as(embedded)
+    made_from = {"score": score.key}
+    if interpret is not None:
+        made_from["masks"] = interpret.inputs["masks"]
     return Judged(
         images=images.drop(columns="row").set_index("sample_id").sort_index(),
         looks=looks.set_index("sample_id").sort_index(),
@@ -136,6 +150,7 @@ def judge(
         rank_me=float(summary["rank_me"]),
         eps=float(summary["eps"]),
         rulers=rulers,
+        made_from=made_from,
         notes=notes,
     )
 
@@ -148,8 +163,12 @@ def _computed(
     base: Judged | None,
     progress: Progress,
     machine: dict[str, Any],
+    notes: list[str],
 ) -> "Dataset":
-    """Make what is missing, or was made with other settings than the base's."""
+    """Make what is missing, or was made with other settings than the base's; `notes` gets what has to be said of it.
+
+    Raises Busy while another run is at it.
+    """
     from sslviz.data import dataset as datasets
     from sslviz.data.masks import mask_facts
     from sslviz.jobs.embed import EmbedSettings, embed
@@ -175,9 +194,16 @@ def _computed(
         probe(ProbeSettings(**names, **like["probe"]), workspace, progress)
     wanted = {**like.get("score", {}), "eps": eps}
     if missing("score", wanted):
+        made = result_state(workspace, dataset, encoder, "score")[2]
+        if base is None and made is not None and (was := made.content["settings"]["eps"]) != eps:
+            wanted = {**made.content["settings"], "eps": eps}
+            notes.append(f"{encoder} had scores at eps {was}; they were made again at {eps}")
         score(ScoreSettings(**names, **wanted), workspace, progress)
     if mask_facts(dataset) is not None and missing("interpret", like.get("interpret", {})):
-        interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
+        try:
+            interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
+        except InputError as error:
+            notes.append(f"no heatmaps: {error}")
     return dataset
 
 
@@ -209,8 +235,8 @@ def _compressed(
     train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
     if embedded.judged_on is None:
         return None, "there is no test split"
-    if too_large := embedded.too_large(train, copies=3):
-        return None, too_large
+    if embedded.too_large(train, copies=3):
+        return None, "the embeddings do not fit into memory"
     kept = subset(shares, "discriminative", _REDUCTION)
     H_train, y, truth = (
         embedded.store.read(train["row"].to_numpy())[:, kept],

@@ -1,7 +1,8 @@
 """Runs: a job in a process and session of its own, followed through files only.
 
 runs/<id>/config.json what to do · state.json where it is, rewritten every half second · log · cancel (somebody pressed stop) ·
-alive (locked by the running process, so a dead one is recognised at once, on reload, in a second tab, after a restart).
+alive (locked by the running process, so a dead one is recognised at once, on reload, in a second tab, after a restart) ·
+process-<rank>.json where several processes share the run.
 A hung-up terminal or a stopped server leaves a run running. One training at a time runs in a workspace, the next ones are queued;
 background runs wait for one another and for what somebody is waiting for.
 """
@@ -18,7 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ _BEAT = 0.5
 _STARTS_WITHIN = 60.0
 _BEAT_LOST = 60.0
 _DIES_WITHIN = 10.0
+_FOLLOWER = "process-{}.json"
+"""In a run's folder: another process of the run than the first, and what ended it."""
+_OF_PROCESSES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+"""Names in the environment, SLURM_* too, by which a launcher counts processes: a run that starts here has its own."""
 
 
 def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
@@ -116,6 +121,9 @@ def kill(workspace: Workspace, run_id: str) -> None:
         cluster.end(state["slurm"])
     elif state.get("pid") and is_held(workspace.run(run_id) / "alive"):
         os.killpg(int(state["pid"]), signal.SIGKILL)
+        for other in workspace.run(run_id).glob(_FOLLOWER.format("*")):  # torchrun starts each in a session of its own
+            with suppress(ProcessLookupError):
+                os.killpg(int(read_json(other)["pid"]), signal.SIGKILL)
         end = time.monotonic() + _DIES_WITHIN
         while is_held(workspace.run(run_id) / "alive") and time.monotonic() < end:  # else the next click would join it
             time.sleep(0.01)
@@ -180,8 +188,10 @@ def _on_cluster(state: dict[str, Any]) -> bool:
     """Whether a run on a cluster is waiting or working there: another machine's lock need not be seen from here."""
     if not state.get("slurm"):
         return False
-    beating = time.time() - state.get("updated", 0) < _BEAT_LOST
-    return beating or bool(state["status"] == "queued" and cluster.knows(state["slurm"]))
+    if time.time() - state.get("updated", 0) < _BEAT_LOST:
+        return True
+    known = cluster.knows(state["slurm"])
+    return state["status"] == "queued" if known is None else known
 
 
 def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
@@ -316,9 +326,24 @@ def execute(workspace: Workspace, run_id: str) -> int:
             return 2
         except BaseException as error:
             traceback.print_exc()
+            if reason := _of_memory(error):
+                progress.end(status="failed", exit_code=2, error=reason)
+                return 2
             reason = f"a bug in sslviz: {type(error).__name__}: {' '.join(str(error).split())[:200]} (its log has the details)."
-            progress.end(status="failed", exit_code=1, error=reason)
+            progress.end(status="failed", exit_code=1, error=_of_followers(folder) or reason)
             return 1
+
+
+def _of_memory(error: BaseException) -> str:
+    """What to say where memory did not suffice; "" for another error."""
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return "memory is full. Choose a smaller --batch-size, or end what else runs there." if full else ""
+
+
+def _of_followers(folder: Path) -> str:
+    """Why another process of the run ended, which the first one only feels as a lost connection; "" where none says so."""
+    said = [read_json(path) for path in sorted(folder.glob(_FOLLOWER.format("*")))]
+    return next((f"process {one['rank']}: {one['error']}" for one in said if one.get("error")), "")
 
 
 def rank() -> int:
@@ -333,6 +358,8 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
     for stop in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(stop, signal.SIG_IGN)  # the first process hears it and all stop at the same step
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    record = folder / _FOLLOWER.format(rank())
+    write_json(record, {"rank": rank(), "pid": os.getpid()})
     entry = JOBS[config["job"]]
     while (state := read_json(folder / "state.json"))["status"] in ("starting", "queued"):  # the first process waits for its turn
         time.sleep(_BEAT)
@@ -342,9 +369,11 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
         entry.run(parse(entry.settings, config["settings"]), workspace, progress)
     except Cancelled as error:
         return error.exit_code
-    except SslvizError as error:
-        print(f"process {rank()}: {error}", flush=True)
-        return error.exit_code
+    except BaseException as error:
+        traceback.print_exc()
+        said = _of_memory(error) or (str(error) if isinstance(error, SslvizError) else f"{type(error).__name__}: {error}")
+        write_json(record, {"rank": rank(), "pid": os.getpid(), "error": said})
+        return error.exit_code if isinstance(error, SslvizError) else 1
     return 0
 
 
@@ -384,6 +413,8 @@ def _ahead(workspace: Workspace, run_id: str) -> str:
 def _start(workspace: Workspace, run_id: str) -> None:
     folder = workspace.run(run_id)
     (folder / "cancel").unlink(missing_ok=True)
+    for follower in folder.glob(_FOLLOWER.format("*")):
+        follower.unlink()
     config = read_json(folder / "config.json")
     if options := config.get("slurm", ""):
         command = (
@@ -395,7 +426,8 @@ def _start(workspace: Workspace, run_id: str) -> None:
         write_json(folder / "state.json", waiting)
         return
     write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
-    environment = {**os.environ, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1"}
+    inherited = {k: v for k, v in os.environ.items() if k not in _OF_PROCESSES and not k.startswith("SLURM_")}
+    environment = {**inherited, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1"}
     with (folder / "log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, *_program(config["settings"]), run_id],

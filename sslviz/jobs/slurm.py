@@ -11,7 +11,7 @@ from pathlib import Path
 from sslviz.errors import InputError, RunFailed
 
 _ASK_AGAIN = 10.0  # seconds
-_known: dict[str, tuple[float, bool]] = {}
+_known: dict[str, tuple[float, bool | None]] = {}
 
 
 def options(text: str) -> dict[str, str]:
@@ -60,9 +60,9 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
         raise InputError(f"SLURM did not take the run: {words}") from None
 
 
-def knows(job_id: str) -> bool:
-    """Whether SLURM still has this job waiting or running (asked at most every ten seconds)."""
-    asked, answer = _known.get(job_id, (0.0, False))
+def knows(job_id: str) -> bool | None:
+    """Whether SLURM still has this job waiting or running (asked at most every ten seconds); None where nobody can be asked."""
+    asked, answer = _known.get(job_id, (0.0, None))
     if time.monotonic() - asked > _ASK_AGAIN or not asked:
         try:
             done = subprocess.run(
@@ -75,7 +75,7 @@ def knows(job_id: str) -> bool:
             gone = "invalid job id" in done.stderr.lower() if done.returncode else not done.stdout.strip()
             answer = not gone  # a controller that does not answer has not forgotten the job
         except (OSError, subprocess.TimeoutExpired):
-            answer = True  # nobody to ask: what state.json says counts
+            answer = None
         _known[job_id] = (time.monotonic(), answer)
     return answer
 

@@ -1,6 +1,7 @@
 """What the jobs that train have in common: where pictures come from, on which device and in which precision."""
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from sslviz.errors import InputError
@@ -21,19 +22,15 @@ _SAMPLE = 2000
 
 
 def train_images(
-    dataset: "Dataset", size: int, kind: str, workers: int, seed: int, progress: Progress
+    dataset: "Dataset", size: int, from_files: bool, workers: int, seed: int, progress: Progress
 ) -> "tuple[Source, torch.Tensor]":
-    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample).
-
-    kind: memory, files, or auto. Raises InputError for a data set without pictures, or one that memory cannot hold.
-    """
+    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample)."""
     import numpy as np
 
     from sslviz.data.loading import load_pixels
     from sslviz.jobs.inputs import sampled
     from sslviz.training.sources import Files, InMemory
 
-    from_files = cut_from_files(dataset, size, kind)
     assert dataset.root is not None
     ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
     some = sampled(ids, _SAMPLE, seed) if from_files else ids
@@ -56,8 +53,24 @@ def left_out_by_all(source: "Source", fabric: "lightning.Fabric") -> list[str]:
     return sorted({line for lines in met for line in lines})
 
 
-def cut_from_files(dataset: "Dataset", size: int, kind: str) -> bool:
-    """Whether views are cut from the files, or from pictures in memory; see `train_images`."""
+def cut_from_files(dataset: "Dataset", size: int, kind: str, folder: "Path") -> bool:
+    """Whether a run cuts its views from the files (kind "files", or "auto" for large ones or where memory is short), or from
+    pictures in memory. The first process decides; folder/input.json keeps it, so that a resumed run goes on alike.
+
+    Raises InputError for a data set without pictures, or one that memory cannot hold.
+    """
+    from sslviz.jobs.runner import rank
+    from sslviz.store.files import read_json, write_json
+
+    record = folder / "input.json"
+    if rank() == 0 and not record.exists():
+        write_json(record, {"from_files": _from_files(dataset, size, kind)})
+    while not record.exists():
+        time.sleep(0.1)
+    return bool(read_json(record)["from_files"])
+
+
+def _from_files(dataset: "Dataset", size: int, kind: str) -> bool:
     from sslviz.jobs.inputs import available_memory
 
     if dataset.root is None:

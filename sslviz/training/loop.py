@@ -81,8 +81,8 @@ def train(
     measures: where the epoch began).
     """
     n, batch = len(images), schedule.batch_size
-    if batch < 2 or batch % fabric.world_size:
-        raise InputError(f"batch size {batch}: expected at least 2 and a multiple of the {fabric.world_size} processes.")
+    if batch % fabric.world_size or batch // fabric.world_size < 2:
+        raise InputError(f"batch size {batch}: expected at least 2 for each of the {fabric.world_size} processes, alike for all.")
     if n < batch:
         raise InputError(f"data set smaller than one batch: {n} images, batch size {batch}. Choose --batch-size {n} or less.")
     steps_per_epoch = n // batch
@@ -106,6 +106,7 @@ def train(
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
     step, rows = 0, list[dict[str, float]]()
     sums: dict[str, float] = {}
+    collapsed = False
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
@@ -190,8 +191,10 @@ def train(
             speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
             epoch_began, epoch_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)
-            if collapsed := collapse(rows, method.idle_loss):
-                progress.warn(f"epoch {epoch + 1}: {collapsed}")
+            words = collapse(rows, method.idle_loss)
+            if words and not collapsed:
+                progress.warn(f"epoch {epoch + 1}: {words}")
+            collapsed = bool(words)
         if step == first + _TRIAL_STEPS and regulariser is None:  # of a fine-tuning it was said before
             seconds = (time.monotonic() - began) / _TRIAL_STEPS * (total - step)
             if seconds > 60:

@@ -121,9 +121,13 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
         _exported(here, settings, kept.tolist())
         return
     busy = report.runs_of(here)
+
+    def start() -> None:
+        widgets.start_job(here.workspace, "export", settings)
+
     st.button(
         "Make the compressed encoder",
-        on_click=lambda: widgets.start_job(here.workspace, "export", settings),
+        on_click=start,
         disabled=busy or load_spec(here.workspace, here.encoder).backbone == "arrays",
         help="An encoder that embeds straight into these features, beside the others in this workspace.",
         icon=":material/content_cut:",

@@ -1,29 +1,32 @@
 """Fine-tuning: the form and its checks, what runs now, and before and after on the very same images."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any, cast, get_args
 
 import pandas as pd
 import streamlit as st
 
+from sslviz.encoders.run import pick_device
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import EXPECTED, SslvizError, said
-from sslviz.jobs import command_of, parse
+from sslviz.jobs import parse
 from sslviz.jobs.finetune import (
     ARMS,
     BASE,
     PRESETS,
+    PRESETS_SAID,
     Arm,
-    Estimate,
     FinetuneSettings,
-    Origin,
+    check,
     check_trainable,
     estimate,
     from_base,
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.files import read_json
-from sslviz.store.results import Result
 from sslviz.ui import forms, report, widgets
 from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
@@ -32,7 +35,7 @@ from sslviz.ui.widgets import percent, plain
 _OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "lr"}
 _METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share"]
 _METRICS += ["ssl_gradient", "q_gradient", "l1_gradient", "mean_q", "empty_share"]
-_WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1"]
+_WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1", "moved"]
 
 
 def newest_run(here: Frame) -> dict[str, Any] | None:
@@ -49,7 +52,7 @@ def live(here: Frame, run: dict[str, Any] | None) -> bool:
     if run is None or run["status"] == "done":
         return False
     widgets.run_box(here.workspace, run["id"])
-    report.show_command(here.workspace, command_of("finetune", parse(FinetuneSettings, run["settings"])))
+    report.command(here, "finetune", run["settings"])
     running = run["status"] in ACTIVE
 
     def box() -> None:
@@ -87,6 +90,10 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         pulls = {f"{term}_pull": curves[f"{term}_gradient"] / curves["ssl_gradient"] for term in ("q", "l1")}
         shown = {"q_pull": "Q", "l1_pull": "columns"}
         _line(curves.assign(**pulls), shown, "pull of the terms, % of the own loss's", f"{key}-terms", factor=100, log=True)
+        if curves["q_term"].notna().any():
+            _line(curves, {"q_term": "Q", "l1_term": "columns"}, "the two terms", f"{key}-values")
+        if curves["moved"].notna().any():
+            _line(curves, {"moved": ""}, "weights moved, % of their norm", f"{key}-moved", factor=100)
         if curves["watched_top1"].notna().any():
             _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
     st.caption(
@@ -123,10 +130,18 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for row in rows:
         line = {"arm": row["arm"], "seed": "" if row["seed"] < 0 else str(row["seed"]), "top-1": percent(row["top1"])}
         line |= {"mended": row.get("mended", ""), "broken": row.get("broken", "")}
-        if row["core_correct"] is not None:
-            line |= {"IoU object, right": _number(row["core_correct"]), "IoU object, wrong": _number(row["core_wrong"])}
-        line |= {"AUROC of Q": percent(row["auroc"]), "top-1, 40 % fewer": percent(row["top1_40"])}
-        line |= {"Q right": _number(row["q_correct_fixed"]), "Q wrong": _number(row["q_wrong_fixed"])}
+        for kind, words in (("core", "object"), ("spurious", "surroundings")):
+            if row[f"{kind}_correct"] is not None or row[f"{kind}_wrong"] is not None:
+                line |= {
+                    f"IoU {words}, {o}": _number(row[f"{kind}_{of}"]) for of, o in (("correct", "right"), ("wrong", "wrong"))
+                }
+        line |= {"AUROC of Q": percent(row["auroc"]), "AUPRC of Q": percent(row["auprc"])}
+        line |= {"top-1, 40 % fewer": percent(row["top1_40"])}
+        line |= {
+            "Q right, D of the base": _number(row["q_correct_fixed"]),
+            "Q wrong, D of the base": _number(row["q_wrong_fixed"]),
+        }
+        line |= {"Q right, own D": _number(row["q_correct"]), "Q wrong, own D": _number(row["q_wrong"])}
         weights = {f"lambda{k}": "" if row["arm"] == "base" else f"{row[f'lambda{k}']:.3g}" for k in (1, 2)}
         line |= {**weights, "empty sets": percent(row["empty_share"]), "RankMe": f"{row['rank_me']:.0f}"}
         line |= {"encoder": row["encoder"]}
@@ -166,7 +181,7 @@ def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
     found = before_and_after(table, arm, seed)
     cases = {"mended": ~found["before"] & found["after"], "broken": found["before"] & ~found["after"]}
     part = found[cases.get(kind, ~found["before"] & ~found["after"])].sort_values("change", ascending=kind == "broken")
-    samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row", "label"]]
+    samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row"]]
     shown = part.reset_index().merge(samples, on="sample_id")
     titles = dict(enumerate(names))
     shown["title"] = shown["label"].map(titles)
@@ -189,11 +204,12 @@ def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
 
 
 def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
-    """by sample_id: before, after (bool), prediction and confidence _before and _after, change (of Q with D of the base)."""
+    """by sample_id: label; before, after (bool); prediction, confidence _before and _after; change (of Q with D of the base)."""
     base = table[table["arm"] == "base"].set_index("sample_id")
     mended = table[(table["arm"] == arm) & (table["seed"] == seed)].set_index("sample_id").reindex(base.index)
     found = pd.DataFrame(
         {
+            "label": base["label"],
             "before": base["correct"],
             "after": mended["correct"],
             "prediction_before": base["prediction"],
@@ -261,7 +277,7 @@ def form(here: Frame, running: bool) -> None:
         list(PRESETS),
         index=1,
         key="tune-preset",
-        help="published: 50 epochs at 1e-5; small: for a CPU, 10 epochs at 0.2",
+        help=PRESETS_SAID,
     )
     seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="0, 1, …: each is a run of its own for every arm")
     epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
@@ -281,25 +297,28 @@ def form(here: Frame, running: bool) -> None:
             "Fine-tune", type="primary", icon=":material/model_training:", key="tune-start", disabled=running or not arms
         )
     if check or start:
-        found = _checked(here, settings)
-        if found and start:
-            widgets.start_job(here.workspace, "finetune", settings, slurm.strip())
+        words = _checked(here, settings, bool(slurm.strip()))
+        if words and start and widgets.start_job(here.workspace, "finetune", settings, slurm.strip()):
             st.rerun()
-        elif found:
-            st.success(plain(f"{found.head}; {found.words}."))
-    report.show_command(here.workspace, command_of("finetune", settings))
+        elif words and check:
+            st.success(plain(words))
+    report.command(here, "finetune", settings.model_dump(mode="json"))
 
 
-def _checked(here: Frame, settings: FinetuneSettings) -> Estimate | None:
+def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
+    """What it needs, in words; "" where it cannot be, which is said. Nothing is measured for another machine, and on a GPU
+    another process measures: the server must not hold a part of its memory for good."""
     try:
         with st.spinner("Measuring a step"):
-            return estimate(settings, here.workspace, Origin.read(here.workspace, settings))
-    except EXPECTED as error:
-        st.error(plain(said(error)))
-        return None
-
-
-def made_by(here: Frame, result: Result) -> str:
-    """The command that a result was made with."""
-    values = {**result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}
-    return command_of("finetune", parse(FinetuneSettings, values))
+            origin, n = check(settings, here.workspace)
+            if on_cluster:
+                return f"{n:,} train images; what a step needs is measured where it runs."
+            if pick_device(settings.device) == "cpu":
+                found = estimate(settings, origin, n)
+            else:
+                with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                    found = pool.submit(estimate, settings, origin, n).result()
+            return f"{found.head}; {found.words}."
+    except (*EXPECTED, BrokenProcessPool) as error:
+        st.error(plain("What a step needs could not be measured." if isinstance(error, BrokenProcessPool) else said(error)))
+        return ""

@@ -9,6 +9,7 @@ import streamlit as st
 from sslviz.analysis.rivals import RIVALS
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
+from sslviz.errors import InputError
 from sslviz.jobs import JOBS, command_of, parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.jobs.runner import ACTIVE
@@ -225,11 +226,13 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
     button(f"Make the {what} again", busy or embeddings.state != "fresh")
 
 
-def command(here: Frame, made: reads.Stage) -> None:
-    """The command that a result was made with."""
-    assert made.result is not None
-    values = {**made.result.content["settings"], "dataset": here.dataset.name, "encoder": here.encoder}
-    show_command(here.workspace, command_of(made.job, parse(JOBS[made.job].settings, values)))
+def command(here: Frame, job: str, settings: dict[str, Any]) -> None:
+    """The command of a job with these settings, on this data set and encoder; nothing where another version made them."""
+    try:
+        found = parse(JOBS[job].settings, {**settings, "dataset": here.dataset.name, "encoder": here.encoder})
+    except InputError:
+        return
+    show_command(here.workspace, command_of(job, found))
 
 
 def show_command(workspace: Workspace, line: str) -> None:
@@ -241,7 +244,9 @@ def say_stale(stage: reads.Stage) -> None:
     """One sentence where a result no longer belongs to today's images, encoder or probe."""
     if stage.state == "stale":
         st.warning(
-            f"The {stage.name} here are **stale**: {plain(stage.why)}. The overview has the button.", icon=":material/history:"
+            f"The {stage.name} here {'is' if stage.job == 'finetune' else 'are'} **stale**: {plain(stage.why)}. "
+            f"{'Fine-tune again below' if stage.job == 'finetune' else 'The overview has the button'}.",
+            icon=":material/history:",
         )
 
 

@@ -31,7 +31,7 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
             "started": [datetime.fromtimestamp(s["created"]).strftime("%Y-%m-%d %H:%M") for s in states],
             "took": [duration(s["seconds"]) for s in states],
             "what happened": [s["error"] or (s["stage"] if s["status"] in runner.ACTIVE else "") for s in states],
-            "images/s": [f"{s['facts']['images_per_second']:g}" if "images_per_second" in s["facts"] else "" for s in states],
+            "images/s": [_speed(s["facts"]) for s in states],
             "device": [s["facts"].get("device", "") for s in states],
             "run": [s["id"] for s in states],
         }
@@ -43,6 +43,10 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
         st.warning(f"There is no run {plain(linked)} here.")
     picked = st.selectbox("Look at a run", ids, key="run", bind="query-params", persist_state="session")
     return next(s for s in states if s["id"] == picked)
+
+
+def _speed(facts: dict[str, Any]) -> str:
+    return runner.in_words(facts.get("images_per_second", facts.get("views_per_second", "")))
 
 
 def show_one(workspace: Workspace, state: dict[str, Any]) -> None:

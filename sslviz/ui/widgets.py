@@ -157,13 +157,15 @@ def go_to(page: str, **params: str) -> None:
     st.switch_page(f"pages/{page}.py", query_params={**kept, **params})
 
 
-def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "") -> None:
-    """Launch a job, here or on a cluster; a second click, or a second tab, joins the run that is there."""
+def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "") -> bool:
+    """Launch a job, here or on a cluster, and say whether it could be; a second click, or a second tab, joins its run."""
     try:
         run_id, _ = launch(job, settings, workspace, slurm=slurm)
-        st.session_state["run"] = run_id
     except EXPECTED as error:
         st.error(plain(said(error)))
+        return False
+    st.session_state["run"] = run_id
+    return True
 
 
 def job_button(workspace: Workspace, job: str, dataset: str, encoder: str, label: str, **kwargs: Any) -> None:
@@ -249,7 +251,7 @@ def _run_line(run: dict[str, Any]) -> None:
         words += [
             f"{k.replace('_', ' ')} {in_words(v)}"
             for k, v in run["facts"].items()
-            if k in ("device", "images_per_second", "loss", "epoch")
+            if k in ("device", "images_per_second", "views_per_second", "loss", "epoch")
         ]
         st.progress(share, text=plain(" · ".join(words)))
     elif run["status"] == "done":

@@ -57,6 +57,14 @@ def arms(n=300):
     return {"base": [arm(rng, n, 0)], "control": [arm(rng, n, 0), arm(rng, n, 0)], "both": [arm(rng, n, 0.1), arm(rng, n, 0.2)]}
 
 
+def test_draws_made_in_parts_are_those_made_at_once(monkeypatch):
+    import sslviz.analysis.mending as module
+
+    at_once = differences(arms(60), ["base", "control"], n_bootstrap=50)
+    monkeypatch.setattr(module, "_CELLS", 60 * 7)
+    pd.testing.assert_frame_equal(differences(arms(60), ["base", "control"], n_bootstrap=50), at_once)
+
+
 def test_differences_are_those_of_scikit_learns_figures_seed_by_seed():
     given = arms()
     found = differences(given, ["base", "control"], n_bootstrap=50).set_index(["arm", "against", "figure"])

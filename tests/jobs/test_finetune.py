@@ -1,5 +1,6 @@
 """The finetune job from end to end on small pictures: arms, resume, what it leaves in the workspace and what it says."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from sslviz.encoders.store import load_weights, read_head, save_encoder
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import command_of, parse
 from sslviz.jobs.finetune import FinetuneSettings, Origin, finetune
+from sslviz.jobs.inputs import result_state
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
@@ -260,6 +262,87 @@ def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resu
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def test_features_are_refreshed_when_asked_for_and_between_the_bases_percentiles(tmp_path, monkeypatch):
+    import sslviz.jobs.finetune as job
+    from sslviz import select_features
+    from sslviz.data.loading import read_picture
+    from sslviz.encoders.run import build_encoder
+    from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.jobs.score import ScoreSettings, score
+
+    workspace = prepared(tmp_path)
+    names = {"dataset": "pets", "encoder": "small"}
+    analyze(AnalyzeSettings(**names, project=False), workspace, Progress())
+    score(ScoreSettings(**names, eps=0.5, lower=10, upper=70, damage=0), workspace, Progress())
+    chosen = []
+    refresh = job._Watch._refresh
+
+    def noted(self):
+        refresh(self)
+        chosen.append((self.regulariser.selection, {k: v.clone() for k, v in self.method.backbone.state_dict().items()}))
+
+    monkeypatch.setattr(job._Watch, "_refresh", noted)
+    run(workspace, tmp_path / "run", arms=["both"], refresh_every=2, epochs=4, judge_every=3)
+    ((selection, weights),) = chosen  # after the second epoch; after the last one there is nothing to choose for
+    dataset = datasets.load(workspace, "pets")
+    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"]
+    images = torch.stack([read_picture(dataset.root / s, 16, 16).pixels for s in ids])
+    H = build_encoder(load_spec(workspace, "small"), weights).embed(images)
+    assert selection.features.tolist() == select_features(H, 0.5, lower=10, upper=70).features.tolist()
+    judged = latest_result(workspace.results("pets", "small", "finetune")).table("curves").set_index("epoch")["watched_top1"]
+    assert judged.notna().to_dict() == {0: True, 1: False, 2: False, 3: True, 4: True}  # each third epoch, and the last
+
+
+@pytest.mark.parametrize(("method", "weight"), [("swav", "prototypes.weight"), ("dino", "projector.last_layer.weight_v")])
+def test_what_the_first_epoch_of_a_training_holds_still_moves_in_a_further_one(tmp_path, method, weight):
+    workspace = prepared(tmp_path, method=method)
+    run(workspace, tmp_path / "run", arms=["control"], epochs=1)
+    before, after = (read_head(workspace.encoder(n) / "head.safetensors").tensors for n in ("small", "small-control-s0"))
+    assert not torch.equal(before[weight], after[weight])
+
+
+def test_a_fresh_head_leaves_both_networks_of_dino_as_they_were(tmp_path):
+    from sslviz.jobs.finetune import _Trainer
+
+    workspace = prepared(tmp_path, method="dino")
+    spec = load_spec(workspace, "small").model_copy(update={"name": "bare"})
+    save_encoder(workspace, spec, weights_of(workspace, "small"))
+    settings = FinetuneSettings(**{**SETTINGS, "encoder": "bare", "head_epochs": 2})
+    trainer = _Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path / "run"))
+    found, base = trainer._fresh, weights_of(workspace, "small")
+    for lead in ("backbone.", "teacher_backbone."):
+        for name, weight in base.items():  # the second is a mean of equal numbers, to rounding
+            torch.testing.assert_close(found[lead + name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_a_class_that_the_probe_does_not_know_are_left_out(tmp_path):
+    from sslviz.jobs.inputs import open_embedded
+
+    workspace = Workspace(tmp_path / "w").create()
+    layout = {"train/cat": 12, "train/dog": 12, "test/bird": 3, "test/cat": 6, "test/dog": 6}
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", layout))
+    pretrain(PretrainSettings(**PRETRAINED), workspace, InFolder(tmp_path / "pretrained"))
+    result, _ = run(workspace, tmp_path / "run", arms=["control"], epochs=1)
+    assert result["n"] == 12
+    assert "3 test images have no label that the probe knows and are left out" in result["notes"]
+    embedded = open_embedded(workspace, "pets", "small")
+    part = embedded.samples[(embedded.samples["split"] == "test") & ~embedded.samples["sample_id"].str.contains("bird")]
+    H = embedded.store.read(part["row"].to_numpy())
+    unit = pd.DataFrame(H / np.linalg.norm(H, axis=1, keepdims=True), index=part["sample_id"])
+    tables = latest_result(workspace.results("pets", "small", "finetune"))
+    images = tables.table("images").query("arm == 'base'").set_index("sample_id")
+    panel = tables.table("panels").query("arm == 'base'")
+    assert len(panel)
+    for line in panel.itertuples():
+        chosen = images[(images["label"] == line.label) & (images["correct"].astype(bool) == (line.outcome == "correct"))]
+        assert line.mean == pytest.approx(unit.loc[chosen.index, line.feature].mean(), abs=1e-5)
+    nobody = Workspace(tmp_path / "v").create()
+    datasets.add_folder(nobody, "pets", folder(tmp_path / "strange", {"train/cat": 12, "train/dog": 12, "test/bird": 6}))
+    pretrain(PretrainSettings(**PRETRAINED), nobody, InFolder(tmp_path / "pretrained2"))
+    result, _ = run(nobody, tmp_path / "run2", arms=["control"], epochs=1)
+    assert any("no test image has a label that the probe knows" in note for note in result["notes"])
+
+
 def test_watching_changes_no_bit(mended, tmp_path):
     workspace, _, _, _ = mended
     for name, every in (("watched", 1), ("unwatched", 0)):
@@ -319,7 +402,7 @@ def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
     found = {}
     for batch, processes in ((8, 1), (16, 1), (16, 2)):
         settings = FinetuneSettings(**{**SETTINGS, "batch_size": batch, "processes": processes})
-        found[batch, processes] = module.estimate(settings, workspace, Origin.read(workspace, settings))
+        found[batch, processes] = module.estimate(settings, *module.check(settings, workspace))
     fixed = 2 * found[8, 1].memory - found[16, 1].memory  # weights, gradients, momentum
     assert found[16, 1].memory > found[8, 1].memory > fixed > 0
     assert found[16, 2].memory == pytest.approx(2 * found[8, 1].memory)  # two processes of 8 on one machine
@@ -327,15 +410,15 @@ def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
         cluster.setenv("SLURM_NTASKS", "2")
         cluster.setenv("SLURM_NTASKS_PER_NODE", "1")
         settings = FinetuneSettings(**{**SETTINGS, "batch_size": 16, "processes": 8})
-        found_there = module.estimate(settings, workspace, Origin.read(workspace, settings))
+        found_there = module.estimate(settings, *module.check(settings, workspace))
     assert found_there.memory == pytest.approx(found[8, 1].memory)
     monkeypatch.setattr(inputs, "available_memory", lambda: int(1e9 * found[8, 1].memory) - 1)
     settings = FinetuneSettings(**SETTINGS)
     with pytest.raises(InputError, match="Choose a smaller --batch-size"):
-        module.estimate(settings, workspace, Origin.read(workspace, settings))
+        module.estimate(settings, *module.check(settings, workspace))
     odd = FinetuneSettings(**{**SETTINGS, "batch_size": 9, "processes": 2})
-    with pytest.raises(InputError, match="batch size 9: expected a multiple of the 2 processes"):
-        module.estimate(odd, workspace, Origin.read(workspace, odd))
+    with pytest.raises(InputError, match="batch size 9: expected at least 2 for each of the 2 processes"):
+        module.check(odd, workspace)
 
 
 def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, tmp_path):
@@ -490,11 +573,15 @@ def test_without_a_test_split_train_images_are_judged_out_of_fold(tmp_path):
     assert (result["judged_on"], result["n"]) == ("train", 32)
     assert any("there is no test split" in line for line in progress.said)
     assert all("top1_40" not in row or row["top1_40"] is None for row in result["arms"])
+    curves = latest_result(workspace.results("pets", "small", "finetune")).table("curves")
+    assert curves["watched_top1"].isna().all()  # all images are watched: no other is left to train a probe on
 
 
 def test_looks_are_judged_where_the_masks_are(tmp_path):
     """Masks on train images only, as in Salient ImageNet: overlaps come from those, all else from test images."""
     from sslviz.data.masks import add_masks
+    from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.jobs.interpret import InterpretSettings, interpret
     from tests.data.test_masks import blob, put
 
     workspace = prepared(tmp_path)
@@ -502,10 +589,15 @@ def test_looks_are_judged_where_the_masks_are(tmp_path):
         for i in range(12):
             put(tmp_path / f"masks/core/train/{c}/{i:03d}.png", blob(i, 32, 32))
     add_masks(datasets.load(workspace, "pets"), tmp_path / "masks")
+    names = {"dataset": "pets", "encoder": "small"}
+    analyze(AnalyzeSettings(**names, eps=0.5, project=False), workspace, Progress())
+    interpret(InterpretSettings(**names, threshold=0.3), workspace, Progress())
     result, _ = run(workspace, tmp_path / "run", arms=["control"], epochs=1)
     assert result["judged_on"] == "test"
     for row in result["arms"]:
-        looks = latest_result(workspace.results("pets", row["encoder"], "interpret")).table("looks")
+        seen = latest_result(workspace.results("pets", row["encoder"], "interpret"))
+        assert seen.content["settings"]["threshold"] == 0.3
+        looks = seen.table("looks")
         right = looks[looks["correct"].astype(bool)]
         assert row["core_correct"] == pytest.approx(right["core_iou_map"].mean(), nan_ok=True)
     table = latest_result(workspace.results("pets", "small", "finetune")).table("differences")
@@ -553,10 +645,12 @@ def test_a_data_set_that_changed_meanwhile_gives_no_before_and_after(tmp_path, m
     with pytest.raises(Stale, match=r'images of "pets" came or went .* The encoders stay \(small-both-s0\): sslviz compare'):
         run(workspace, tmp_path / "run", arms=["both"], epochs=1)
     assert "small-both-s0" in workspace.encoders()
+    with pytest.raises(InputError, match="is already there, made in another way"):  # of one image less
+        run(workspace, tmp_path / "again", arms=["both"], epochs=1)
 
 
 def test_a_checkpoint_of_another_start_is_not_gone_on_with(mended, tmp_path):
-    """Cancelled, then the base changed under its name: the same run begins anew."""
+    """Cancelled, then the base changed under its name: what was trained stays, and why it is of no use is said."""
     workspace, _, _, _ = mended
     for name in ("first", "second"):
         spec = load_spec(workspace, "small")
@@ -566,10 +660,199 @@ def test_a_checkpoint_of_another_start_is_not_gone_on_with(mended, tmp_path):
         if name == "first":
             with pytest.raises(Cancelled):
                 run(workspace, tmp_path / "run", steps=4, encoder="swapped", arms=["both"])
-    run(workspace, tmp_path / "run", encoder="swapped", arms=["both"])
-    run(workspace, tmp_path / "other", encoder="swapped", arms=["both"], name="anew")
-    ours, theirs = (weights_of(workspace, name) for name in ("swapped-both-s0", "anew-both-s0"))
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    checkpoint = tmp_path / "run" / "both-s0" / "checkpoint.pt"
+    was = checkpoint.read_bytes()
+    words = "the encoder and its discriminative features changed since this run began.*both-s0.*sslviz runs delete run"
+    with pytest.raises(InputError, match=words):
+        run(workspace, tmp_path / "run", encoder="swapped", arms=["both"])
+    assert checkpoint.read_bytes() == was
+
+
+def test_a_resumed_run_goes_on_from_memory_however_little_is_free_then(mended, tmp_path, monkeypatch):
+    from sslviz.jobs import inputs
+
+    workspace, _, _, _ = mended
+    settings = {"arms": ["control", "both"], "seeds": [0], "name": "short"}
+    with pytest.raises(Cancelled):
+        run(workspace, tmp_path / "run", steps=4, **settings)
+    monkeypatch.setattr(inputs, "available_memory", lambda: 10_000_000_000)  # of step costs
+    with monkeypatch.context() as memory:
+        memory.setattr("sslviz.jobs.training._from_files", lambda *_: True)
+        run(workspace, tmp_path / "run", **settings)
+    for arm in ("control", "both"):
+        ours, theirs = (weights_of(workspace, f"{lead}-{arm}-s0") for lead in ("short", "small"))
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), arm
+
+
+def test_an_encoder_is_taken_for_another_start_only_where_nothing_of_its_making_differs(mended, tmp_path):
+    """Each of these changes what an arm would be: the encoder that is there must not be handed back for it."""
+    workspace, _, _, _ = mended
+    for changes in ({"epochs": 3}, {"lr": 0.2}, {"batch_size": 6}, {"optimizer": "lars"}, {"lambda1": 2.0}, {"refresh_every": 1}):
+        with pytest.raises(InputError, match="is already there, made in another way"):
+            run(workspace, tmp_path / "run", arms=["both"], **changes)
+    with pytest.raises(InputError, match="is already there, made in another way"):
+        run(workspace, tmp_path / "eps", arms=["both"], eps=1.5)  # other features D
+
+
+def test_names_that_cannot_be_are_said_before_anything_is_done(mended, tmp_path):
+    from sslviz.jobs.finetune import check
+
+    workspace, _, _, _ = mended
+    save_encoder(
+        workspace, load_spec(workspace, "small").model_copy(update={"name": "mine-both-s0"}), weights_of(workspace, "small")
+    )
+    for name, words in (("a b", "name"), ("mine", 'encoder "mine-both-s0" is already there')):
+        with pytest.raises(InputError, match=words):
+            check(FinetuneSettings(**{**SETTINGS, "arms": ["both"], "name": name}), workspace)
+
+
+def test_one_image_for_each_process_is_no_batch(mended):
+    from sslviz.jobs.finetune import check
+
+    workspace, _, _, _ = mended
+    with pytest.raises(InputError, match="batch size 2: expected at least 2 for each of the 2 processes"):
+        check(FinetuneSettings(**{**SETTINGS, "batch_size": 2, "processes": 2}), workspace)
+
+
+def test_the_estimate_counts_every_step(mended, monkeypatch):
+    """24 images in batches of 8: three steps an epoch, two epochs, two arms, three seeds; a fresh head adds its epochs."""
+    from sslviz.jobs import finetune as module
+    from sslviz.training.estimate import StepCost
+
+    workspace, _, _, _ = mended
+    monkeypatch.setattr("sslviz.training.estimate.step_cost", lambda *_: StepCost(2.0, 1000))
+    settings = FinetuneSettings(**{**SETTINGS, "arms": ["control", "both"], "seeds": [0, 1, 2]})
+    origin, n = module.check(settings, workspace)
+    found = module.estimate(settings, origin, n)
+    assert (found.steps, found.seconds) == (36, 72.0)
+    bare = module.estimate(settings, dataclasses.replace(origin, head=None), n)
+    assert bare.steps == 36 + 5 * 3
+
+
+def test_a_step_is_measured_on_a_few_images_and_scaled(mended, monkeypatch):
+    from itertools import count
+
+    from sslviz.jobs.finetune import check
+    from sslviz.training import estimate as module
+
+    workspace, _, _, _ = mended
+    ticks = count()
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
+    origin, _ = check(FinetuneSettings(**SETTINGS), workspace)
+    assert module.step_cost(origin.method(), origin.made.views, 16, 64, torch.device("cpu")).seconds == 4.0  # 16 took one
+
+
+def test_how_far_the_weights_have_moved(mended):
+    workspace, _, _, _ = mended
+    curves = latest_result(workspace.results("pets", "small", "finetune")).table("curves")
+    assert (curves.loc[curves["epoch"] == 0, "moved"] == 0).all()
+    base = weights_of(workspace, "small")
+    trained = [k for k in base if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    for arm in ("control", "both"):
+        after = weights_of(workspace, f"small-{arm}-s0")
+        far = sum(float((after[k] - base[k]).double().square().sum()) for k in trained)
+        norm = sum(float(base[k].double().square().sum()) for k in trained)
+        last = curves[(curves["arm"] == arm) & (curves["seed"] == 0)]["moved"].iloc[-1]
+        assert last == pytest.approx((far / norm) ** 0.5, rel=1e-3)
+
+
+def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_watch(tmp_path, monkeypatch):
+    import sslviz.jobs.mended as job
+
+    workspace = prepared(tmp_path)
+    judge = job.judge
+
+    def less_one(workspace, dataset, encoder, *rest, **more):
+        found = judge(workspace, dataset, encoder, *rest, **more)
+        if encoder != "small":
+            found.images.drop(index=found.images.index[0], inplace=True)
+        return found
+
+    from sslviz.data import loading
+
+    read = loading.read_picture
+    unread = []
+
+    def fails(path, *rest, **more):
+        if path.name == "001.png" and path.parent.name == "cat" and unread:
+            return read(path, *rest, **more)._replace(pixels=None, error="is gone")
+        return read(path, *rest, **more)
+
+    monkeypatch.setattr(job, "judge", less_one)
+    monkeypatch.setattr(loading, "read_picture", fails)
+    settings = FinetuneSettings(**{**SETTINGS, "arms": ["control"], "epochs": 1})
+    progress = InFolder(tmp_path / "run")
+    stage = progress.stage
+
+    def noted(name, total=0):
+        unread[:] = [name] if name.endswith("training") else []
+        stage(name, total)
+
+    progress.stage = noted
+    result = finetune(settings, workspace, progress)
+    assert result["n"] == 11
+    assert "1 test images could not be judged by every encoder and are left out" in result["notes"]
+    assert any("test/cat/001.png is gone: it is not watched any more" in line for line in progress.said)
+    assert all(row["top1"] * 11 == pytest.approx(round(row["top1"] * 11)) for row in result["arms"])
+    table = latest_result(workspace.results("pets", "small", "finetune")).table("images")
+    assert table.groupby(["arm", "seed"]).size().tolist() == [11, 11]
+
+
+def test_without_a_control_it_is_said(mended, tmp_path):
+    workspace, _, _, _ = mended
+    result, _ = run(workspace, tmp_path, arms=["lambda2"], name="alone", epochs=1)
+    assert any(note.startswith("no control was trained as long") for note in result["notes"])
+    assert result["verdict"] == ""
+
+
+def test_the_bases_own_scores_keep_their_other_settings(tmp_path):
+    from sslviz.jobs.score import ScoreSettings, score
+
+    workspace = prepared(tmp_path)
+    run(workspace, tmp_path / "first", arms=["control"], epochs=1)
+    score(ScoreSettings(dataset="pets", encoder="small", eps=1.5, lower=20, damage=0), workspace, Progress())
+    assert result_state(workspace, datasets.load(workspace, "pets"), "small", "finetune")[0] == "stale"  # of another D
+    result, _ = run(workspace, tmp_path / "second", arms=["both"], epochs=1)
+    made = latest_result(workspace.results("pets", "small", "score")).content["settings"]
+    assert (made["eps"], made["lower"], made["damage"]) == (0.5, 20, 0)
+    assert "small had scores at eps 1.5; they were made again at 0.5" in result["notes"]
+
+
+def test_masks_of_other_images_only_do_not_stop_it(tmp_path, monkeypatch):
+    import sslviz.jobs.interpret as module
+    from sslviz.data.masks import add_masks
+    from tests.data.test_masks import blob, put
+
+    workspace = prepared(tmp_path)
+    put(tmp_path / "masks/core/train/cat/000.png", blob(1, 32, 32))
+    add_masks(datasets.load(workspace, "pets"), tmp_path / "masks")
+
+    def refuses(*_):
+        raise InputError("no embedded image has a core mask.")
+
+    monkeypatch.setattr(module, "interpret", refuses)
+    result, _ = run(workspace, tmp_path / "run", arms=["control"], epochs=1)
+    assert "no heatmaps: no embedded image has a core mask." in result["notes"]
+
+
+def test_another_run_at_the_encoder_is_waited_for(mended, tmp_path, monkeypatch):
+    import sslviz.jobs.mended as module
+    from sslviz.errors import Busy
+
+    workspace, _, _, _ = mended
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    computed, calls = module._computed, []
+
+    def busy_once(*given):
+        calls.append(given[2])
+        if len(calls) == 1:
+            raise Busy("another run is at it.")
+        return computed(*given)
+
+    monkeypatch.setattr(module, "_computed", busy_once)
+    _, progress = run(workspace, tmp_path, arms=["control"], name="patient", epochs=1)
+    assert calls == ["small", "small", "patient-control-s0"]
+    assert "waiting for another run on small" in progress.stages
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,61 @@ def test_two_processes_train_cancel_and_resume_as_one_run(workspace, photos):
     assert pd.read_parquet(workspace.run(run_id) / "metrics.parquet")["epoch"].tolist() == list(range(1, 13))
 
 
+def test_what_ends_another_process_is_said_and_all_are_killed(workspace, photos, monkeypatch):
+    """The first process feels a lost connection only; torchrun starts each in a session of its own."""
+    folder = workspace.run("20260101-000000-embed-abcd")
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"job": "embed", "settings": {}, "created": time.time(), "background": False})
+    write_json(folder / "state.json", {"status": "running"})
+    monkeypatch.setenv("RANK", "1")
+
+    def fails(*_):
+        raise InputError("its own disk is full.")
+
+    monkeypatch.setitem(JOBS._entries, "embed", replace(JOBS["embed"], run=fails, settings=JOBS["embed"].settings))
+    monkeypatch.setattr(runner, "parse", lambda *_: None)
+    assert runner.execute(workspace, folder.name) == 2
+    monkeypatch.setenv("RANK", "0")
+
+    def lost(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setitem(JOBS._entries, "embed", replace(JOBS["embed"], run=lost))
+    runner.execute(workspace, folder.name)
+    assert runner.read_run(workspace, folder.name)["error"] == "process 1: its own disk is full."
+    killed = []
+    monkeypatch.setattr(os, "killpg", lambda pid, signal: killed.append(pid))
+    monkeypatch.setattr(runner, "is_held", lambda path: not killed[1:])
+    write_json(folder / "state.json", {"status": "running", "pid": 111})
+    write_json(folder / "process-1.json", {"rank": 1, "pid": 222})
+    runner.kill(workspace, folder.name)
+    assert killed == [111, 222]
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"])
+def test_full_memory_is_no_bug(workspace, photos, monkeypatch, words):
+    import torch
+
+    kind = torch.OutOfMemoryError if "CUDA" in words else RuntimeError
+
+    def full(*_):
+        raise kind(words)
+
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    run_id, _ = runner.launch("embed", embed_settings(), workspace)
+    monkeypatch.setitem(JOBS._entries, "embed", replace(JOBS["embed"], run=full))
+    assert runner.execute(workspace, run_id) == 2
+    assert runner.read_run(workspace, run_id)["error"].startswith("memory is full. Choose a smaller --batch-size")
+
+
+def test_what_a_surrounding_allocation_says_of_processes_is_not_believed(workspace, photos, monkeypatch):
+    """An sbatch script with --ntasks=4 that calls sslviz: its run is one process."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "WORLD_SIZE": "4", "RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    run_id, _ = runner.launch("pretrain", pretrain_settings(epochs=1), workspace)
+    assert wait(workspace, run_id)["status"] == "done"
+
+
 def test_two_processes_finetune_as_one_run(workspace, photos, tmp_path):
     pretrain(pretrain_settings(epochs=1), workspace, InFolder(tmp_path / "pretrained"))
     values = {"dataset": "photos", "encoder": "own", "arms": ["strong"], "epochs": 2, "lr": 0.01, "optimizer": "sgd"}

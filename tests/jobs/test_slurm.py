@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sslviz.data import dataset as datasets
-from sslviz.errors import InputError
+from sslviz.errors import InputError, RunFailed
 from sslviz.jobs import runner, slurm
 from tests.inputs import folder
 from tests.jobs.test_runner import pretrain_settings, wait
@@ -61,7 +61,9 @@ def test_the_script_asks_for_what_was_asked(cluster, workspace, photos):
     script = (cluster / "script.sh").read_text().splitlines()
     asked = {line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH")}
     assert {"partition=gpu", "nodes=2", "gpus-per-node=8", "ntasks-per-node=8", "time=1-00:00:00"} <= asked
-    assert any(line.startswith("srun ") and "submitit.core._submit" in line for line in script)
+    (started,) = (line for line in script if line.startswith("srun "))
+    assert "submitit.core._submit" in started
+    assert "--kill-on-bad-exit=1" in started  # else the others wait for one that failed
 
 
 def test_a_run_waits_begins_and_ends_on_the_cluster(cluster, workspace, photos):
@@ -80,6 +82,15 @@ def test_a_waiting_run_is_taken_off_the_cluster(cluster, workspace, photos):
     runner.cancel(workspace, run_id)
     assert (cluster / "ended").read_text() == "4242"
     assert runner.read_run(workspace, run_id)["status"] == "cancelled"
+
+
+def test_a_run_that_is_killed_is_taken_off_the_cluster(cluster, workspace, photos):
+    run_id = submit(workspace)
+    runner.kill(workspace, run_id)
+    assert (cluster / "ended").read_text() == "4242"
+    (cluster / "scancel").write_text(f"#!{sys.executable}\nimport sys\nsys.exit('Invalid user for job 4242')\n")
+    with pytest.raises(RunFailed, match="scancel 4242: Invalid user for job 4242"):
+        runner.kill(workspace, run_id)
 
 
 def test_a_run_that_slurm_has_forgotten_does_not_wait_for_ever(cluster, workspace, photos):
@@ -125,6 +136,10 @@ def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(clu
     assert runner.read_run(workspace, run_id)["status"] == "running"
     write_json(workspace.run(run_id) / "state.json", {**state, "updated": time.time() - 120})
     assert runner.read_run(workspace, run_id)["status"] == "killed"
+    (cluster / "queue").write_text("RUNNING\n")  # a slow file system, or a clock that is behind
+    assert runner.read_run(workspace, run_id)["status"] == "running"
+    (cluster / "squeue").unlink()
+    assert runner.read_run(workspace, run_id)["status"] == "killed"  # nobody to ask: what the heartbeat says
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,15 @@ def test_the_page_says_what_the_job_says(page, mended):
     assert table["arm"].tolist() == ["base", "control", "control", "both", "both"]
     assert table["top-1"].tolist() == [f"{100 * row['top1']:.1f} %" for row in summary["arms"]]
     assert table["mended"].tolist()[1:] == [str(row["mended"]) for row in summary["arms"][1:]]
+    for title, name in (
+        ("Q right, D of the base", "q_correct_fixed"),
+        ("Q wrong, D of the base", "q_wrong_fixed"),
+        ("Q right, own D", "q_correct"),
+        ("Q wrong, own D", "q_wrong"),
+    ):
+        assert table[title].tolist() == ["–" if row[name] is None else f"{row[name]:.4f}" for row in summary["arms"]], title
+    for title, name in (("AUROC of Q", "auroc"), ("AUPRC of Q", "auprc"), ("top-1, 40 % fewer", "top1_40")):
+        assert table[title].tolist() == [f"{100 * row[name]:.1f} %" for row in summary["arms"]], title
     assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
 
 
@@ -68,6 +77,7 @@ def test_no_form_for_what_cannot_be_trained(app, mended):
 def test_before_and_after_by_hand():
     base = {
         "sample_id": ["a", "b", "c"],
+        "label": [0, 0, 2],
         "correct": [True, False, False],
         "confidence": [0.9, 0.6, 0.5],
         "prediction": [0, 1, 1],
@@ -75,6 +85,7 @@ def test_before_and_after_by_hand():
     }
     both = {
         "sample_id": ["c", "b", "a"],
+        "label": [2, 0, 0],
         "correct": [False, True, False],
         "confidence": [0.4, 0.8, 0.7],
         "prediction": [1, 0, 2],
@@ -84,6 +95,7 @@ def test_before_and_after_by_hand():
     found = before_and_after(table, "both", 0)
     assert found.index[~found["before"] & found["after"]].tolist() == ["b"]
     assert found.index[found["before"] & ~found["after"]].tolist() == ["a"]
+    assert found["label"].to_dict() == {"a": 0, "b": 0, "c": 2}
     assert found.loc["b", "confidence_after"] == 0.8
     assert found.loc["b", ["prediction_before", "prediction_after"]].tolist() == [1, 0]
     assert found.loc["b", "change"] == pytest.approx(0.4)

@@ -284,7 +284,9 @@ TWO = """
 import sys, torch, lightning
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.training.test_loop import IMAGES, NORMALISE, InMemory, Schedule, Views, method, train
+from tests.training.test_loop import (
+    IMAGES, NORMALISE, InMemory, Regulariser, Schedule, Selection, Views, Weights, method, np, train
+)
 from sslviz.progress import Progress
 torch.manual_seed(0)
 fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
@@ -297,8 +299,28 @@ import sslviz.training.loop as loop
 whole = Views(scale=(2.0, 2.0), flip_share=0)
 loop.recolour = lambda shown, views, generator: [shown[0], shown[1].flip(3)]
 schedule = Schedule(2, 16, 0.05, 0, 0)
-metrics = train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, Path({folder!r}), fabric, Progress())
+terms = Regulariser(Selection(np.arange(3), 0.5), Weights(0.0, 0.0))
+def choose(rows):
+    terms.selection = Selection(np.arange(len(rows), 5), 1.5)
+    return {{}}
+metrics = train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, Path({folder!r}), fabric, Progress(), choose, terms)
+Path({folder!r}, f"D{{fabric.global_rank}}").write_text(str((terms.selection.features.tolist(), terms.selection.eps)))
 """
+
+
+@pytest.mark.parametrize("views", [Views(jitter_share=0, grey_share=0), Views(scale=(2.0, 2.0), flip_share=0)])
+def test_processes_draw_views_of_their_own(views):
+    """Of equal pictures: crops differ where colours are left, colours where pictures are left whole."""
+    from types import SimpleNamespace
+
+    same = InMemory(IMAGES[:1].expand(16, -1, -1, -1).clone())
+    shown = []
+    for rank in (0, 1):
+        process = SimpleNamespace(global_rank=rank, world_size=2, device=torch.device("cpu"))
+        (batch,) = batches_of(views, same, 16, NORMALISE, Schedule(1, 16, 0.1, 0, 0), process, range(1))
+        assert len(batch[0]) == 8
+        shown.append(batch[0])
+    assert not torch.allclose(*shown)
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
@@ -317,5 +339,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         losses[devices] = torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
         assert len(pd.read_parquet(folder / "metrics.parquet")) == 2
+        for rank in range(devices):  # what the first one chose after an epoch is everybody's
+            assert (folder / f"D{rank}").read_text() == "([2, 3, 4], 1.5)"
     for name, weight in losses[1].items():
         torch.testing.assert_close(losses[2][name], weight, rtol=1e-4, atol=1e-5)
