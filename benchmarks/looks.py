@@ -4,19 +4,17 @@ python -m benchmarks.looks --workspace workspace --dataset demo --encoders simcl
 """
 
 from benchmarks.record import asked_for
-from sslviz.analysis.looks import differences
 
 
 def main() -> None:
-    results = {encoder: results[0] for encoder, results in asked_for("interpret").items()}
-    found = {encoder: result.content["summary"] for encoder, result in results.items()}
+    found = {encoder: results[0].content["summary"] for encoder, results in asked_for("interpret").items()}
     print("| encoder | mask | images | heatmaps | centre blob | uniform | another image's | mask at its size |")
     print("|---|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
         cells = {(g["kind"], g["group"], g["who"]): g for g in summary["groups"] if g["metric"] == "iou"}
-        for kind, group in dict.fromkeys((k, g) for k, g, _ in cells if g != "all"):
+        for kind, group in dict.fromkeys((k, g) for k, g, _ in cells if g in ("correct", "wrong")):
             mine = cells[kind, group, "map"]
-            low, high = mine["interval"]
+            low, high = mine["interval"] or (float("nan"), float("nan"))
             bases = " | ".join(f"{cells[kind, group, who]['mean']:.3f}" for who in ("blob", "uniform", "shuffled", "ceiling"))
             print(f"| {encoder} | {kind} | {group} ({mine['n']:,}) | {mine['mean']:.3f} ({low:.3f} to {high:.3f}) | {bases} |")
     compared = (
@@ -25,12 +23,12 @@ def main() -> None:
     print(f"\n| encoder | {compared} | hottest point on the object |")
     print("|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
-        gaps = {(d["what"], d["of"]): d for d in differences(results[encoder].table("looks"), seed=0)}
+        gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
         points = {
             g["who"]: g["mean"] for g in summary["groups"] if (g["metric"], g["kind"], g["group"]) == ("pointing", "core", "all")
         }
         shown = [
-            f"{gaps[key]['mean']:+.3f} ({gaps[key]['interval'][0]:+.3f} to {gaps[key]['interval'][1]:+.3f})"
+            "{mean:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})".format(**gaps[key]) if key in gaps else "-"
             for key in (
                 ("core - spurious", "all"),
                 ("core - blob", "all"),

@@ -384,7 +384,8 @@ def _print_looks(result: dict[str, Any]) -> None:
     height, width = result["map_size"]
     out.print(
         f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {height} x {width}) with masks, {result['n']:,} "
-        f"{result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}:"
+        f"{result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}"
+        f"{'; signed (ours)' if result['signed'] else ''}:"
     )
     table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "mask at its size")
     cells = {(g["kind"], g["group"], g["who"]): g for g in result["groups"] if g["metric"] == "iou"}
@@ -392,14 +393,16 @@ def _print_looks(result: dict[str, Any]) -> None:
         mine = cells[(kind, group, "map")]
         if mine["mean"] is None:
             continue
-        low, high = mine["interval"]
+        span = mine["interval"]
         others = [cells[(kind, group, who)]["mean"] for who in ("blob", "uniform", "shuffled", "ceiling")]
         shown = ["-" if value is None else f"{value:.3f}" for value in others]
-        table.add_row(kind, f"{group} ({mine['n']:,})", f"{mine['mean']:.3f} ({low:.3f} to {high:.3f})", *shown)
+        beside = f" ({span[0]:.3f} to {span[1]:.3f})" if span else ""
+        table.add_row(kind, f"{group} ({mine['n']:,})", f"{mine['mean']:.3f}{beside}", *shown)
     out.print(table)
     for gap in result["differences"]:
-        low, high = gap["interval"]
-        out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f} (95 % {low:+.3f} to {high:+.3f})", markup=False)
+        span = gap["interval"]
+        said = f"95 % {span[0]:+.3f} to {span[1]:+.3f}" if span else "too few images for an interval"
+        out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f} ({said})", markup=False)
 
 
 def _print_mending(result: dict[str, Any]) -> None:

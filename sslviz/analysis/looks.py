@@ -17,7 +17,7 @@ WHO = ("map", "blob", "uniform", "shuffled", "ceiling")
 KINDS = ("core", "spurious")
 THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 2)
 MASK_THRESHOLDS = np.array([0.25, 0.5, 0.75])
-_LEAST_SUPPORT = 3
+_LEAST_SUPPORT, _LEAST_IMAGES = 3, 10
 
 
 def shrunk(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -112,8 +112,8 @@ class FeatureOverlaps:
             table[kind] = np.divide(total[seen], n, out=np.full(len(seen), np.nan), where=n > 0)
         best: dict[int, tuple[float, str, int]] = {}
         for (j, part), (overlaps, support) in self.named.items():
-            if support >= _LEAST_SUPPORT:
-                best[j] = max(best.get(j, (-1.0, "", 0)), (overlaps / support, part, support))
+            if support >= _LEAST_SUPPORT and overlaps > 0:
+                best[j] = max(best.get(j, (0.0, "", 0)), (overlaps / support, part, support))
         table["name"] = [_word(words.get(best[j][1], [])) if j in best else "" for j in seen.tolist()]
         table["overlap"] = [best[j][0] if j in best else np.nan for j in seen.tolist()]
         table["support"] = [best[j][2] if j in best else 0 for j in seen.tolist()]
@@ -128,11 +128,15 @@ def _word(reasons: list[str]) -> str:
 def _parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     parts = {"all": table, "correct": table[table["correct"].eq(True).fillna(False)]}
     parts["wrong"] = table[table["correct"].eq(False).fillna(False)]
+    with_both = table[[f"{kind}_iou_uniform" for kind in KINDS]].notna().all(axis=1)
+    if with_both.any() and not with_both.all():
+        parts["both masks"] = table[with_both]
     return {name: part for name, part in parts.items() if len(part)}
 
 
 def groups(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """kind, group, metric, who -> mean, 95 % interval, n: of all images and of those the probe gets right and wrong."""
+    """kind, group, metric, who -> mean, 95 % interval, n: of all images, of those the probe gets right and wrong, and where some
+    have one kind of mask only of those with both."""
     found = []
     for group, part in _parts(table).items():
         columns = [c for c in product(KINDS, METRICS, WHO) if "_".join(c) in part]
@@ -146,13 +150,14 @@ def groups(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 
 
 def _intervals(values: np.ndarray, seed: int) -> list[list[float] | None]:
-    """95 % of each column's mean, float[n, m] with NaN for what is undefined: percentile bootstrap over the rows that are not."""
+    """95 % of each column's mean, float[n, m] with NaN for what is undefined: percentile bootstrap over the rows that are not;
+    None where there are fewer than ten."""
     spans: list[list[float] | None] = [None] * values.shape[1]
     known = ~np.isnan(values)
     patterns, which = np.unique(known, axis=1, return_inverse=True)
     for k in range(patterns.shape[1]):
         columns = np.flatnonzero(which == k)
-        if patterns[:, k].any():
+        if patterns[:, k].sum() >= _LEAST_IMAGES:
             means = resampled_means(values[patterns[:, k]][:, columns], np.random.default_rng(seed))
             for column, span in zip(columns, np.percentile(means, [2.5, 97.5], axis=0).T.tolist(), strict=True):
                 spans[column] = span
@@ -161,29 +166,37 @@ def _intervals(values: np.ndarray, seed: int) -> list[list[float] | None]:
 
 def differences(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     """What the paper claims, as differences of mIoU with intervals: core above spurious; right above wrong. Beside each, what is
-    left of it beyond a blob in the middle, which gains too where objects are larger."""
+    left of it beyond a blob in the middle, which gains too where objects are larger. Of fewer than ten images: no interval."""
     rng = np.random.default_rng(seed)
     parts, found = _parts(table), []
 
-    def add(what: str, of: str, mean: float, draws: np.ndarray) -> None:
-        found.append({"what": what, "of": of, "mean": mean, "interval": np.percentile(draws, [2.5, 97.5]).tolist()})
+    def add(what: str, of: str, more: np.ndarray, less: np.ndarray | None = None) -> None:
+        both = [more] if less is None else [more, less]
+        if not all(map(len, both)):
+            return
+        draws = [resampled_means(values[:, None], rng)[:, 0] for values in both]
+        gap = draws[0] if less is None else draws[0] - draws[1]
+        span = np.percentile(gap, [2.5, 97.5]).tolist() if min(map(len, both)) >= _LEAST_IMAGES else None
+        mean = float(more.mean() - (0 if less is None else less.mean()))
+        found.append({"what": what, "of": of, "mean": mean, "interval": span})
 
     for group, part in parts.items():
-        gap = (part["core_iou_map"] - part["spurious_iou_map"]).dropna().to_numpy(dtype=float)
-        if len(gap):
-            add("core - spurious", group, float(gap.mean()), resampled_means(gap[:, None], rng)[:, 0])
-        beyond = _beyond_blob(part, "core")
-        if len(beyond):
-            add("core - blob", group, float(beyond.mean()), resampled_means(beyond[:, None], rng)[:, 0])
+        add("core - spurious", group, (part["core_iou_map"] - part["spurious_iou_map"]).dropna().to_numpy(dtype=float))
+        add("core - blob", group, _beyond_blob(part, "core"))
     if {"correct", "wrong"} <= set(parts):
         for kind in KINDS:
             plain = [parts[g][f"{kind}_iou_map"].dropna().to_numpy(dtype=float) for g in ("correct", "wrong")]
             above = [_beyond_blob(parts[g], kind) for g in ("correct", "wrong")]
             for what, (right, wrong) in (("correct - wrong", plain), ("correct - wrong, beyond the blob", above)):
-                if len(right) and len(wrong):
-                    means = [resampled_means(values[:, None], rng)[:, 0] for values in (right, wrong)]
-                    add(what, kind, float(right.mean() - wrong.mean()), means[0] - means[1])
+                add(what, kind, right, wrong)
     return found
+
+
+def neither(table: pd.DataFrame) -> float | None:
+    """Mean share of the heat that lies outside both masks, over the images with both kinds and positive evidence; None without
+    such an image."""
+    part = table.loc[~table["zero"].astype(bool), ["core_mass_map", "spurious_mass_map"]].dropna()
+    return float((1 - part.sum(axis=1)).clip(lower=0).mean()) if len(part) else None
 
 
 def _beyond_blob(table: pd.DataFrame, kind: str) -> np.ndarray:

@@ -29,6 +29,8 @@ SALIENT = (224, 256)
 """Salient ImageNet's masks are of the centre crop of this size after this resize (Singla & Feizi, ICLR 2022)."""
 _MEANS: dict[str, Literal["trimap", "soft"]] = {"trimaps": "trimap", "Salient ImageNet": "soft"}
 _COLUMNS = ["sample_id", "kind", "feature", "path", "content"]
+_LABELS_UP_TO = 4096
+"""Of 16 bits: a grey so dark would mark nothing."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Masks:
 
 
 def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "soft"] = "mask") -> np.ndarray:
-    """A mask file as uint8[H, W], 0..255: one value beside 0, or labels on a black palette, become 255; colours become grey;
-    alpha counts where colours say nothing.
+    """A mask file as uint8[H, W], 0..255: one value beside 0, or labels (on a black palette of colours, or of 16 bits), become
+    255; colours become grey; alpha counts where it varies.
 
     means: "soft" takes values as they are; "trimap" is Oxford-IIIT Pets': 1 pet, 2 background, 3 border -> 255, 0, 128.
     Raises InputError naming the file.
@@ -104,19 +106,11 @@ def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "sof
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, *DAMAGES):
+        values = _levels(image, means, name)
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, *DAMAGES) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"mask {name} is no picture that can be read.") from None
-    if image.mode in ("RGBA", "LA", "PA"):
-        alpha = np.asarray(image.getchannel("A"))
-        grey = np.asarray(image.convert("RGB").convert("L"))
-        values = alpha if grey.min() == grey.max() and alpha.min() != alpha.max() else grey
-    elif image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
-        values = (values // 257 if values.max() > 255 else values).clip(0, 255)
-    elif means == "trimap" and image.mode == "P":
-        values = np.asarray(image)
-    else:
-        values = np.asarray(image.convert("L"))
     if means == "trimap":
         wrong = sorted(set(np.unique(values).tolist()) - {1, 2, 3})
         if wrong:
@@ -124,10 +118,34 @@ def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "sof
         meant: np.ndarray = np.array([0, 255, 0, 128], np.uint8)[values]
         return meant
     values = values.astype(np.uint8)
-    labels = image.mode == "P" and tuple((image.getpalette("RGB") or [1])[:3]) == (0, 0, 0)
-    if means == "mask" and (labels or len(np.unique(values[values > 0])) == 1):
+    if means == "mask" and (_has_labels(image) or len(np.unique(values[values > 0])) == 1):
         return np.where(values > 0, 255, 0).astype(np.uint8)
     return values
+
+
+def _levels(image: Image.Image, means: str, name: str) -> np.ndarray:
+    """The values of a mask's picture, 0..255. Raises InputError for numbers of no known scale."""
+    if image.mode in ("RGBA", "LA", "PA"):
+        alpha = np.asarray(image.getchannel("A"))
+        return alpha if alpha.min() != alpha.max() else np.asarray(image.convert("RGB").convert("L"))
+    if image.mode == "F":
+        real = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(real).all() or real.min() < 0 or real.max() > 255:
+            raise InputError(f"mask {name} holds numbers outside 0 to 1 and 0 to 255.")
+        return np.rint(real * 255 if real.max() <= 1 else real)
+    if image.mode.startswith("I"):
+        whole = np.asarray(image, dtype=np.int64)
+        if means == "mask" and 255 < whole.max() < _LABELS_UP_TO:
+            return np.where(whole > 0, 255, 0)
+        return (whole // 257 if whole.max() > 255 else whole).clip(0, 255)
+    return np.asarray(image if means == "trimap" and image.mode == "P" else image.convert("L"))
+
+
+def _has_labels(image: Image.Image) -> bool:
+    """Whether its values are the numbers of things: a palette of colours that begins with black."""
+    palette = np.reshape(image.getpalette("RGB") or [1, 1, 1], (-1, 3)) if image.mode == "P" else np.ones((1, 3))
+    grey = bool((palette == palette[:, :1]).all())
+    return not palette[0].any() and not grey
 
 
 def in_frame(values: np.ndarray, picture: tuple[int, int] | None, resize: int, size: int) -> np.ndarray:
@@ -169,7 +187,13 @@ def mask_facts(dataset: Dataset) -> dict[str, Any] | None:
     """What is known of a data set's masks (`Masks.facts`); None where it has none, or had them as another folder."""
     path = dataset.folder / "masks.json"
     facts: dict[str, Any] | None = read_json(path) if path.exists() else None
-    return facts if facts is not None and facts.get("images_root") == str(dataset.root) else None
+    return facts if facts is not None and facts.get("images_root") in (_place(dataset), str(dataset.root)) else None
+
+
+def _place(dataset: Dataset) -> str:
+    """Where the pictures are; from the data set's folder on where they lie in it, since it may be moved."""
+    root = dataset.root
+    return str(root.relative_to(dataset.folder) if root is not None and root.is_relative_to(dataset.folder) else root)
 
 
 def load_masks(dataset: Dataset) -> Masks | None:
@@ -217,11 +241,19 @@ def add_masks(dataset: Dataset, root: Path, inside: list[Path] | None = None) ->
     if not rows:
         raise InputError(f"no mask below {root} has the name of a picture of {dataset.name}.")
     table = pd.DataFrame(rows, columns=_COLUMNS[:4]).assign(content=None)
-    stats = [(root / path).stat() for path in table["path"]]
-    seen = [[s.st_size, s.st_mtime_ns] for s in stats]
+    seen = [_stamp(root / path) for path in table["path"]]
     frame = "centre crop" if form == "Salient ImageNet" else "picture"
     kept = {"root": str(root), "links_inside": None if inside is None else [str(p) for p in inside]}
     return _save(dataset, table, {**kept, "form": form, "of": frame, "notes": notes}, seen, words)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; -1 and 0 of a link that leads nowhere, which is refused when it is read."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def save_packed(dataset: Dataset, table: pd.DataFrame) -> Masks:
@@ -237,7 +269,7 @@ def _save(dataset: Dataset, table: pd.DataFrame, facts: dict[str, Any], seen: Se
     both = len(set.intersection(*(set(table.loc[table["kind"] == kind, "sample_id"]) for kind in KINDS)))
     facts["counts"] = {**by_kind, "both": both, "images": len(dataset.samples)}
     facts["rest"] = by_kind["spurious"] == 0 and facts["form"] != "Salient ImageNet"  # there the rest is not judged
-    facts["images_root"] = str(dataset.root)
+    facts["images_root"] = _place(dataset)
     if facts["rest"]:
         facts["notes"].append("no spurious masks: what is not core counts as spurious")
     keys = pd.util.hash_pandas_object(table[["sample_id", "kind", "feature", "path"]], index=False).to_numpy().tobytes()
@@ -255,8 +287,9 @@ def _form(root: Path) -> tuple[str, list[tuple[Kind, Path]]]:
     for place in (root / "salient_imagenet_dataset", root):
         if place.is_dir() and any(place.glob("n*/feature_*")):
             return "Salient ImageNet", [("core", place)]
-    if (root / "core").is_dir():
-        return "folders", [(kind, root / kind) for kind in KINDS if (root / kind).is_dir()]
+    named = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    if parts := [(kind, named[kind]) for kind in KINDS if kind in named]:
+        return "folders", parts
     for place in (root / "annotations" / "trimaps", root / "trimaps"):
         if place.is_dir():
             return "trimaps", [("core", place)]

@@ -79,12 +79,12 @@ def read_votes(path: Path) -> dict[str, Verdict]:
             raise InputError(f"{path} has no column {sorted(lost)[0]}; expected Salient ImageNet's table of votes.")
         feature = f"{line['Input.wordnet_id'].strip()}/{line['Input.feature_index'].strip()}"
         answers.setdefault(feature, []).append((line["Answer.main"].strip(), line["Answer.reasons"].strip()))
-    return {
-        feature: Verdict(
-            "spurious" if sum(main in _SPURIOUS for main, _ in given) >= _ENOUGH else "core", [why for _, why in given if why]
-        )
-        for feature, given in answers.items()
-    }
+    verdicts = {}
+    for feature, given in answers.items():
+        spurious = sum(main in _SPURIOUS for main, _ in given) >= _ENOUGH
+        reasons = [why for main, why in given if why and (main in _SPURIOUS) == spurious]  # of those who see it like this
+        verdicts[feature] = Verdict("spurious" if spurious else "core", reasons)
+    return verdicts
 
 
 def _allowed(path: Path, inside: list[Path] | None) -> Path:

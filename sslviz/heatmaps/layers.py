@@ -16,6 +16,8 @@ from sslviz.encoders.run import Encoder
 from sslviz.errors import InputError
 
 _SAME = 1e-4
+_BEFORE_ATTENTION = (".norm1", ".ln_1", ".layernorm_before")
+"""How timm and DINO, torchvision, and transformers call the norm before a block's attention."""
 _IMAGES_ON_CPU = 8
 """A pass: what its caches hold (ResNet-18 at 224 pixels: 1.7 times as fast as 64)."""
 
@@ -139,13 +141,13 @@ class Subject:
 
     def offered(self) -> list[Layer]:
         """The layers worth a choice: of a convolutional network the last of each size, of a transformer attention's inputs."""
-        tokens = [layer for layer in self._layers if layer.name.endswith(".norm1") and layer.kind == "tokens"]
+        tokens = [layer for layer in self._layers if layer.name.endswith(_BEFORE_ATTENTION) and layer.kind == "tokens"]
+        by_depth = []
         for depth in (0, 1):
             stages = [n for n in self._layers if n.name.count(".") <= depth and n.kind != "tokens"]
-            last_of_size = {(n.height, n.width): n for n in stages}
-            if len(last_of_size) > 1:
-                return list(last_of_size.values())
-        return tokens or self._layers[-12:]
+            by_depth.append({(n.height, n.width): n for n in stages})
+        most = max(by_depth, key=len)  # the first of equals: a stage rather than its last block
+        return list(most.values()) if len(most) > 1 else tokens or self._layers[-12:]
 
     def map_size(self, name: str | None) -> tuple[int, int]:
         """Height and width of a layer's maps."""

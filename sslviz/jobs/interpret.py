@@ -1,5 +1,6 @@
 """Where does the encoder look? Heatmaps of the features that make the Q-Score, against masks of object and surroundings."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -51,7 +52,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     if masks is None or embedded.dataset.root is None:
         raise NotFound(
             f'data set "{settings.dataset}" has no masks. Add them: '
-            f"sslviz data add {settings.dataset} {embedded.dataset.root or 'FOLDER'} --masks FOLDER"
+            f"sslviz data add {settings.dataset} {shlex.quote(str(embedded.dataset.root or 'FOLDER'))} --masks FOLDER"
         )
     scores = _fresh(workspace, embedded, "score")
     progress.stage("joining masks and predictions")
@@ -81,6 +82,8 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
         "n_zero": int(table["zero"].sum()),
         "n_empty_core": counts["of the core masks mark nothing at the threshold"],
         "n_with_spurious": n_both,
+        "neither": None if masks.facts["rest"] else looks.neither(table),
+        "signed": settings.signed,
         "refused": found.refused,
         "method": found.method,
         "layer": found.layer,
@@ -118,12 +121,13 @@ def _fresh(workspace: Workspace, embedded: "Embedded", what: str) -> "Result":
 
 
 def _with_masks(embedded: "Embedded", masks: "Masks") -> "tuple[pd.DataFrame, list[str]]":
-    """The samples of one split that have a core mask: of the judged one, else of train."""
+    """The samples of one split that have a core mask: of the judged one, else the first of test, val and train with any."""
     marked = embedded.samples[embedded.samples["sample_id"].isin(masks.samples())]
-    split = embedded.judged_on if embedded.judged_on in set(marked["split"]) else "train"
-    part = marked[marked["split"] == split]
-    if part.empty:
+    there = set(marked["split"])
+    split = next((s for s in (embedded.judged_on, "test", "val", "train") if s in there), None)
+    if split is None:
         raise InputError(f'no embedded image of "{embedded.dataset.name}" has a core mask.')
+    part = marked[marked["split"] == split]
     total = int((embedded.samples["split"] == split).sum())
     notes = (
         [] if len(part) == total else [f"{len(part):,} of {total:,} {split} images have a core mask; the others are not counted"]
@@ -154,8 +158,8 @@ def _answered(
         notes.append("masks are on train images: right and wrong are those of 5-fold out-of-fold probes")
         if joined["correct"].isna().all():
             train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
-            if too_large := embedded.too_large(train, copies=3):
-                return unknown(f"out-of-fold predictions need all embeddings in memory ({too_large})")
+            if embedded.too_large(train, copies=4):
+                return unknown("out-of-fold predictions need all embeddings in memory, which they do not fit into")
             progress.stage("predicting train images out of fold")
             H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
             own = probe.content["summary"]
@@ -250,10 +254,7 @@ class _Look:
 
         from sslviz.analysis import expression
 
-        order = np.argsort(rows)
-        H = np.empty((len(rows), len(self.chosen)), np.float32)
-        H[order] = self.embedded.store.read(rows[order])
-        h = expression.unit_rows(H)
+        h = expression.unit_rows(self.embedded.store.read(rows))
         fires = expression.firing(h, self.eps) & self.chosen
         weights = fires.astype(np.float32)
         if self.settings.signed:

@@ -62,10 +62,15 @@ def show(here: Frame, found: live.Row, sample_id: str) -> None:
             method, layer = _choose_method(ways)
             features = _choose_features(found, sample_id)
         seen = _look(*_key(here), sample_id, here.dataset.fingerprint, method, layer, tuple(features))
-        masks = _masks(here, sample_id, seen)
     except EXPECTED as error:
         st.warning(f"It cannot be shown here: {plain(said(error))}")
         return
+    try:
+        masks = _masks(here, sample_id, seen)
+    except EXPECTED as error:
+        masks = {}
+        with right:
+            st.warning(f"Without its masks: {plain(said(error))}")
     outlines = {kind: overlays.data_url(overlays.outline_rgba(mask, kind, _SIDE)) for kind, mask in masks.items()}
     with left:
         widgets.overlay(

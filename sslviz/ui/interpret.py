@@ -1,5 +1,6 @@
 """Heatmaps against masks: in words, as charts, feature by feature, and image by image."""
 
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,7 @@ def no_masks(here: Frame) -> None:
         "This data set has no masks, so nothing can say whether the encoder looks at the object. Heatmaps of single images need "
         "none: they are on the Sample page."
     )
-    folder = here.dataset.root or "FOLDER"
+    folder = shlex.quote(str(here.dataset.root or "FOLDER"))
     st.code(f"sslviz data add {here.dataset.name} {folder} --masks MASKS", language="bash", wrap_lines=True)
     st.caption(
         "MASKS holds core/ and spurious/ folders, or one tree like the images' own (then the rest of a picture counts as "
@@ -52,25 +53,26 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
         "–" if pd.isna(mean[key]) else f"{mean[key]:.2f}" for key in (("spurious", "all", "map"), ("core", "all", "shuffled"))
     )
     gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
-    low, high = gaps[("core - blob", "all")]["interval"] if ("core - blob", "all") in gaps else (core - blob, core - blob)
-    beside = f"**{_how(low, high, 'as much as')} a blob in the middle of every picture would**"
+    span = gaps[("core - blob", "all")]["interval"] if ("core - blob", "all") in gaps else None
+    beside = f"**{_how(span, 'as much as')} a blob in the middle of every picture would**" if span else "a blob in the middle"
     words = (
         f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), "
         f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled}, and the mask itself, as a map of "
         f"{summary['map_size'][0]} x {summary['map_size'][1]} places, {ceiling:.2f}. The surroundings are covered to {spurious}."
     )
-    heat = table[(table["metric"] == "mass") & (table["group"] == "all") & (table["who"] == "map")].set_index("kind")["mean"]
-    if heat.notna().all():
-        words += (
-            f" {100 * (1 - heat['core'] - heat['spurious']):.0f} % of the heat lies on neither: on other objects, or at edges."
-        )
+    if ("core", "both masks", "map") in mean:
+        n, alike = summary["n_with_spurious"], mean[("core", "both masks", "map")]
+        words += f" They are marked in {n:,} images only, whose objects are covered to {alike:.2f}."
+    if summary.get("neither") is not None:
+        words += f" {100 * summary['neither']:.0f} % of the heat lies on neither: on other objects, or at edges."
     gap, beyond = (gaps.get((what, "core")) for what in ("correct - wrong", "correct - wrong, beyond the blob"))
-    if gap and beyond:
-        low, high = beyond["interval"]
+    if gap and beyond and beyond["interval"] is None:
+        words += " Of right or of wrong images there are fewer than ten: too few to compare them."
+    elif gap and beyond:
         words += (
             f" Images the probe gets right cover the object by {_span(gap)} more than those it gets wrong; of that a blob in the "
             f"middle gains {gap['mean'] - beyond['mean']:+.2f} too. Beyond the blob, {_span(beyond)}: "
-            f"**{_how(low, high, 'not measurably otherwise than')} those it gets wrong**."
+            f"**{_how(beyond['interval'], 'not measurably otherwise than')} those it gets wrong**."
         )
     st.markdown(words)
     widgets.facts(
@@ -89,13 +91,14 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
         ]
     )
     title = HEATMAPS[summary["method"]].title
-    st.caption(plain(f"{title} of layer {summary['layer']}, features that fire in D at eps {summary['eps']:g}."))
+    signed = ", those far below their mean negated (signed, ours)" if summary.get("signed") else ""
+    st.caption(plain(f"{title} of layer {summary['layer']}, features that fire in D at eps {summary['eps']:g}{signed}."))
     for note in summary["notes"]:
         st.caption(plain(note))
 
 
-def _how(low: float, high: float, same: str) -> str:
-    return {"gain": "more than", "loss": "less than", "unclear": same}[told(low, high)]
+def _how(interval: list[float], same: str) -> str:
+    return {"gain": "more than", "loss": "less than", "unclear": same}[told(*interval)]
 
 
 def _span(difference: dict[str, Any]) -> str:
@@ -122,19 +125,20 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
     )
     st.markdown("**How the threshold matters**")
     levels = sorted(curve["mask_threshold"].unique())
-    at = levels[len(levels) // 2]
+    at = min(levels, key=lambda level: abs(level - summary["mask_threshold"]))
     shown = _told_apart(curve[curve["mask_threshold"] == at])
     widgets.chart(figures.thresholds(shown), curve, "interpret-thresholds", "Mean IoU over the heatmap's threshold")
     st.caption(
-        f"The figures above use {summary['threshold']:g} for heatmaps and {summary['mask_threshold']:g} for masks (ours; the "
-        "paper names none). The numbers below the chart have soft masks' thresholds too."
+        f"Masks count here from {at:g} on. The figures above use {summary['threshold']:g} for heatmaps and "
+        f"{summary['mask_threshold']:g} for masks (ours; the paper names none). The numbers below the chart have the other "
+        "thresholds of soft masks too."
     )
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
     """Right and wrong where both are known, else all images together."""
     known = {"correct", "wrong"} <= set(table["group"])
-    return table[table["group"] != "all"] if known else table[table["group"] == "all"]
+    return table[table["group"].isin(["correct", "wrong"] if known else ["all"])]
 
 
 def by_feature(table: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ import streamlit as st
 from sslviz.analysis import expression
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import mask_facts, refresh_masks
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import NotFound, SslvizError
 from sslviz.jobs.inputs import embeddings_state, result_state
@@ -55,7 +56,9 @@ def _dataset(root: str, name: str, stamp: tuple[int, int]) -> datasets.Dataset:
 @st.cache_data(ttl=60, max_entries=32, show_spinner=False)
 def _list_again(root: str, name: str) -> None:
     try:
-        datasets.refresh(Workspace(root), name)
+        found, _ = datasets.refresh(Workspace(root), name)
+        if (masks := mask_facts(found)) is not None and masks["counts"]["core"] <= LIST_AGAIN_UP_TO:
+            refresh_masks(found)
     except SslvizError as error:
         st.warning(str(error))
 

@@ -151,6 +151,7 @@ def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
                     here.dataset.name,
                     here.encoder,
                     verbs[stage.job] + again,
+                    stage.result,
                     disabled=busy or not ready,
                 )
 
@@ -215,7 +216,7 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
 
     def button(label: str, disabled: bool) -> None:
         target = (here.workspace, made.job, here.dataset.name, here.encoder)
-        widgets.job_button(*target, label, disabled=disabled, type="primary", icon=":material/play_arrow:")
+        widgets.job_button(*target, label, made.result, disabled=disabled, type="primary", icon=":material/play_arrow:")
 
     if made.result is None:
         needs_embeddings(embeddings)

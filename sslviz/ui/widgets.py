@@ -11,9 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data.dataset import Dataset
-from sslviz.errors import EXPECTED, SslvizError, said
-from sslviz.jobs import JOBS, Settings
+from sslviz.errors import EXPECTED, InputError, SslvizError, said
+from sslviz.jobs import JOBS, Settings, parse
 from sslviz.jobs.runner import ACTIVE, cancel, in_words, kill, launch, list_runs, read_run, resume
+from sslviz.store.results import Result
 from sslviz.store.workspace import Workspace
 from sslviz.ui import overlays
 
@@ -88,7 +89,7 @@ def gallery(
         known = has_probe and not pd.isna(correct)
         label = row["title"] if isinstance(row["title"], str) else "no label"
         tone = "" if not known else "right" if correct else "wrong"
-        said = f"said: {row['predicted']}" if tone == "wrong" else ""
+        said = f"said: {row['predicted']}" if tone == "wrong" and isinstance(row.get("predicted"), str) else ""
         value = f"{row[score]:.3f}" if score else detail(row)
         items.append(
             {
@@ -168,11 +169,18 @@ def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "
     return True
 
 
-def job_button(workspace: Workspace, job: str, dataset: str, encoder: str, label: str, **kwargs: Any) -> None:
-    """A button that makes a result."""
+def job_button(
+    workspace: Workspace, job: str, dataset: str, encoder: str, label: str, made: Result | None = None, **kwargs: Any
+) -> None:
+    """A button that makes a result; again in the way it was made before."""
 
     def start() -> None:
-        start_job(workspace, job, JOBS[job].settings.model_validate({"dataset": dataset, "encoder": encoder}))
+        names, entry = {"dataset": dataset, "encoder": encoder}, JOBS[job]
+        try:
+            settings = parse(entry.settings, {**(made.content["settings"] if made else {}), **names})
+        except InputError:  # of another version
+            settings = parse(entry.settings, names)
+        start_job(workspace, job, settings)
 
     st.button(label, on_click=start, key=f"start-{job}", **kwargs)
 

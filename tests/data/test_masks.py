@@ -69,6 +69,28 @@ def test_labels_and_dim_masks_are_no_empty_object():
     assert_array_equal(decode_mask(encoded(Image.fromarray(ramp)), "m.png"), ramp)  # many values: soft
 
 
+def test_masks_in_the_forms_that_tools_write():
+    """A cut-out (the picture in the colours, the mask in alpha), floats, 16 bits as grey and as labels, a palette of greys."""
+    mask, photo = blob(), np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
+    cut_out = Image.fromarray(np.dstack([photo, mask * np.uint8(255)]))
+    assert_array_equal(decode_mask(encoded(cut_out), "m.png"), mask * np.uint8(255))
+    ramp = np.linspace(0, 1, W, dtype=np.float32)[None].repeat(H, 0)
+    for image in (Image.fromarray(ramp), Image.fromarray(ramp * 255)):
+        assert_allclose(decode_mask(encoded(image, "TIFF"), "m.tif"), ramp * 255, atol=0.51)
+    sixteen = Image.fromarray((ramp * 65535).astype(np.uint16))
+    assert_allclose(decode_mask(encoded(sixteen), "m.png").astype(int), ramp * 255, atol=1)
+    labels = np.where(mask, 1 + (np.arange(W) // 8)[None], 0).astype(np.uint16) * 100  # things 1, 2, … of a panoptic mask
+    assert_array_equal(decode_mask(encoded(Image.fromarray(labels)), "m.png"), mask * np.uint8(255))
+    greys = Image.fromarray((ramp * 255).astype(np.uint8), "P")
+    greys.putpalette([k for k in range(256) for _ in range(3)])
+    assert_array_equal(decode_mask(encoded(greys), "m.png"), (ramp * 255).astype(np.uint8))
+    with pytest.raises(InputError, match="m.tif holds numbers outside"):
+        decode_mask(encoded(Image.fromarray(ramp * 1000), "TIFF"), "m.tif")
+    lab = Image.fromarray(photo, "LAB")
+    with pytest.raises(InputError, match="m.tif is no picture that can be read"):
+        decode_mask(encoded(lab, "TIFF"), "m.tif")
+
+
 def test_a_mask_is_not_shifted_against_its_picture():
     mask = np.zeros((64, 96), bool)
     mask[16:32, 40:56] = True
@@ -131,6 +153,36 @@ def test_one_tree_like_the_images_own(photos, tmp_path):
     assert masks.facts["rest"]
     found = masks.read("val/cat/000.png", (32, 32), 32, 32)
     assert_array_equal(found["spurious"], 255 - found["core"])
+
+
+def test_a_folder_of_surroundings_only_is_none_of_objects(photos, tmp_path):
+    dataset = photos({"train/cat": 2})
+    put(tmp_path / "m/Spurious/train/cat/000.png", blob(0, 32, 32))
+    masks = add_masks(dataset, tmp_path / "m")
+    assert (masks.facts["counts"]["core"], masks.facts["counts"]["spurious"]) == (0, 1)
+
+
+def test_a_link_that_leads_nowhere_is_one_mask_that_cannot_be_read(photos, tmp_path):
+    dataset = photos({"train/cat": 2})
+    put(tmp_path / "m/core/train/cat/000.png", blob(0, 32, 32))
+    os.symlink(tmp_path / "gone.png", tmp_path / "m/core/train/cat/001.png")
+    masks = add_masks(dataset, tmp_path / "m")
+    assert masks.read("train/cat/000.png", (32, 32), 32, 32)["core"].any()
+    with pytest.raises(InputError, match=r"001.png cannot be read"):
+        masks.read("train/cat/001.png", (32, 32), 32, 32)
+
+
+def test_masks_of_pictures_inside_a_workspace_move_with_it(tmp_path):
+    from sslviz.store.workspace import Workspace
+
+    workspace = Workspace(tmp_path / "here").create()
+    inside = workspace.dataset("own") / "images"
+    folder(inside, {"train/cat": 2})
+    dataset, _ = datasets.add_folder(workspace, "own", inside)
+    put(tmp_path / "m/core/train/cat/000.png", blob(0, 32, 32))
+    add_masks(dataset, tmp_path / "m")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert mask_facts(datasets.load(Workspace(tmp_path / "there"), "own"))["counts"]["core"] == 1
 
 
 def test_trimaps_as_torchvision_unpacks_them(workspace, tmp_path):
@@ -219,7 +271,8 @@ def test_three_of_five_make_a_feature_spurious(tmp_path):
     votes(tmp_path / "v.csv", {"n1/1": [main, main, main, other, ground], "n1/2": [main, main, other, ground, ground]})
     found = read_votes(tmp_path / "v.csv")
     assert (found["n1/1"].kind, found["n1/2"].kind) == ("core", "spurious")
-    assert found["n1/2"].reasons == ["ear", "ear", "man", "sky", "sky"]
+    assert found["n1/1"].reasons == ["ear"] * 3
+    assert found["n1/2"].reasons == ["man", "sky", "sky"]  # of those whose vote the verdict is
     with (tmp_path / "v.csv").open("a") as handle:
         handle.write("w9,n1,1,3\n")  # a row that was cut off
     assert read_votes(tmp_path / "v.csv")["n1/3"] == ("core", [])
@@ -297,6 +350,29 @@ def test_votes_outside_the_allowed_folders_are_not_read(salient, tmp_path):
     os.symlink(tmp_path / "elsewhere.csv", path)
     with pytest.raises(Untrusted, match="leads outside"):
         add_masks(dataset, root, inside=[root])
+
+
+def test_salient_imagenet_without_spurious_features_does_not_call_the_rest_spurious(salient):
+    dataset, root = salient
+    votes(
+        root / "mturk_results/discover_spurious_features.csv",
+        dict.fromkeys(("n01440764/7", "n01440764/4", "n01440764/9", "n02007558/9"), [("main_object", "fin")] * 5),
+    )
+    masks = add_masks(dataset, root)
+    assert masks.facts["counts"]["spurious"] == 0
+    assert not masks.facts["rest"]
+    assert set(masks.read("train/n01440764/n01440764_0.JPEG", (64, 64), 64, 64)) == {"core"}
+
+
+def test_a_salient_masks_image_that_is_there_twice_has_none(salient, workspace):
+    dataset, root = salient
+    again = dataset.root / "val" / "n01440764"
+    again.mkdir(parents=True)
+    picture(5, 64, 64).save(again / "n01440764_0.JPEG")
+    dataset, _ = datasets.refresh(workspace, "imagenet")
+    masks = add_masks(dataset, root)
+    assert masks.samples() == ["train/n01440764/n01440764_1.JPEG"]
+    assert "their image is not in the data set, or twice" in " ".join(masks.facts["notes"])
 
 
 def test_salient_imagenet_without_votes(salient):

@@ -202,6 +202,38 @@ def test_tokens_become_a_grid_without_class_token_and_registers():
         explain(Tokens(), images, [1])
 
 
+def test_a_transformer_that_does_not_say_how_many_tokens_lead_is_explained(monkeypatch):
+    """torchvision's: one class token before a 4 x 4 grid."""
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    net = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+    net.heads = nn.Identity()
+    with Subject(net) as subject:
+        subject.inputs(torch.randn(2, 3, 32, 32))
+        assert subject.map_size(None) == (4, 4)
+    assert explain(net, torch.randn(2, 3, 32, 32), [1, 2], "gradcam").max() > 0
+
+
+def test_grad_cam_of_raw_maps_has_the_scale_of_the_features(small):
+    net, images = small
+    with Subject(net) as subject:
+        inputs = subject.inputs(images)
+        one = torch.zeros(len(images), subject.width)
+        one[:, 5] = 1
+        raw = HEATMAPS["gradcam"].maps(subject, inputs, one, None)
+    torch.testing.assert_close(raw, feature_maps(net, images, [5])[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_stages_of_a_network_that_holds_them_in_one_part_are_offered():
+    import timm
+
+    net = timm.create_model("efficientnet_lite0", num_classes=0)
+    with Subject(net) as subject:
+        subject.inputs(torch.randn(2, 3, 64, 64))
+        assert {"blocks.0", "blocks.1", "blocks.2", "blocks.4"} <= {layer.name for layer in subject.offered()}
+
+
 @pytest.mark.parametrize("registers", [0, 4])
 def test_a_vision_transformer_is_explained_before_its_last_attention(registers):
     import timm

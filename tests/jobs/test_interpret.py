@@ -103,6 +103,41 @@ def test_the_shuffled_base_rate_is_another_images_map(place):
     assert maps["sample_id"].tolist() == looks["sample_id"].tolist()
     assert all(len(m) == 64 for m in maps["map"])
 
+    same = [looks["sample_id"].str.contains("disc")[k] == looks["sample_id"].str.contains("disc")[k - 1] for k in range(1, 13)]
+    assert sum(same) < 10  # images come in a drawn order: the one before is not of the same class by the folder's order
+    assert sorted(looks["sample_id"]) != looks["sample_id"].tolist()
+
+
+def test_images_in_which_nothing_fires_are_counted(place):
+    score(ScoreSettings(dataset="photos", encoder="tiny", eps=30, damage=0), place, Progress())
+    summary = run(place)
+    assert summary["n_zero"] == summary["n"] == 13
+    assert any("13 images have a map without positive evidence" in note for note in summary["notes"])
+
+
+def test_masks_that_changed_on_disk_are_read_anew(place, tmp_path):
+    run(place)
+    before = latest_result(place.results("photos", "tiny", "interpret"))
+    put(tmp_path / "masks/core/test/ring/000.png", blob(0, 32, 32))  # it had another aspect
+    assert run(place)["n"] == 14
+    assert latest_result(place.results("photos", "tiny", "interpret")).inputs["masks"] != before.inputs["masks"]
+
+
+def test_masks_of_a_split_that_is_not_judged_are_taken(workspace, tmp_path):
+    """val beside test: the probe answers for both."""
+    layout = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("disc", "ring")}
+    dataset, _ = datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
+    small_encoder(workspace)
+    for c in ("disc", "ring"):
+        for i in range(6):
+            put(tmp_path / f"masks/core/val/{c}/{i:03d}.png", blob(i, 32, 32))
+    add_masks(dataset, tmp_path / "masks")
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    summary = run(workspace)
+    assert (summary["judged_on"], summary["n"]) == ("val", 12)
+    assert summary["n_correct"] + summary["n_wrong"] == 12
+
 
 def test_auto_takes_what_is_exact_and_a_table_of_features_comes_with_it(place):
     assert run(place)["method"] == "activation"

@@ -4,22 +4,28 @@ import io
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+from sslviz import explain
 from sslviz.data import dataset as datasets
+from sslviz.data.loading import read_picture
 from sslviz.data.masks import add_masks
+from sslviz.encoders.run import load_encoder
 from sslviz.errors import SslvizError
 from sslviz.heatmaps import finish
 from sslviz.jobs import runner
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
+from sslviz.ui.figures import interpret as figures
 from sslviz.ui.overlays import blend, heat_file
 from tests.data.test_masks import blob, put
 from tests.pages.conftest import text
+from tests.pages.test_pages import shown_cards
 
 
 @pytest.fixture
@@ -66,7 +72,16 @@ def test_a_feature_says_where_it_looks_and_what_workers_called_it(app, masked, w
     assert "Annotators call" not in other
 
 
-def test_the_page_says_what_the_job_says(app, masked, workspace):
+def test_of_few_images_right_and_wrong_are_not_compared(app, masked, workspace):
+    summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    assert 0 < min(summary["n_correct"], summary["n_wrong"]) < 10
+    words = text(app("heatmaps"))
+    assert "fewer than ten: too few to compare them" in words
+    assert "those it gets wrong" not in words
+
+
+def test_the_page_says_what_the_job_says(app, masked, workspace, monkeypatch):
+    monkeypatch.setattr("sslviz.analysis.looks._LEAST_IMAGES", 1)
     summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     test = app("heatmaps")
     mean = {(g["kind"], g["who"]): g["mean"] for g in summary["groups"] if g["metric"] == "iou" and g["group"] == "all"}
@@ -105,6 +120,69 @@ def test_stale_heatmaps_are_said_to_be(app, masked, workspace, tmp_path):
     put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
     add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
     assert "**Stale heatmaps**: masks have changed since" in text(app("heatmaps"))
+
+
+def test_again_is_made_as_before(app, masked, workspace, tmp_path, monkeypatch):
+    settings = InterpretSettings(dataset="photos", encoder="tiny", threshold=0.6, mask_threshold=0.9, signed=True)
+    interpret(settings, workspace, Progress())
+    put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
+    add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("heatmaps")
+    assert "negated (signed, ours)" in text(test).replace("\\", "")
+    assert "Masks count here from 0.75 on." in text(test)  # the nearest that is drawn
+    next(b for b in test.button if b.label == "Make the heatmaps again").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert {k: run["settings"][k] for k in ("threshold", "mask_threshold", "signed")} == {
+        "threshold": 0.6,
+        "mask_threshold": 0.9,
+        "signed": True,
+    }
+
+
+def test_masks_that_change_on_disk_make_it_stale(app, masked, workspace, tmp_path):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    assert "Stale heatmaps" not in text(app("heatmaps"))
+    put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
+    assert "**Stale heatmaps**: masks have changed since" in text(app("heatmaps"))
+
+
+def test_a_mask_that_does_not_fit_hides_no_heat(app, masked, workspace, tmp_path):
+    put(tmp_path / "masks/core/val/disc/000.png", blob(0, 32, 20))
+    add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+    test = app("sample", sample="val/disc/000.png")
+    assert "Without its masks: mask core/val/disc/000.png is 32 x 20" in text(test).replace("\\", "")
+    assert "Hiding the hottest fifth of the picture lowers" in text(test)
+
+
+def test_a_features_pictures_are_under_its_own_map(app, masked, workspace, monkeypatch):
+    from sslviz.ui import heat, overlays
+
+    seen = []
+    blend = overlays.blend
+    monkeypatch.setattr(overlays, "blend", lambda pixels, map_, *rest: seen.append(map_) or blend(pixels, map_, *rest))
+    app("features", feature="3")
+    examples = latest_result(workspace.results("photos", "tiny", "score")).table("feature_examples")
+    top = examples.query("feature == 3 and kind == 'top'").sort_values("rank")["sample_id"].tolist()
+    root, encoder = datasets.load(workspace, "photos").root, load_encoder(workspace, "tiny")
+    images = torch.stack([read_picture(root / s, 32, 32).pixels for s in top])
+    np.testing.assert_allclose(np.stack(seen), explain(encoder, images, [3]).numpy(), atol=1e-5)
+    assert heat._HIDDEN == 0.2  # "the hottest fifth"
+
+
+def test_bars_are_the_heatmaps_own():
+    groups = pd.DataFrame(
+        [
+            {"kind": kind, "group": "all", "who": who, "mean": mean, "low": mean - 0.1, "high": mean + 0.2}
+            for kind, mean0 in (("core", 0.5), ("spurious", 0.3))
+            for who, mean in (("map", mean0), ("blob", 0.9), ("uniform", 0.8), ("shuffled", 0.7), ("ceiling", 0.6))
+        ]
+    )
+    bars, *marks = figures.overlap(groups, "IoU").data
+    assert list(bars.y) == [0.5, 0.3]
+    np.testing.assert_allclose(bars.error_y.array, 0.2)
+    np.testing.assert_allclose(bars.error_y.arrayminus, 0.1)
+    assert [list(mark.y) for mark in marks] == [[0.9] * 2, [0.8] * 2, [0.7] * 2, [0.6] * 2]
 
 
 def test_heat_on_the_sample_page(app, masked):
@@ -180,12 +258,15 @@ def test_a_features_images_are_its_strongest_under_its_map(app, masked, workspac
     assert not app("features", feature="3").exception
 
 
-def test_train_masks_are_shown_by_the_folds_answers(app, scored, workspace, tmp_path):
+def test_train_masks_are_shown_by_the_folds_answers(app, scored, workspace, tmp_path, monkeypatch):
     for c in ("disc", "ring"):
         for i in range(10):
             put(tmp_path / f"masks/core/train/{c}/{i:03d}.png", blob(i, 32, 32))
     add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
     summary = interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     test = app("heatmaps")
+    shown = shown_cards(monkeypatch)
     test.selectbox(key="interpret-show").set_value("misclassified").run()
     assert len(test.session_state["sequence"]) == summary["n_wrong"] > 0
+    assert shown
+    assert not any("nan" in item["detail"] + item["alt"] for item in shown)  # what the folds said is not kept
