@@ -25,6 +25,7 @@ if here.dataset.has_labels:
 st.subheader("The ten lowest Q-Scores" + (f" of {judged}" if here.dataset.has_labels else ""))
 widgets.gallery(here.dataset, table.head(10), "q", key="worst", side=140)
 report.about(here)
+st.page_link("pages/learn.py", label="Learn: what does all this mean?", icon=":material/school:")
 st.page_link("pages/compare.py", label="Compare: which encoder should I take?", icon=":material/compare_arrows:")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
 st.page_link("pages/projection.py", label="Map: how are the images arranged?", icon=":material/scatter_plot:")

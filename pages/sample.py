@@ -41,6 +41,7 @@ try:
 except SslvizError as error:
     st.warning(f"Its representation cannot be shown: {plain(str(error))}")
 else:
+    st.subheader("Where the encoder looks")
     heat.show(here, found, row["sample_id"])
     sample.show_expression(found, summary["eps"], key=f"h-{row['sample_id']}")
     sample.show_features(here, scores.result, found, table, key="sample-features")

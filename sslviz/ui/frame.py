@@ -25,6 +25,7 @@ PAGES = {
     "heatmaps": ("Heatmaps", ":material/local_fire_department:"),
     "projection": ("Map", ":material/scatter_plot:"),
     "finetune": ("Fine-tune", ":material/model_training:"),
+    "learn": ("Learn", ":material/school:"),
     "data": ("Data", ":material/folder_open:"),
     "runs": ("Runs", ":material/play_circle:"),
 }

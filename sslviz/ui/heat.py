@@ -51,7 +51,6 @@ class _Seen:
 
 def show(here: Frame, found: live.Row, sample_id: str) -> None:
     """The picture under its heat, with method, layer and feature to choose, outlines of its masks, and a check by hiding."""
-    st.subheader("Where the encoder looks")
     if here.dataset.root is None:
         st.info("This data set came in as arrays; there is no picture.")
         return

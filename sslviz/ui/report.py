@@ -407,7 +407,7 @@ def classes(here: Frame, probe: reads.Stage, table: pd.DataFrame, summary: dict[
             "top-1": 100 * by_class["top1"],
             "mean Q-Score": by_class["label"].map(judged.groupby("label")["q"].mean()),
             "most often taken for": [None if pd.isna(k) else titles[int(k)] for k in taken],
-            "in": by_class["label"].map(mixed["n"]).astype("Int64"),
+            "how many": by_class["label"].map(mixed["n"]).astype("Int64"),
         }
     ).sort_values("top-1", ignore_index=True)
     event: Any = st.dataframe(

@@ -55,6 +55,23 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
 
 
+def test_a_step_of_the_course_is_opened_by_its_address_and_handed_on(serve, page, scored):
+    app = serve()
+    page.goto(app.url("learn?step=3&picture=2"))
+    page.get_by_role("heading", name="3. Features that tell pictures apart").wait_for()
+    settled(page)
+    page.get_by_role("button", name="Next: The Q-Score of a picture").click()
+    page.get_by_role("heading", name="4. The Q-Score of a picture").wait_for()
+    settled(page)
+    assert "step=4" in page.evaluate("location.href")
+    lowest = scored["worst"][0]
+    page.locator(".st-key-learn-picture button").first.click()
+    page.get_by_text(lowest["sample_id"]).wait_for()
+    assert metric(page, "Q-Score: the mean of the last column") == f"{lowest['q']:.4f}"
+    page.reload()
+    page.get_by_text(lowest["sample_id"]).wait_for()
+
+
 def test_the_grid_works_by_keyboard(serve, page, scored):
     app = serve()
     page.goto(app.url("scores"))

@@ -139,7 +139,7 @@ def test_classes_are_the_probes_own(app, scored, workspace):
         assert table.loc[name, "top-1"] == pytest.approx(100 * (1 - wrong / 6))
         assert table.loc[name, "images"] == 6
         other = {"disc": "ring", "ring": "disc"}[name]
-        assert not wrong or (table.loc[name, "most often taken for"], table.loc[name, "in"]) == (other, wrong)
+        assert not wrong or (table.loc[name, "most often taken for"], table.loc[name, "how many"]) == (other, wrong)
     content = probe.content["summary"]
     assert f"**{100 * content['top1']:.1f} %** of 12 val images in 2 classes" in text(test)
     assert f"{100 * content['knn_top1']:.1f} % by a vote" in text(test)

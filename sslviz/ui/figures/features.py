@@ -1,5 +1,6 @@
 """Charts of features: tables in, plotly figures out; no Streamlit here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import plotly.graph_objects as go
 
 from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, WRONG, as_typed
 
-CHOSEN, OTHER = CORRECT, WRONG
-"""Colours of discriminative features and of the others."""
+CHOSEN, OTHER, SILENT = CORRECT, WRONG, "#B8B8B8"
+"""Colours of discriminative features, of the others, and of what does not fire."""
 
 
 def sorted_shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,29 +103,35 @@ def expression(h: np.ndarray, firing: np.ndarray, chosen: np.ndarray, mean: floa
     """One sample's unit row h[D] as bars: L_i ∩ D (`chosen`), the rest of L_i (`firing`), the rest; mu and mu + eps * sigma."""
     fires, in_d = np.zeros(len(h), bool), np.zeros(len(h), bool)
     fires[firing], in_d[chosen] = True, True
+    groups = {
+        "does not fire": (~fires, SILENT),
+        "fires, outside D": (fires & ~in_d, OTHER),
+        "fires, in D": (fires & in_d, CHOSEN),
+    }
+    named = {f"{name} ({where.sum():,})": (np.flatnonzero(where), colour) for name, (where, colour) in groups.items()}
+    return bars(h, named, {"mu": mean, "mu +<br>eps·sigma": threshold})
+
+
+def bars(h: np.ndarray, groups: Mapping[str, tuple[np.ndarray, str]], lines: Mapping[str, float]) -> go.Figure:
+    """A unit row h[D] as bars: the features of each group (name -> places, colour), and lines at heights."""
     figure = go.Figure()
-    for name, where, colour in (
-        ("does not fire", ~fires, "#B8B8B8"),
-        ("fires, outside D", fires & ~in_d, OTHER),
-        ("fires, in D", fires & in_d, CHOSEN),
-    ):
-        at = np.flatnonzero(where)
+    for name, (at, colour) in groups.items():
         figure.add_bar(
             x=at,
             y=h[at],
-            width=1 if name == "does not fire" else max(1.0, len(h) / 300),
-            name=f"{name} ({len(at):,})",
+            width=1 if colour == SILENT else max(1.0, len(h) / 300),
+            name=name,
             marker={"color": colour, "line": {"width": 0}},
             customdata=at,
             hovertemplate="feature %{customdata}: %{y:.3f}<extra></extra>",
         )
-    for y, text, dash in ((mean, "mu", "dot"), (threshold, "mu +<br>eps·sigma", "dash")):
+    for (text, y), dash in zip(lines.items(), ("dot", "dash"), strict=False):
         figure.add_hline(y, line_dash=dash, line_color=NEUTRAL)
         figure.add_annotation(x=1, xref="paper", xanchor="left", y=y, text=text, showarrow=False, align="left")
     return figure.update_layout(
         barmode="overlay",
         xaxis_title="feature",
-        yaxis_title="value in the unit row",
+        yaxis_title="value (rows have length 1)",
         clickmode="event+select",
         **{**LAYOUT, "bargap": 0, "margin": {"l": 10, "r": 70, "t": 30, "b": 10}},
     )
