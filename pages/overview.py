@@ -24,6 +24,7 @@ if here.dataset.has_labels:
     table = table[table["split"] == judged]
 st.subheader("The ten lowest Q-Scores" + (f" of {judged}" if here.dataset.has_labels else ""))
 widgets.gallery(here.dataset, table.head(10), "q", key="worst", side=140)
+report.left_out(here)
 report.about(here)
 st.page_link("pages/learn.py", label="Learn: what does all this mean?", icon=":material/school:")
 st.page_link("pages/compare.py", label="Compare: which encoder should I take?", icon=":material/compare_arrows:")

@@ -493,6 +493,7 @@ def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
     from rich.table import Table
 
+    from sslviz.analysis.rivals import score_titles
     from sslviz.data import dataset as datasets
 
     titles = datasets.load(workspace, result["dataset"]).titles
@@ -508,10 +509,10 @@ def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
         fold = ", out of fold" if result["out_of_fold"] else ""
         out.print(f"Against the linear probe on {result['judged_on']} ({q['n']:,} images{fold}), Q {q['verdict']}:")
         table = Table("score", "AUROC", "95 %", "AUPRC", "base rate", "lift")
-        for name, r in reports.items():
-            span = r["intervals"]["auroc"]
+        for name, title in score_titles(reports).items():
+            r, span = reports[name], reports[name]["intervals"]["auroc"]
             table.add_row(
-                name,
+                title,
                 _percent(r["auroc"]),
                 "-" if span is None else f"{_percent(span[0])} – {_percent(span[1])}",
                 _percent(r["auprc"]),
@@ -523,7 +524,7 @@ def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
             out.print(q["reason"], markup=False)
         if result["best_rival"]:
             out.print(result["best_rival"]["words"], markup=False)
-    out.print(f"The worst of {result['judged_on']}:")
+    out.print(f"The {len(result['worst'])} lowest Q-Scores of {result['judged_on']}:")
     for row in result["worst"]:
         label = titles[row["label"]] if row["label"] >= 0 else "no label"
         said = f", probe says {titles[int(row['prediction'])]}" if row.get("correct") is False else ""

@@ -1,6 +1,6 @@
 """Other scores that a Q-Score has to be seen next to (ours; docs/method.md 2). A new rival is one function here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,3 +110,9 @@ def _unit(H: Array) -> Array:
 
     tensor = H.detach().cpu() if is_torch(H) else torch.from_numpy(np.ascontiguousarray(H))
     return torch.nn.functional.normalize(tensor.float(), dim=1)
+
+
+def score_titles(columns: Iterable[str]) -> dict[str, str]:
+    """The scores among these columns, as people read them: Q, as in the paper, and its rivals."""
+    titles = {"q": "Q-Score", "q_paper": "Q-Score as in the paper", **{name: RIVALS[name].title for name in RIVALS}}
+    return {name: title for name, title in titles.items() if name in columns}

@@ -189,7 +189,6 @@ class _Pass:
             raise InputError(
                 f"encoder {self.encoder.spec.name} gives NaN or infinity as {self.settings.store_dtype} "
                 f'for sample "{ids[finite.argmin()]}". '
-                f'for sample "{ids[finite.argmin()]}". '
                 f"Try --precision 32 --store-dtype float32, or an earlier checkpoint."
             )
         values[list(places)] = h

@@ -253,5 +253,10 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
         "pages/projection.py",
         label="Where it fires on the map",
         icon=":material/scatter_plot:",
-        query_params={"colour": "feature", "feature": str(feature)},
+        query_params={
+            "dataset": here.dataset.name,
+            "encoder": here.encoder,
+            "colour": "feature",
+            "feature": str(feature),
+        },
     )

@@ -8,7 +8,8 @@ import streamlit as st
 
 from sslviz.data.dataset import Dataset
 from sslviz.errors import SslvizError
-from sslviz.jobs.runner import list_runs
+from sslviz.jobs.demo import start_demo
+from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.workspace import Workspace
 from sslviz.ui import reads, widgets
 from sslviz.ui.widgets import plain
@@ -71,6 +72,8 @@ def chosen() -> Frame:
         missing = "data set" if not dataset else "encoder"
         st.info(f"There is no {missing} in this workspace yet. Bring in a folder of images and a checkpoint on the Data page.")
         st.page_link("pages/data.py", label="Go to Data", icon=":material/folder_open:")
+        start = widgets.quietly(start_demo, workspace)
+        st.button("Or look at the demo", on_click=start, icon=":material/play_arrow:", key="start-demo")
         st.stop()
     try:
         return Frame(workspace, reads.dataset(workspace, dataset), encoder)
@@ -83,7 +86,8 @@ def wait_for_demo(workspace: Workspace) -> None:
     running = [r for r in list_runs(workspace) if r["job"] == "demo"]
     if not running or running[0]["status"] == "done":
         return
-    st.info("The demo is being prepared: 6,500 rendered still lifes and the encoders trained on them.")
+    if running[0]["status"] in ACTIVE:
+        st.info("The demo is being prepared: 6,500 rendered still lifes and the encoders trained on them.")
     widgets.run_box(workspace, running[0]["id"])
     before = (workspace.datasets(), workspace.encoders())
 

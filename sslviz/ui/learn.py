@@ -10,6 +10,7 @@ import streamlit as st
 
 from sslviz.analysis import expression
 from sslviz.analysis.features import EPS_GRID
+from sslviz.analysis.rivals import score_titles
 from sslviz.ui import features, heat, live, reads, report, sample, widgets
 from sslviz.ui.figures import features as figures
 from sslviz.ui.figures import scores as score_figures
@@ -253,7 +254,7 @@ def _worth(lesson: Class) -> None:
     summary = lesson.summary
     part = lesson.table[(lesson.table["split"] == summary["judged_on"]) & lesson.table["correct"].notna()]
     right = part["correct"].astype(bool)
-    names = reads.score_titles(summary["reports"])
+    names = score_titles(summary["reports"])
     st.markdown("What is a score worth? Keep the pictures with the best scores and count how many of them are wrong.")
     kept = st.slider("Share of the pictures kept, %", 10, 100, 50, 5, key="learn-kept", persist_state="session")
     n = max(1, round(len(part) * kept / 100))

@@ -1,6 +1,5 @@
 """Reading results for pages: small tables, cached by fingerprint, and the state of each result."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis import expression
-from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
 from sslviz.data.masks import mask_facts, refresh_masks
 from sslviz.encoders.spec import load_spec
@@ -110,12 +108,6 @@ def _scores(
         scores = scores.merge(predictions, on="sample_id", how="left")
         scores["predicted"] = scores["prediction"].map(titles)
     return scores.sort_values(["q", "sample_id"], ignore_index=True)
-
-
-def score_titles(columns: Iterable[str]) -> dict[str, str]:
-    """The scores among these columns, as people read them: Q, as in the paper, and its rivals."""
-    titles = {"q": "Q-Score", "q_paper": "Q-Score as in the paper", **{name: RIVALS[name].title for name in RIVALS}}
-    return {name: title for name, title in titles.items() if name in columns}
 
 
 def embeddings(workspace: Workspace, name: str, encoder: str, sample_ids: list[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import streamlit as st
 
-from sslviz.analysis.rivals import RIVALS
+from sslviz.analysis.rivals import RIVALS, score_titles
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
 from sslviz.errors import InputError
@@ -110,7 +110,7 @@ def damage(summary: dict[str, Any]) -> None:
         st.info("No damage check: these embeddings came in as arrays, or the scores were made without it (damage 0).")
         return
     table = pd.DataFrame(summary["damage"])
-    titles = reads.score_titles(table["score"].unique())
+    titles = score_titles(table["score"].unique())
     falls = 100 * table.pivot(index="score", columns="damage", values="falls")
     shown = falls.reindex(list(titles)).rename(index=titles).rename_axis(None).reset_index(names="score")
     n = int(table["n"].iloc[0])
@@ -154,6 +154,17 @@ def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
                     stage.result,
                     disabled=busy or not ready,
                 )
+
+
+def left_out(here: Frame) -> None:
+    """The files that gave no embedding, and why; nothing where all could be read."""
+    bad = reads.bad_files(here.workspace, here.dataset.name, here.encoder)
+    if bad.empty:
+        return
+    with st.expander(f"{len(bad):,} file{'s' if len(bad) > 1 else ''} left out"):
+        st.dataframe(bad, hide_index=True, width="stretch")
+        name = f"{here.dataset.name}-left-out.csv"
+        st.download_button("Download the list (CSV)", bad.to_csv(index=False), file_name=name, icon=":material/download:")
 
 
 def about(here: Frame) -> None:
@@ -305,7 +316,7 @@ _COLUMNS = {
 def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     """The sortable grid: filters in a row, 60 images at a time; a click opens an image."""
     splits = sorted(table["split"].unique(), key=lambda s: (s != summary["judged_on"], s))
-    names = reads.score_titles(table.columns)
+    names = score_titles(table.columns)
     a, b, c, d = st.columns(4)
     split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
     by = b.selectbox("Sort by", list(names), format_func=lambda name: names[name], key="scores-by", persist_state="session")
@@ -359,7 +370,7 @@ def charts(table: pd.DataFrame, summary: dict[str, Any]) -> None:
     ]
     if correct is not None and summary["reports"] and summary["reports"]["q"]["auroc"] is not None:
         known, base = part[correct.notna()], summary["reports"]["q"]["base_rate"]
-        names = reads.score_titles(summary["reports"])
+        names = score_titles(summary["reports"])
         ahead = [summary["best_rival"]["name"]] if summary["best_rival"] else []
         picked = st.pills(
             "Scores in the curves",

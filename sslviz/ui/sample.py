@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from sslviz.analysis.rivals import score_titles
 from sslviz.errors import EXPECTED, said
 from sslviz.store.results import Result
 from sslviz.ui import features, live, reads, selection, widgets
@@ -19,9 +20,9 @@ def is_own() -> bool:
     """The choice between the data set's pictures and one of the user's own."""
     options = ["From the data set", "Your own"]
     linked = st.query_params.get("sample")
-    if "sample-of" not in st.session_state or (linked and linked != st.session_state.get("_linked")):
-        st.session_state["sample-of"] = options[0]  # a sample was opened
-    st.session_state["_linked"] = linked
+    opened = st.session_state.pop("_opened", False) or (linked and linked != st.session_state.get("_sample"))
+    if opened or "sample-of" not in st.session_state:
+        st.session_state["sample-of"] = options[0]
     return st.segmented_control("Picture", options, required=True, key="sample-of", persist_state="session") == options[1]
 
 
@@ -104,7 +105,7 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
         st.caption(f"No discriminative feature fires at eps {summary['eps']:g}: the Q-Score is 0 by definition.")
     rows = [
         {"score": title, "value": row[n], "percentile": 100 * float((others[n] < row[n]).mean())}
-        for n, title in reads.score_titles(row.index).items()
+        for n, title in score_titles(row.index).items()
         if not pd.isna(row[n])
     ]
     columns = {
@@ -151,7 +152,7 @@ def show_links(here: Frame, row: pd.Series) -> None:
             "pages/projection.py",
             label="Its place on the map",
             icon=":material/scatter_plot:",
-            query_params={"sample": row["sample_id"]},
+            query_params={"dataset": here.dataset.name, "encoder": here.encoder, "sample": row["sample_id"]},
         )
     with right:
         st.page_link("pages/scores.py", label="Back to all scores", icon=":material/bar_chart:")

@@ -154,7 +154,7 @@ def go_to(page: str, **params: str) -> None:
     """Go to another page with everything its URL will say, so that one click is one step back."""
     state = {"dataset": "dataset", "encoder": "encoder", "selection": "_selection"}
     kept = {name: str(st.session_state[key]) for name, key in state.items() if st.session_state.get(key)}
-    st.session_state.pop("_linked", None)
+    st.session_state["_opened"] = page == "sample"
     st.switch_page(f"pages/{page}.py", query_params={**kept, **params})
 
 
@@ -228,16 +228,16 @@ def run_box(workspace: Workspace, run_id: str) -> None:
                 st.button(
                     "Stopping …" if run["cancelling"] else "Cancel",
                     key=f"cancel-{run_id}",
-                    on_click=_quietly(cancel, workspace, run_id),
+                    on_click=quietly(cancel, workspace, run_id),
                     disabled=run["cancelling"],
                     icon=":material/stop:",
                 )
                 if run["cancelling"]:
                     st.button(
-                        "End it at once", key=f"kill-{run_id}", on_click=_quietly(kill, workspace, run_id), help="without saving"
+                        "End it at once", key=f"kill-{run_id}", on_click=quietly(kill, workspace, run_id), help="without saving"
                     )
             elif run["status"] != "done":
-                again = _quietly(resume, workspace, run_id)
+                again = quietly(resume, workspace, run_id)
                 st.button(again_label(run), key=f"resume-{run_id}", on_click=again, icon=":material/play_arrow:")
 
     keep_drawing(box, 0.7 if running else None)
@@ -270,10 +270,12 @@ def _run_line(run: dict[str, Any]) -> None:
         st.caption(plain(line))
 
 
-def _quietly(action: Any, workspace: Workspace, run_id: str) -> Any:
+def quietly(action: Any, *given: Any) -> Any:
+    """A callback; what it raises is a toast."""
+
     def act() -> None:
         try:
-            action(workspace, run_id)
+            action(*given)
         except SslvizError as error:
             st.toast(plain(str(error)))
 

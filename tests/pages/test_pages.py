@@ -34,6 +34,31 @@ def test_an_empty_workspace_says_where_to_begin(app, page):
     assert "There is no data set in this workspace yet" in text(test)
 
 
+def test_the_demo_can_be_had_from_an_empty_page(app, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app()
+    test.button(key="start-demo").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert run["job"] == "demo"
+    assert "The demo is being prepared" in text(test)
+    write_json(
+        workspace.run(run["id"]) / "state.json", {"status": "failed", "error": "the disk is full", "launched": 1, "updated": 2}
+    )
+    test.run()
+    assert "The demo is being prepared" not in text(test)
+    assert "the disk is full" in text(test)
+
+
+def test_files_that_were_left_out_are_listed(app, photos, workspace):
+    (photos / "train/disc/000.png").write_bytes(b"<html>")
+    analyze(AnalyzeSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    test = app()
+    assert [e.label for e in test.expander if "left out" in e.label] == ["1 file left out"]
+    table = next(d.value for d in test.dataframe if "error" in d.value)
+    assert table["sample_id"].tolist() == ["train/disc/000.png"]
+    assert "HTML page" in table["error"][0]
+
+
 def test_empty_data_and_runs_pages(app):
     assert "No data set yet. Name a folder of images above." in text(app("data"))
     assert "Nothing has run in this workspace yet." in text(app("runs"))
