@@ -225,8 +225,8 @@ def test_learning_rate_zero_leaves_every_weight(mended, tmp_path):
     assert all(torch.equal(before[k], after[k]) for k in before if not k.endswith(counted))
 
 
-def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resume(mended, tmp_path, monkeypatch):
-    """After each epoch D is chosen from the weights of that moment, and a resumed run goes on with it."""
+def refreshes(monkeypatch):
+    """What every choice of features anew gives, beside the weights at that moment."""
     import sslviz.jobs.finetune as job
 
     chosen = []
@@ -237,6 +237,12 @@ def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resu
         chosen.append((self.regulariser.selection, {k: v.clone() for k, v in self.method.backbone.state_dict().items()}))
 
     monkeypatch.setattr(job._Watch, "_refresh", noted)
+    return chosen
+
+
+def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resume(mended, tmp_path, monkeypatch):
+    """After each epoch D is chosen from the weights of that moment, and a resumed run goes on with it."""
+    chosen = refreshes(monkeypatch)
     workspace, _, _, _ = mended
     settings = {"arms": ["both"], "refresh_every": 1, "epochs": 3, "lr": 0.5}
     run(workspace, tmp_path / "a", name="straight", **settings)
@@ -263,7 +269,6 @@ def test_refreshed_features_are_those_of_the_encoder_as_it_is_and_survive_a_resu
 
 
 def test_features_are_refreshed_when_asked_for_and_between_the_bases_percentiles(tmp_path, monkeypatch):
-    import sslviz.jobs.finetune as job
     from sslviz import select_features
     from sslviz.data.loading import read_picture
     from sslviz.encoders.run import build_encoder
@@ -274,14 +279,7 @@ def test_features_are_refreshed_when_asked_for_and_between_the_bases_percentiles
     names = {"dataset": "pets", "encoder": "small"}
     analyze(AnalyzeSettings(**names, project=False), workspace, Progress())
     score(ScoreSettings(**names, eps=0.5, lower=10, upper=70, damage=0), workspace, Progress())
-    chosen = []
-    refresh = job._Watch._refresh
-
-    def noted(self):
-        refresh(self)
-        chosen.append((self.regulariser.selection, {k: v.clone() for k, v in self.method.backbone.state_dict().items()}))
-
-    monkeypatch.setattr(job._Watch, "_refresh", noted)
+    chosen = refreshes(monkeypatch)
     run(workspace, tmp_path / "run", arms=["both"], refresh_every=2, epochs=4, judge_every=3)
     ((selection, weights),) = chosen  # after the second epoch; after the last one there is nothing to choose for
     dataset = datasets.load(workspace, "pets")
