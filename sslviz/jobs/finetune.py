@@ -337,7 +337,8 @@ def _card(workspace: Workspace, name: str) -> dict[str, Any]:
     from sslviz.store.files import read_json
 
     card = workspace.encoder(name) / "card.json"
-    return dict(read_json(card)) if card.exists() else {}
+    content = read_json(card) if card.exists() else {}
+    return content if isinstance(content, dict) else {}  # cards come along with files of others
 
 
 def _taken(name: str) -> InputError:
@@ -457,7 +458,10 @@ class _Trainer:
         assert self.base is not None
 
         def together(ids: list[str]) -> tuple[list[str], np.ndarray]:
-            read, parts = zip(*embed(ids), strict=True)
+            blocks = list(embed(ids))
+            if not blocks:
+                raise RunFailed(f"none of the {len(ids):,} watched pictures can be read any more.")
+            read, parts = zip(*blocks, strict=True)
             return [sample_id for block in read for sample_id in block], np.concatenate(parts)
 
         sample = self.base.sample(_WATCHED)

@@ -18,17 +18,18 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
 
 _CARDS = 24
+GRID = [float(e) for e in EPS_GRID]
+"""Every eps whose activation shares are stored."""
 
 
 def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]:
     """eps and percentiles chosen with the sliders; they begin at what the scores were made with."""
-    grid, of = [float(e) for e in EPS_GRID], f"{here.dataset.name}-{here.encoder}"
-    nearest = min(grid, key=lambda e: abs(e - summary["eps"]))
+    of = f"{here.dataset.name}-{here.encoder}"
     left, right = st.columns(2)
     eps = left.select_slider(
         "eps: a feature fires above mu + eps·sigma",
-        grid,
-        nearest,
+        GRID,
+        on_grid(summary["eps"]),
         format_func=lambda e: f"{e:g}",
         key=f"features-eps-{of}",
         help="mu, sigma: mean and standard deviation over all features of the same image.",
@@ -48,6 +49,11 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         st.warning("The percentiles enclose nothing: draw them apart.")
         st.stop()
     return float(eps), low, high
+
+
+def on_grid(eps: float) -> float:
+    """The eps nearest to it whose activation shares are stored."""
+    return min(GRID, key=lambda e: abs(e - eps))
 
 
 def at(table: pd.DataFrame, summary: dict[str, Any], eps: float, low: float, high: float) -> tuple[pd.DataFrame, Any]:

@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis import expression
-from sslviz.analysis.features import EPS_GRID
 from sslviz.analysis.rivals import score_titles
 from sslviz.ui import features, heat, live, reads, report, sample, widgets
 from sslviz.ui.figures import features as figures
@@ -144,9 +143,10 @@ def _fires(lesson: Class) -> None:
         "A feature *fires* in a picture where its number stands out from the picture's others: above mu + eps·sigma, where mu is "
         "their mean and sigma their standard deviation. eps is one number for all pictures."
     )
-    grid, used = [float(e) for e in EPS_GRID], lesson.summary["eps"]
-    nearest = min(grid, key=lambda e: abs(e - used))
-    eps = st.select_slider("eps", grid, nearest, format_func=lambda e: f"{e:g}", key="learn-eps", persist_state="session")
+    used = lesson.summary["eps"]
+    eps = st.select_slider(
+        "eps", features.GRID, features.on_grid(used), format_func=lambda e: f"{e:g}", key="learn-eps", persist_state="session"
+    )
     h = lesson.found.h
     mean, std = (float(moment[0, 0]) for moment in expression.moments(h[None]))
     firing, usual = (np.flatnonzero(expression.firing(h[None], e)[0]) for e in (eps, used))
@@ -186,7 +186,7 @@ def _discriminative(lesson: Class) -> None:
         st.warning("The percentiles enclose nothing: draw them apart.")
         return
     stored = reads.table(lesson.scores.result, "features")
-    table, band = features.at(stored, {**summary, "eps": _on_grid(summary["eps"])}, _on_grid(summary["eps"]), low, high)
+    table, band = features.at(stored, summary, features.on_grid(summary["eps"]), low, high)
     ranked = figures.sorted_shares(table)
     widgets.chart(figures.shares(ranked, band), ranked, "learn-shares", "Activation share of every feature; D is shaded")
     _say(
@@ -195,11 +195,6 @@ def _discriminative(lesson: Class) -> None:
         f"{band[0]:.1f} to {band[1]:.1f} % of the train pictures.",
         "No label is needed for this. The paper keeps P50 to P95.",
     )
-
-
-def _on_grid(eps: float) -> float:
-    """The eps nearest to it whose shares are stored."""
-    return min((float(e) for e in EPS_GRID), key=lambda e: abs(e - eps))
 
 
 def _score(lesson: Class) -> None:

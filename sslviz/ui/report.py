@@ -240,11 +240,16 @@ def offer(here: Frame, embeddings: reads.Stage, made: reads.Stage, what: str, wo
 
 def command(here: Frame, job: str, settings: dict[str, Any]) -> None:
     """The command of a job with these settings, on this data set and encoder; nothing where another version made them."""
+    if line := command_line(job, {**settings, "dataset": here.dataset.name, "encoder": here.encoder}):
+        show_command(here.workspace, line)
+
+
+def command_line(job: str, settings: dict[str, Any]) -> str:
+    """What does a job with these settings; "" where they are another version's."""
     try:
-        found = parse(JOBS[job].settings, {**settings, "dataset": here.dataset.name, "encoder": here.encoder})
+        return command_of(job, parse(JOBS[job].settings, settings))
     except InputError:
-        return
-    show_command(here.workspace, command_of(job, found))
+        return ""
 
 
 def show_command(workspace: Workspace, line: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from sslviz.errors import EXPECTED, InputError, said
-from sslviz.jobs import JOBS, command_of, parse, runner
+from sslviz.errors import EXPECTED, said
+from sslviz.jobs import JOBS, runner
 from sslviz.store.workspace import Workspace
 from sslviz.ui import report, widgets
 from sslviz.ui.widgets import duration, plain
@@ -82,10 +82,7 @@ def _command(state: dict[str, Any]) -> str:
     words = entry.example.split()
     if words[1] != entry.name or not set(required) <= set(words):
         return ""
-    try:
-        return command_of(entry.name, parse(entry.settings, state["settings"]))
-    except InputError:
-        return ""
+    return report.command_line(entry.name, state["settings"])
 
 
 def _try(action: Any, workspace: Workspace, run_id: str) -> None:
