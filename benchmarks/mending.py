@@ -46,9 +46,10 @@ def keep() -> None:
         full = FinetuneSettings(dataset=dataset, encoder=encoder, **settings)
         asked = full.model_dump(mode="json", exclude=VARIED | NOT_KEPT)
         epochs, lr, _ = full.pace()
+        images = summary["images"]
         plain = FinetuneSettings(dataset=dataset, encoder=encoder).model_dump(mode="json")
-        beside = {k: v for k, v in asked.items() if v != plain[k] and k not in {"epochs", "lr"}}
-        group = f"{dataset}, {epochs} epochs, learning rate {lr:g}" + "".join(f", {k} {v}" for k, v in sorted(beside.items()))
+        beside = {k: v for k, v in asked.items() if v != plain[k] and k not in {"epochs", "lr", "images"}}
+        group = f"{dataset}, {epochs} epochs of {images:,} images, learning rate {lr:g}" + "".join(f", {k} {v}" for k, v in sorted(beside.items()))
         about = {
             "run": fingerprint([dataset, encoder, group]),
             "group": group,

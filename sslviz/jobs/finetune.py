@@ -38,10 +38,13 @@ ARMS: dict[Arm, str] = {
     "lasso": "the column term over all columns (the paper's own alternative)",
     "strong": "both, lambda1 raised until it pulls at the features with 1 % of the own loss's force (ours)",
 }
-PRESETS: dict[str, dict[str, Any]] = {"published": {"epochs": 50, "lr": 1e-5}, "small": {"epochs": 10, "lr": 0.2}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {"epochs": 50, "lr": 1e-5, "images": 0},
+    "small": {"epochs": 10, "lr": 0.2, "images": 1024},
+}
 PRESETS_SAID = (
     "published: 50 epochs at 1e-5, at which LARS moves weights by less than a ten-thousandth of their norm in a thousand steps; "
-    "small, for a CPU (ours): 10 epochs at 0.2"
+    "small, for a CPU (ours): 10 epochs of 1,024 images at 0.2"
 )
 NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
 """Settings that a result does not name: its folder does, or they change no figure."""
@@ -63,6 +66,9 @@ class FinetuneSettings(Settings):
     seeds: list[int] = Field([0], description="of order and views, once for each; give it again for each")
     preset: Literal["published", "small"] = Field("published", description=PRESETS_SAID)
     epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
+    images: int | None = Field(
+        None, ge=0, description="train on at most so many of the train images, a fixed draw; 0 all of them; default the preset's"
+    )
     lr: float | None = Field(None, ge=0, allow_inf_nan=False, description="peak learning rate; default the preset's")
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
@@ -100,6 +106,10 @@ class FinetuneSettings(Settings):
     def machine(self) -> dict[str, Any]:
         """Where and how the encoders are judged."""
         return {"device": self.device, "workers": self.workers}
+
+    def most(self) -> int:
+        """At most so many images are trained on; 0 all of them."""
+        return int(PRESETS[self.preset]["images"] if self.images is None else self.images)
 
     def pace(self) -> tuple[int, float, int]:
         """(epochs, peak learning rate, epochs of warm-up)."""
@@ -206,6 +216,7 @@ def _compared(
         "judged_on": base.split,
         "n": len(base.images),
         "method": trainer.origin.made.method,
+        "images": len(trainer.ids),
         "epochs": epochs,
         "lr": lr,
         "warmup_epochs": warmup,
@@ -257,7 +268,7 @@ class Estimate:
 
 
 def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
-    """Measured on a few images, for a process of those that share the batch; nothing is touched. n: train images.
+    """Measured on a few images, for a process of those that share the batch; nothing is touched. n: images trained on.
 
     Raises InputError for what this memory cannot hold.
     """
@@ -303,7 +314,7 @@ def check_trainable(spec: "EncoderSpec") -> None:
 
 
 def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, int]":
-    """(the encoder to go on from, how many train images there are).
+    """(the encoder to go on from, how many images are trained on).
 
     Raises InputError for what cannot be trained; where the images fill no batch, or the processes cannot share one; for names
     that other encoders have.
@@ -318,11 +329,12 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
             if name in workspace.encoders() and "made_by" not in _card(workspace, name):
                 raise _taken(name)
     dataset, _ = datasets.refresh(workspace, settings.dataset)
-    n = int(dataset.facts["counts"].get("train", 0))
+    there = int(dataset.facts["counts"].get("train", 0))
+    n = min(there, settings.most() or there)
     if dataset.root is None or n < settings.batch_size:
         raise InputError(
-            f'data set "{dataset.name}" has {n:,} train images; expected at least one batch of {settings.batch_size} pictures. '
-            "Choose a smaller --batch-size or another data set."
+            f'data set "{dataset.name}" has {there:,} train images{f", of which {n:,} are used" if n < there else ""}; expected at '
+            f"least one batch of {settings.batch_size} pictures. Choose a smaller --batch-size, more --images or another data set."
         )
     world = processes(settings.processes)[0]
     if settings.batch_size % world or settings.batch_size // world < 2:
@@ -605,16 +617,24 @@ class _Trainer:
         return open_embedded(self.workspace, self.settings.dataset, self.settings.encoder)
 
     @cached_property
+    def ids(self) -> list[str]:
+        """Of the images that are trained on."""
+        from sslviz.jobs.training import train_ids
+
+        return train_ids(self.dataset, self.settings.most())
+
+    @cached_property
     def from_files(self) -> bool:
         from sslviz.jobs.training import cut_from_files
 
-        return cut_from_files(self.dataset, self.origin.made.size, self.settings.input, self.folder)
+        return cut_from_files(self.dataset, len(self.ids), self.origin.made.size, self.settings.input, self.folder)
 
     @cached_property
     def images(self) -> "Source":
         from sslviz.jobs.training import train_images
 
-        return train_images(self.dataset, self.origin.made.size, self.from_files, self.settings.workers, 0, self.progress)[0]
+        size, workers = self.origin.made.size, self.settings.workers
+        return train_images(self.dataset, self.ids, size, self.from_files, workers, 0, self.progress)[0]
 
     @cached_property
     def strong(self) -> float:
@@ -670,6 +690,7 @@ class _Trainer:
 
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
         own["from_files"] = self.from_files
+        own["images"] = len(self.ids)
         selection = [self.fixed.features.tolist(), self.fixed.eps]
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
         if self.settings.refresh_every:

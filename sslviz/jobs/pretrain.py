@@ -69,7 +69,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.backbones import BACKBONES
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, measured_precision, train_images
+    from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, measured_precision, train_ids, train_images
     from sslviz.methods import METHODS
     from sslviz.methods.heads import take_apart
     from sslviz.store.workspace import check_name
@@ -92,8 +92,9 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     made = made_with(settings)
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
-    from_files = cut_from_files(dataset, settings.size, settings.input, folder)
-    source, images = train_images(dataset, settings.size, from_files, settings.workers, settings.seed, progress)
+    ids = train_ids(dataset)
+    from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
+    source, images = train_images(dataset, ids, settings.size, from_files, settings.workers, settings.seed, progress)
 
     torch.manual_seed(settings.seed)
     architecture = {

@@ -21,10 +21,19 @@ LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CI
 _SAMPLE = 2000
 
 
+def train_ids(dataset: "Dataset", most: int = 0) -> list[str]:
+    """Of the images that are trained on: all of the train split or, where `most` is above 0, a fixed draw of at most so many."""
+    from sslviz.jobs.inputs import sampled
+
+    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
+    found: list[str] = (sampled(ids, most, 0) if most else ids).tolist()
+    return found
+
+
 def train_images(
-    dataset: "Dataset", size: int, from_files: bool, workers: int, seed: int, progress: Progress
+    dataset: "Dataset", ids: list[str], size: int, from_files: bool, workers: int, seed: int, progress: Progress
 ) -> "tuple[Source, torch.Tensor]":
-    """(source of the train images at this size, pixels uint8[n, 3, size, size] of them or of a sample)."""
+    """(source of these images at this size, pixels uint8[n, 3, size, size] of them or of a sample)."""
     import numpy as np
 
     from sslviz.data.loading import load_pixels
@@ -32,11 +41,10 @@ def train_images(
     from sslviz.training.sources import Files, InMemory
 
     assert dataset.root is not None
-    ids = dataset.samples.loc[dataset.samples["split"] == "train", "sample_id"].to_numpy()
-    some = sampled(ids, _SAMPLE, seed) if from_files else ids
-    pixels, bad = load_pixels(dataset.root, np.asarray(some).tolist(), size, workers, progress)
+    some = sampled(np.array(ids), _SAMPLE, seed).tolist() if from_files else ids
+    pixels, bad = load_pixels(dataset.root, some, size, workers, progress)
     if from_files:
-        return Files(dataset.root, ids.tolist(), workers, progress.warn), pixels
+        return Files(dataset.root, ids, workers, progress.warn), pixels
     if bad:
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
     return InMemory(pixels, bad), pixels
@@ -53,8 +61,8 @@ def left_out_by_all(source: "Source", fabric: "lightning.Fabric") -> list[str]:
     return sorted({line for lines in met for line in lines})
 
 
-def cut_from_files(dataset: "Dataset", size: int, kind: str, folder: "Path") -> bool:
-    """Whether a run cuts its views from the files (kind "files", or "auto" for large ones or where memory is short), or from
+def cut_from_files(dataset: "Dataset", n: int, size: int, kind: str, folder: "Path") -> bool:
+    """Whether a run cuts the views of n images from the files (kind "files", or "auto" for large ones or where memory is short), or from
     pictures in memory. The first process decides; folder/input.json keeps it, so that a resumed run goes on alike.
 
     Raises InputError for a data set without pictures, or one that memory cannot hold.
@@ -64,18 +72,17 @@ def cut_from_files(dataset: "Dataset", size: int, kind: str, folder: "Path") -> 
 
     record = folder / "input.json"
     if rank() == 0 and not record.exists():
-        write_json(record, {"from_files": _from_files(dataset, size, kind)})
+        write_json(record, {"from_files": _from_files(dataset, n, size, kind)})
     while not record.exists():
         time.sleep(0.1)
     return bool(read_json(record)["from_files"])
 
 
-def _from_files(dataset: "Dataset", size: int, kind: str) -> bool:
+def _from_files(dataset: "Dataset", n: int, size: int, kind: str) -> bool:
     from sslviz.jobs.inputs import available_memory
 
     if dataset.root is None:
         raise InputError(f'data set "{dataset.name}" has arrays only; training needs images.')
-    n = int((dataset.samples["split"] == "train").sum())
     bytes_needed = n * 3 * size**2
     fits = bytes_needed < 0.5 * available_memory()
     if kind == "memory" and not fits:

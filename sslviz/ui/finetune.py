@@ -32,7 +32,7 @@ from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
 
-_OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "lr"}
+_OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "images", "lr"}
 _METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share"]
 _METRICS += ["ssl_gradient", "q_gradient", "l1_gradient", "mean_q", "empty_share"]
 _WATCHED = ["watched_q", "watched_q_correct", "watched_q_wrong", "watched_top1", "moved"]
@@ -116,7 +116,7 @@ def headline(summary: dict[str, Any]) -> None:
         st.markdown(f"**{plain(summary['verdict'])}**")
     st.caption(
         f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} "
-        f"epoch{'s' if summary['epochs'] > 1 else ''}, learning rate "
+        f"epoch{'s' if summary['epochs'] > 1 else ''} of {summary['images']:,} train images, learning rate "
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )
@@ -271,7 +271,7 @@ def form(here: Frame, running: bool) -> None:
         key="tune-arms",
         help="; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
-    columns = st.columns(4, vertical_alignment="bottom")
+    columns = st.columns(5, vertical_alignment="bottom")
     preset = columns[0].selectbox(
         "Preset",
         list(PRESETS),
@@ -281,14 +281,17 @@ def form(here: Frame, running: bool) -> None:
     )
     seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="0, 1, …: each is a run of its own for every arm")
     epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
-    lr = columns[3].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
+    images = columns[3].number_input(
+        "Images", 0, 10_000_000, PRESETS[preset]["images"], key=f"tune-images-{preset}", help="a fixed draw of the train images; 0: all"
+    )
+    lr = columns[4].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
     with st.expander("More settings"):
         values = forms.settings_fields(FinetuneSettings, skip=_OWN_WIDGETS, prefix="tune", columns=3)
         slurm = ""
         if shutil.which("sbatch"):
             slurm = st.text_input("SLURM", key="tune-slurm", placeholder="partition=gpu,gpus=4,time=24:00:00", help="blank: here")
     values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
-    own = {"epochs": int(epochs), "lr": float(lr)}
+    own = {"epochs": int(epochs), "lr": float(lr), "images": int(images)}
     values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}
     settings = cast(FinetuneSettings, parse(FinetuneSettings, values))
     with st.container(horizontal=True):

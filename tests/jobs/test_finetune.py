@@ -444,16 +444,40 @@ def test_what_cannot_be_trained_is_refused_before_the_work(mended, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "pace"),
+    ("given", "pace", "most"),
     [
-        ({}, (50, 1e-5, 5)),
-        ({"preset": "small"}, (10, 0.2, 1)),
-        ({"preset": "small", "lr": 0.0, "epochs": 1}, (1, 0.0, 0)),
-        ({"epochs": 3, "warmup_epochs": 7}, (3, 1e-5, 2)),  # an epoch at least at its peak
+        ({}, (50, 1e-5, 5), 0),
+        ({"preset": "small"}, (10, 0.2, 1), 1024),
+        ({"preset": "small", "lr": 0.0, "epochs": 1, "images": 0}, (1, 0.0, 0), 0),
+        ({"epochs": 3, "warmup_epochs": 7, "images": 99}, (3, 1e-5, 2), 99),  # an epoch at least at its peak
     ],
 )
-def test_length_and_pace_are_the_presets_unless_given(given, pace):
-    assert FinetuneSettings(dataset="a", encoder="b", **given).pace() == pace
+def test_length_and_pace_are_the_presets_unless_given(given, pace, most):
+    settings = FinetuneSettings(dataset="a", encoder="b", **given)
+    assert (settings.pace(), settings.most()) == (pace, most)
+
+
+def test_a_fixed_draw_of_the_images_is_trained_on_whatever_the_seed(tmp_path, monkeypatch):
+    from sslviz.training.sources import InMemory
+
+    workspace, used = prepared(tmp_path), []
+    batches = InMemory.batches
+
+    def watched(source, plan, device):
+        plan = list(plan)
+        rows = sorted(row for step in plan for row in step.rows)
+        used.append((len(source), len(rows), source.pixels.sum().item()))
+        return batches(source, plan, device)
+
+    monkeypatch.setattr(InMemory, "batches", watched)
+    result, _ = run(workspace, tmp_path / "run", arms=["control"], seeds=[0, 1], images=17, epochs=1)
+    assert result["images"] == 17
+    assert {(n, per_epoch) for n, per_epoch, _ in used} == {(17, 16)}
+    assert len({pixels for *_, pixels in used}) == 1
+    with pytest.raises(InputError, match="already there, made in another way"):
+        run(workspace, tmp_path / "more", arms=["control"], images=18, epochs=1)
+    with pytest.raises(InputError, match="has 24 train images, of which 7 are used; expected at least one batch of 8"):
+        run(workspace, tmp_path / "few", images=7)
 
 
 def test_the_command_of_settings_gives_the_settings_again():
