@@ -49,7 +49,9 @@ def keep() -> None:
         images = summary["images"]
         plain = FinetuneSettings(dataset=dataset, encoder=encoder).model_dump(mode="json")
         beside = {k: v for k, v in asked.items() if v != plain[k] and k not in {"epochs", "lr", "images"}}
-        group = f"{dataset}, {epochs} epochs of {images:,} images, learning rate {lr:g}" + "".join(f", {k} {v}" for k, v in sorted(beside.items()))
+        group = f"{dataset}, {epochs} epochs of {images:,} images, learning rate {lr:g}" + "".join(
+            f", {k} {v}" for k, v in sorted(beside.items())
+        )
         about = {
             "run": fingerprint([dataset, encoder, group]),
             "group": group,

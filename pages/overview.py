@@ -18,6 +18,7 @@ if scores.result is None:
 
 report.headline(scores, probe)
 report.states(here, stages, busy)
+report.further(here, stages[0], busy)
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
 if here.dataset.has_labels:
@@ -29,5 +30,4 @@ report.about(here)
 st.page_link("pages/learn.py", label="Learn: what does all this mean?", icon=":material/school:")
 st.page_link("pages/compare.py", label="Compare: which encoder should I take?", icon=":material/compare_arrows:")
 st.page_link("pages/features.py", label="Features: what does the representation respond to?", icon=":material/category:")
-st.page_link("pages/projection.py", label="Map: how are the images arranged?", icon=":material/scatter_plot:")
 st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")

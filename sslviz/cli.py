@@ -411,8 +411,9 @@ def _print_mending(result: dict[str, Any]) -> None:
     if result["verdict"]:
         out.print(result["verdict"], markup=False)
     out.print(
-        f"{result['n']:,} {result['judged_on']} images; {result['method']}, {result['epochs']} epochs of {result['images']:,} images, learning rate "
-        f"{result['lr']:g}; D of the base: {result['n_discriminative']} features at eps {result['eps']:g}."
+        f"{result['n']:,} {result['judged_on']} images; {result['method']}, {result['epochs']} epochs of "
+        f"{result['images']:,} images, learning rate {result['lr']:g}; "
+        f"D of the base: {result['n_discriminative']} features at eps {result['eps']:g}."
     )
     table = Table("arm", "seed", "top-1", "40 % less", "AUROC", "Q right", "wrong", "mended", "broken", padding=(0, 0))
     for row in result["arms"]:

@@ -332,9 +332,10 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
     there = int(dataset.facts["counts"].get("train", 0))
     n = min(there, settings.most() or there)
     if dataset.root is None or n < settings.batch_size:
+        used = f", of which {n:,} are used" if n < there else ""
         raise InputError(
-            f'data set "{dataset.name}" has {there:,} train images{f", of which {n:,} are used" if n < there else ""}; expected at '
-            f"least one batch of {settings.batch_size} pictures. Choose a smaller --batch-size, more --images or another data set."
+            f'data set "{dataset.name}" has {there:,} train images{used}; expected at least one batch of {settings.batch_size} '
+            "pictures. Choose a smaller --batch-size, more --images or another data set."
         )
     world = processes(settings.processes)[0]
     if settings.batch_size % world or settings.batch_size // world < 2:

@@ -62,8 +62,9 @@ def left_out_by_all(source: "Source", fabric: "lightning.Fabric") -> list[str]:
 
 
 def cut_from_files(dataset: "Dataset", n: int, size: int, kind: str, folder: "Path") -> bool:
-    """Whether a run cuts the views of n images from the files (kind "files", or "auto" for large ones or where memory is short), or from
-    pictures in memory. The first process decides; folder/input.json keeps it, so that a resumed run goes on alike.
+    """Whether a run cuts the views of n images from the files (kind "files", or "auto" for large ones or where memory is
+    short), or from pictures in memory. The first process decides; folder/input.json keeps it, so that a resumed run goes on
+    alike.
 
     Raises InputError for a data set without pictures, or one that memory cannot hold.
     """

@@ -282,7 +282,12 @@ def form(here: Frame, running: bool) -> None:
     seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="0, 1, …: each is a run of its own for every arm")
     epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
     images = columns[3].number_input(
-        "Images", 0, 10_000_000, PRESETS[preset]["images"], key=f"tune-images-{preset}", help="a fixed draw of the train images; 0: all"
+        "Images",
+        0,
+        10_000_000,
+        PRESETS[preset]["images"],
+        key=f"tune-images-{preset}",
+        help="a fixed draw of the train images; 0: all",
     )
     lr = columns[4].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
     with st.expander("More settings"):

@@ -3,6 +3,7 @@ export default function (component) {
   const root = parentElement.querySelector(".gallery");
   const focused = parentElement.activeElement?.dataset?.id ?? null;
   root.style.setProperty("--side", `${data.side}px`);
+  root.style.setProperty("--panels", data.panels);
   root.replaceChildren(
     ...data.items.map((item) => {
       const button = document.createElement("button");

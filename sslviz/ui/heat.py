@@ -1,7 +1,6 @@
 """Where the encoder looks, live: one picture's heatmap by any method, layer and feature; and a feature's strongest images."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sslviz.analysis.looks import shrunk
 from sslviz.analysis.masks import centre_blob, mask_iou
 from sslviz.data.dataset import load
 from sslviz.data.loading import read_picture
-from sslviz.data.masks import Masks, load_masks, mask_facts
+from sslviz.data.masks import mask_facts
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import EXPECTED, InputError, said
 from sslviz.heatmaps import HEATMAPS, explain, finish
@@ -164,17 +163,9 @@ def _masks(here: Frame, sample_id: str, seen: _Seen) -> dict[str, np.ndarray]:
     facts = mask_facts(here.dataset)
     if facts is None:
         return {}
-    found = _stored_masks(str(here.dataset.folder), here.dataset.fingerprint, facts["fingerprint"])
+    found = overlays.stored_masks(str(here.dataset.folder), here.dataset.fingerprint, facts["fingerprint"])
     spec = load_spec(here.workspace, here.encoder).input
     return dict(sorted(found.read(sample_id, seen.picture, spec.resize, spec.size).items()))
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _stored_masks(folder: str, dataset: str, fingerprint: str) -> Masks:
-    """Fingerprints: of data set and masks."""
-    found = load_masks(load(Workspace(Path(folder).parents[1]), Path(folder).name))
-    assert found is not None
-    return found
 
 
 def _ways(here: Frame) -> _Ways:

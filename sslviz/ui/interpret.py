@@ -9,12 +9,13 @@ import streamlit as st
 from sslviz.analysis.mending import told
 from sslviz.heatmaps import HEATMAPS
 from sslviz.store.results import Result
-from sslviz.ui import report, widgets
+from sslviz.ui import reads, report, widgets
 from sslviz.ui.figures import interpret as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
 
 _SHOWN = 24
+_AS = ["heat over the picture", "side by side"]
 METRICS = {
     "iou": "IoU, weighted by heat",
     "area_iou": "IoU of areas",
@@ -179,7 +180,7 @@ def by_feature(table: pd.DataFrame) -> None:
 
 
 def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFrame) -> None:
-    """24 heatmaps a page, from the stored maps."""
+    """24 heatmaps a page, from the stored maps: alone, or beside picture, masks and another encoder's."""
     st.subheader("Image by image")
     judged = looks[["sample_id", "core_iou_map", "correct"]]  # `correct` as the job judged it: on train images out of fold
     table = judged.merge(scored.drop(columns="correct", errors="ignore"), on="sample_id", how="inner")
@@ -192,5 +193,33 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
     if table.empty:
         st.info("No image fits.")
         return
-    address = lambda row: widgets.heat_url(here.dataset, here.encoder, int(row["row"]), result.key)  # noqa: E731
-    widgets.paged_gallery(here.dataset, table, "core_iou_map", "interpret", "images", most=_SHOWN, side=150, url=address)
+    left, right = st.columns(2)
+    strip = left.segmented_control("As", _AS, default=_AS[0], required=True, key="interpret-as") == _AS[1]
+    beside, others = "", _others(here) if strip else {}
+    if others:
+        say = lambda encoder: encoder or "no other encoder"  # noqa: E731
+        beside = right.selectbox("Beside", ["", *others], format_func=say, key="interpret-beside")
+    panels = ["the picture", f"under the heat of {here.encoder}", "what counts as the object", "as its surroundings"]
+    if beside:
+        other = others[beside].table("looks").set_index("sample_id")["core_iou_map"]
+        table = table[table["sample_id"].isin(other.index)].assign(beside=lambda t: t["sample_id"].map(other))
+        panels.append(f"under the heat of {beside}")
+    if strip:
+        st.caption(plain("From left: " + "; ".join(panels) + ". Grey: no such mask. Below: overlap with the object."))
+
+    def address(row: dict[str, Any]) -> str:
+        key = result.key + (others[beside].key if beside else "")
+        return widgets.heat_url(here.dataset, here.encoder, int(row["row"]), key, strip, beside)
+
+    def overlaps(row: dict[str, Any]) -> str:
+        return f"{row['core_iou_map']:.3f}" + (f", {beside} {row['beside']:.3f}" if beside else "")
+
+    look: dict[str, Any] = {"side": 150 * len(panels), "panels": len(panels)} if strip else {"side": 150}
+    widgets.paged_gallery(here.dataset, table, "", "interpret", "images", most=_SHOWN, url=address, detail=overlaps, **look)
+
+
+def _others(here: Frame) -> dict[str, Result]:
+    """Heatmaps of today that other encoders have over this data set."""
+    others = [e for e in here.workspace.encoders() if e != here.encoder]
+    found = {e: reads.stage(here.workspace, here.dataset, e, "heatmaps", "interpret") for e in others}
+    return {e: made.result for e, made in found.items() if made.state == "fresh" and made.result is not None}

@@ -5,6 +5,7 @@ import io
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
 
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import Masks, load_masks, mask_facts
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import NotFound
 from sslviz.store.files import read_table
@@ -62,34 +64,91 @@ def data_url(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def heat_file(dataset: str, encoder: str, row: int, side: int = 192) -> bytes:
-    """JPEG of a sample (row of samples.parquet) as the encoder sees it, under its stored heatmap. Raises NotFound, InputError."""
+def cut_out(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """A picture uint8[S, S, 3], dark where its mask uint8[S, S] is below 128; all grey without one."""
+    if mask is None:
+        return np.full_like(pixels, 128)
+    return np.where(mask[..., None] >= 128, pixels, pixels // 8)
+
+
+def heat_file(dataset: str, encoder: str, row: int, strip: bool = False, beside: str = "", side: int = 192) -> bytes:
+    """JPEG of a sample (row of samples.parquet) as the encoder sees it, under its stored heatmap.
+
+    strip: the picture, then under its heat, then what its core and its spurious mask mark, side by side, and last, where another
+    encoder is named, under that one's heat. Raises NotFound, InputError.
+    """
+    workspace = Workspace()
+    found = datasets.load(workspace, dataset)
+    if found.root is None or row >= len(found.samples):
+        raise NotFound(f"no sample {row} of {dataset} has a picture.")
+    sample_id = str(found.samples["sample_id"].iat[row])
+    seen = _seen(workspace, found, encoder, sample_id)
+    panels = [blend(seen.pixels, seen.heat)]
+    if strip:
+        masks = _masks_of(workspace, found, encoder, sample_id, seen.picture)
+        panels = [seen.pixels, *panels, *(cut_out(seen.pixels, masks.get(kind)) for kind in OUTLINES)]
+    if strip and beside:
+        other = _seen(workspace, found, beside, sample_id)
+        panels.append(blend(other.pixels, other.heat))
+    image = Image.new("RGB", (side * len(panels), side))
+    for k, panel in enumerate(panels):
+        image.paste(Image.fromarray(panel).resize((side, side), Image.Resampling.BICUBIC), (k * side, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+class _Seen(NamedTuple):
+    """A picture as an encoder sees it uint8[S, S, 3], its heat float[S, S], and the picture's own width and height."""
+
+    pixels: np.ndarray
+    heat: np.ndarray
+    picture: tuple[int, int]
+
+
+def _seen(workspace: Workspace, dataset: datasets.Dataset, encoder: str, sample_id: str) -> _Seen:
     import torch
 
     from sslviz.data.loading import read_picture
     from sslviz.heatmaps import finish
 
-    workspace = Workspace()
-    found = datasets.load(workspace, dataset)
-    result = latest_result(workspace.results(dataset, encoder, "interpret"))
-    if result is None or found.root is None or row >= len(found.samples):
-        raise NotFound(f"no heatmap {row} of {dataset} by {encoder}.")
-    sample_id = str(found.samples["sample_id"].iat[row])
+    result = latest_result(workspace.results(dataset.name, encoder, "interpret"))
+    if result is None:
+        raise NotFound(f"no heatmaps of {dataset.name} by {encoder}.")
     with _lock:
         maps = _maps(str(result.folder), result.key)
     if sample_id not in maps.index:
         raise NotFound(f"no heatmap of {sample_id} by {encoder}.")
     spec = load_spec(workspace, encoder).input
-    loaded = read_picture(found.root / sample_id, spec.resize, spec.size, thumb=False)
+    assert dataset.root is not None
+    loaded = read_picture(dataset.root / sample_id, spec.resize, spec.size, thumb=False)
     if loaded.pixels is None:
         raise NotFound(f"{sample_id}: {loaded.error}.")
     height, width = result.content["summary"]["map_size"]
     raw = torch.tensor(np.asarray(maps[sample_id], np.float32).reshape(1, height, width))
-    pixels = blend(loaded.pixels.permute(1, 2, 0).numpy(), finish(raw, (spec.size, spec.size))[0].numpy())
-    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
+    heat = finish(raw, (spec.size, spec.size))[0].numpy()
+    return _Seen(loaded.pixels.permute(1, 2, 0).numpy(), heat, (loaded.width, loaded.height))
+
+
+def _masks_of(
+    workspace: Workspace, dataset: datasets.Dataset, encoder: str, sample_id: str, picture: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    facts = mask_facts(dataset)
+    if facts is None:
+        return {}
+    spec = load_spec(workspace, encoder).input
+    with _lock:
+        return stored_masks(str(dataset.folder), dataset.fingerprint, facts["fingerprint"]).read(
+            sample_id, picture, spec.resize, spec.size
+        )
+
+
+@lru_cache(maxsize=2)
+def stored_masks(folder: str, dataset: str, fingerprint: str) -> Masks:
+    """The masks of the data set in a folder; fingerprints: of data set and masks."""
+    found = load_masks(datasets.load(Workspace(Path(folder).parents[1]), Path(folder).name))
+    assert found is not None
+    return found
 
 
 @lru_cache(maxsize=4)

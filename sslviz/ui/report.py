@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS, score_titles
+from sslviz.data.masks import mask_facts
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
 from sslviz.errors import InputError
@@ -19,6 +20,14 @@ from sslviz.ui.figures import scores as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import interval, percent, plain
 
+_ICONS = {"fresh": ":material/check_circle:", "stale": ":material/history:", "missing": ":material/radio_button_unchecked:"}
+_FURTHER = {
+    "compress": ("compression", "Compression", "Find the curve"),
+    "interpret": ("heatmaps", "Heatmaps", "Make them"),
+    "project": ("projection", "Map", "Make it"),
+    "finetune": ("finetune", "Fine-tuning", ""),
+}
+"""Job -> its page, what its result is called, and what its button says ("": it has settings to be chosen on its page)."""
 _SAYS = {
     "predicts": "**The Q-Score predicts which images the linear probe gets right here**",
     "weakly predicts": "**The Q-Score weakly predicts which images the linear probe gets right here**",
@@ -132,28 +141,41 @@ def damage(summary: dict[str, Any]) -> None:
 
 def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
     """Each result's state, with the button that makes it; while a run is going on the buttons wait."""
-    icons = {"fresh": ":material/check_circle:", "stale": ":material/history:", "missing": ":material/radio_button_unchecked:"}
     verbs = {"embed": "Embed", "probe": "Train the probe", "score": "Score"}
     for column, stage in zip(st.columns(len(stages)), stages, strict=True):
         with column, st.container(border=True):
-            st.markdown(f"{icons[stage.state]} **{stage.name}**: {stage.state}")
+            st.markdown(f"{_ICONS[stage.state]} **{stage.name}**: {stage.state}")
             if stage.job == "probe" and not here.dataset.has_labels:
                 st.caption("needs labels: class folders (FOLDER/CLASS/image or FOLDER/train/CLASS/image)")
                 continue
-            if stage.why:
-                st.caption(plain(stage.why))
-            if stage.state != "fresh":
-                ready = stage.job == "embed" or stages[0].state == "fresh"
-                again = "" if stage.state == "missing" else " again"
-                widgets.job_button(
-                    here.workspace,
-                    stage.job,
-                    here.dataset.name,
-                    here.encoder,
-                    verbs[stage.job] + again,
-                    stage.result,
-                    disabled=busy or not ready,
-                )
+            ready = stage.job == "embed" or stages[0].state == "fresh"
+            _make(here, stage, verbs[stage.job], disabled=busy or not ready)
+
+
+def further(here: Frame, embeddings: reads.Stage, busy: bool) -> None:
+    """The state of what rests on embeddings and scores, each with the button that makes it and the way to its page."""
+    lacking = {
+        "compress": "" if here.dataset.has_labels else "needs labels",
+        "interpret": "" if mask_facts(here.dataset) else "needs masks",
+        "finetune": "" if here.dataset.root else "needs images",
+    }
+    for column, (job, (page, name, verb)) in zip(st.columns(len(_FURTHER)), _FURTHER.items(), strict=True):
+        stage = reads.stage(here.workspace, here.dataset, here.encoder, name, job)
+        with column, st.container(border=True):
+            st.page_link(f"pages/{page}.py", label=f"**{name}**: {stage.state}", icon=_ICONS[stage.state])
+            if lacking.get(job):
+                st.caption(lacking[job])
+            else:
+                _make(here, stage, verb, disabled=busy or embeddings.state != "fresh")
+
+
+def _make(here: Frame, stage: reads.Stage, verb: str, disabled: bool) -> None:
+    """Why a result is not of today, and the button that makes it, where one does."""
+    if stage.why:
+        st.caption(plain(stage.why))
+    if stage.state != "fresh" and verb:
+        label = verb + ("" if stage.state == "missing" else " again")
+        widgets.job_button(here.workspace, stage.job, here.dataset.name, here.encoder, label, stage.result, disabled=disabled)
 
 
 def left_out(here: Frame) -> None:

@@ -207,11 +207,12 @@ async def _image(request: "Request") -> "Response":
 
 
 async def _heat(request: "Request") -> "Response":
-    """A sample under its stored heatmap, by data set, encoder and row."""
+    """A sample under its stored heatmap, by data set, encoder and row; `strip` and `beside` as `heat_file` has them."""
     from sslviz.ui.overlays import heat_file
 
     name, encoder, row = (request.path_params[k] for k in ("dataset", "encoder", "row"))
-    return await _picture(request, name, lambda: (heat_file(name, encoder, row), "image/jpeg"))
+    strip, beside = (request.query_params.get(k, "") for k in ("strip", "beside"))
+    return await _picture(request, name, lambda: (heat_file(name, encoder, row, bool(strip), beside), "image/jpeg"))
 
 
 async def _picture(request: "Request", name: str, make: Callable[[], tuple[bytes, str]]) -> "Response":

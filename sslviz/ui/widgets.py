@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 import streamlit as st
@@ -43,10 +43,13 @@ def _component(name: str, html: str) -> Any:
     return st.components.v2.component(f"sslviz_{name}", html=html, css=css, js=js)
 
 
-def cards(items: list[dict[str, str]], key: str, side: int = 112) -> str | None:
-    """A grid of picture buttons (id, url, title, detail, alt, tone); the id that was clicked, or had Enter pressed on it."""
+def cards(items: list[dict[str, str]], key: str, side: int = 112, panels: int = 1) -> str | None:
+    """A grid of picture buttons (id, url, title, detail, alt, tone); the id that was clicked, or had Enter pressed on it.
+
+    side: least width, pixels · panels: how many times as wide as high a picture is.
+    """
     gallery = _component("gallery", '<div class="gallery" role="group" aria-label="Images"></div>')
-    picked = gallery(data={"items": items, "side": side}, key=key, on_clicked_change=lambda: None)
+    picked = gallery(data={"items": items, "side": side, "panels": panels}, key=key, on_clicked_change=lambda: None)
     return str(picked.clicked) if picked.clicked is not None else None
 
 
@@ -62,9 +65,10 @@ def thumb_url(dataset: Dataset, row: int) -> str:
     return "" if dataset.root is None else f"/api/thumb/{quote(dataset.name)}/{row}?of={dataset.fingerprint}"
 
 
-def heat_url(dataset: Dataset, encoder: str, row: int, key: str) -> str:
-    """Address of the sample of this row under its stored heatmap; key: of the result that has it."""
-    return f"/api/heat/{quote(dataset.name)}/{quote(encoder)}/{row}?of={dataset.fingerprint}&key={key}"
+def heat_url(dataset: Dataset, encoder: str, row: int, key: str, strip: bool = False, beside: str = "") -> str:
+    """Address of the sample of this row under its stored heatmap, as `overlays.heat_file` makes it; key: of all it shows."""
+    asked = urlencode({"of": dataset.fingerprint, "key": key, **({"strip": 1, "beside": beside} if strip else {})})
+    return f"/api/heat/{quote(dataset.name)}/{quote(encoder)}/{row}?{asked}"
 
 
 def gallery(
@@ -73,13 +77,14 @@ def gallery(
     score: str,
     key: str,
     side: int = 112,
+    panels: int = 1,
     url: Callable[[dict[str, Any]], str | None] = lambda row: None,
     detail: Callable[[dict[str, Any]], str] = lambda row: "",
 ) -> None:
     """A grid of samples (rows of `reads.scores`); a click, or Enter on one, opens it on the sample page.
 
     `score`: the column whose value stands below each, "" for none · `detail`: what stands there instead · `url`: of another
-    picture of a row, else its thumbnail.
+    picture of a row, else its thumbnail · `panels`: how many stand side by side in it.
     """
     has_probe = "correct" in table
     items = []
@@ -105,7 +110,7 @@ def gallery(
                 "tone": tone,
             }
         )
-    clicked = cards(items, key, side)
+    clicked = cards(items, key, side, panels)
     if clicked is not None:
         go_to("sample", sample=clicked)
 
@@ -139,7 +144,7 @@ def facts(rows: Sequence[tuple[str, ...]]) -> None:
     """Figures in a row: label, value, what stands below it, and where the label needs one an explanation."""
     with st.container(horizontal=True):
         for label, value, below, *explained in rows:
-            with st.container(width=132, gap="xsmall"):
+            with st.container(width=122, gap="xsmall"):
                 st.metric(label, value, help=explained[0] if explained else None)
                 st.caption(below)
 

@@ -18,12 +18,15 @@ from sslviz.encoders.run import load_encoder
 from sslviz.errors import SslvizError
 from sslviz.heatmaps import finish
 from sslviz.jobs import runner
+from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.interpret import InterpretSettings, interpret
+from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from sslviz.ui.figures import interpret as figures
-from sslviz.ui.overlays import blend, heat_file
+from sslviz.ui.overlays import blend, cut_out, heat_file
 from tests.data.test_masks import blob, put
+from tests.inputs import small_encoder
 from tests.pages.conftest import text
 from tests.pages.test_pages import shown_cards
 
@@ -247,6 +250,72 @@ def test_the_picture_of_a_row_is_its_own_under_its_own_map(masked, workspace, tm
     for wrong in (("photos", "tiny", 999), ("photos", "nobody", 0), ("photos", "tiny", 0)):  # row 0 is a train image
         with pytest.raises(SslvizError):
             heat_file(*wrong)
+
+
+@pytest.fixture
+def two(masked, workspace):
+    """Heatmaps of the same images by `tiny` and by `other`."""
+    small_encoder(workspace, "other", seed=5)
+    embed(EmbedSettings(dataset="photos", encoder="other"), workspace, Progress())
+    score(ScoreSettings(dataset="photos", encoder="other"), workspace, Progress())
+    for encoder in ("tiny", "other"):
+        interpret(InterpretSettings(dataset="photos", encoder=encoder), workspace, Progress())
+
+
+def test_a_picture_stands_beside_its_heat_its_mask_and_another_encoders_heat(two, workspace, tmp_path):
+    """Panel by panel against the picture and the mask as they lie on disk."""
+    maps = {
+        encoder: latest_result(workspace.results("photos", encoder, "interpret")).table("maps").set_index("sample_id")["map"]
+        for encoder in ("tiny", "other")
+    }
+    sample_id = max(maps["tiny"].index, key=lambda i: min(max(maps["tiny"][i]), max(maps["other"][i])))
+    samples = datasets.load(workspace, "photos").samples
+    row = int(samples.index[samples["sample_id"] == sample_id][0])
+    whole = Image.open(io.BytesIO(heat_file("photos", "tiny", row, strip=True, beside="other", side=128)))
+    assert whole.size == (5 * 128, 128)
+    panels = [whole.crop((k * 128, 0, k * 128 + 128, 128)).resize((32, 32), Image.Resampling.BOX) for k in range(5)]
+    shown = [np.asarray(panel).astype(float) for panel in panels]
+    picture = np.asarray(Image.open(tmp_path / "photos" / sample_id)).astype(float)
+    raw = {encoder: torch.tensor(np.array(found[sample_id]).reshape(1, 8, 8)) for encoder, found in maps.items()}
+    heats = {encoder: finish(found, (32, 32))[0].numpy() for encoder, found in raw.items()}
+    assert min(heat.max() for heat in heats.values()) == 1
+    mask = np.asarray(Image.open(tmp_path / "masks/core" / sample_id)) >= 128
+    wanted = [
+        picture,
+        blend(picture, heats["tiny"]),
+        np.where(mask[..., None], picture, picture / 8),
+        np.where(mask[..., None], picture / 8, picture),
+        blend(picture, heats["other"]),
+    ]
+    for found, right in zip(shown, wanted, strict=True):
+        apart = [np.abs(found - each).mean() for each in wanted]
+        assert np.abs(found - right).mean() == min(apart) < 8
+    assert Image.open(io.BytesIO(heat_file("photos", "tiny", row, strip=True, side=32))).size == (4 * 32, 32)
+    assert (cut_out(picture.astype(np.uint8), None) == 128).all()
+    with pytest.raises(SslvizError, match="by nobody"):
+        heat_file("photos", "tiny", row, strip=True, beside="nobody")
+
+
+def test_the_gallery_shows_pictures_side_by_side(app, two, workspace, monkeypatch):
+    test = app("heatmaps", dataset="photos", encoder="tiny")
+    shown = shown_cards(monkeypatch)
+    test.segmented_control(key="interpret-as").set_value("side by side").run()
+    assert all("strip=1" in item["url"] for item in shown)
+    assert "From left: the picture; under the heat of tiny; what counts as the object; as its surroundings." in text(
+        test
+    ).replace("\\", "")
+    shown.clear()
+    test.selectbox(key="interpret-beside").set_value("other").run()
+    assert "as its surroundings; under the heat of other." in text(test).replace("\\", "")
+    of = {
+        e: latest_result(workspace.results("photos", e, "interpret")).table("looks").set_index("sample_id")
+        for e in ("tiny", "other")
+    }
+    assert len(shown) == 12
+    for item in shown:
+        assert "beside=other" in item["url"]
+        mine, theirs = (of[e].loc[item["id"], "core_iou_map"] for e in ("tiny", "other"))
+        assert item["detail"].startswith(f"{mine:.3f}, other {theirs:.3f}")
 
 
 def test_a_features_images_are_its_strongest_under_its_map(app, masked, workspace, tmp_path):

@@ -10,6 +10,7 @@ from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
+from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.files import read_json, write_json
@@ -120,6 +121,23 @@ def test_overview_shows_the_commands_numbers(app, scored):
     low, high = q["intervals"]["auroc"]
     assert f"95 %: {100 * low:.1f} to {100 * high:.1f}" in read
     assert read.count(": fresh") == 3
+
+
+def test_overview_says_what_else_there_is_and_makes_it(app, scored, workspace, monkeypatch):
+    def links():
+        return {link.proto.label for link in app().get("page_link")}
+
+    assert {"**Compression**: missing", "**Heatmaps**: missing", "**Map**: missing", "**Fine-tuning**: missing"} < links()
+    assert "needs masks" in text(app())
+    compress(CompressSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    assert "**Compression**: fresh" in links()
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app()
+    assert [b.label for b in test.button if b.key in {"start-compress", "start-interpret"}] == []
+    test.button(key="start-project").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert (run["job"], run["settings"]["encoder"]) == ("project", "tiny")
+    assert test.button(key="start-project").disabled  # one run at a time
 
 
 def test_scores_page_has_grid_charts_and_rivals(app, scored):
