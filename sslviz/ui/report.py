@@ -162,16 +162,15 @@ def further(here: Frame, embeddings: reads.Stage, busy: bool) -> None:
     for column, (job, (page, name, verb)) in zip(st.columns(len(_FURTHER)), _FURTHER.items(), strict=True):
         stage = reads.stage(here.workspace, here.dataset, here.encoder, name, job)
         with column, st.container(border=True):
-            st.page_link(f"pages/{page}.py", label=f"**{name}**: {stage.state}", icon=_ICONS[stage.state])
-            if lacking.get(job):
-                st.caption(lacking[job])
-            else:
+            st.page_link(f"pages/{page}.py", label=f"**{name}**", icon=_ICONS[stage.state])
+            st.caption(lacking.get(job) or stage.state)
+            if not lacking.get(job):
                 _make(here, stage, verb, disabled=busy or embeddings.state != "fresh")
 
 
 def _make(here: Frame, stage: reads.Stage, verb: str, disabled: bool) -> None:
     """Why a result is not of today, and the button that makes it, where one does."""
-    if stage.why:
+    if stage.state == "stale":
         st.caption(plain(stage.why))
     if stage.state != "fresh" and verb:
         label = verb + ("" if stage.state == "missing" else " again")
