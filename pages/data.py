@@ -8,6 +8,7 @@ from sslviz.ui import forms, frame
 frame.open_page("Data", "How do my images and my checkpoint get in?")
 workspace = Workspace()
 forms.analyze_form(workspace)
+forms.known_data_form(workspace)
 forms.masks_form(workspace)
 forms.pretrain_form(workspace)
 forms.catalogue_form(workspace)

@@ -195,7 +195,15 @@ def _is_path(text: str) -> bool:
 
 def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, name: str | None = None) -> str:
     from sslviz.data.dataset import add_folder
+    from sslviz.data.sources import split_source
 
+    if split_source(given):
+        if classes is not None:
+            raise InputError("--classes picks among the folders of a folder; a data set that is had by name comes whole.")
+        from sslviz.jobs.import_data import name_of
+
+        job, name = JOBS["import_data"], check_name("data set", name or name_of(given))
+        return str(_run(job, parse(job.settings, {"name": name, "source": given}), workspace)["dataset"])
     root = Path(given).expanduser().absolute()
     name = check_name("data set", name or name_from_path(root))
     only = None
@@ -550,7 +558,7 @@ def _register_jobs() -> None:
             app.command(name)(_command(entry, _prepare_analyze, {"images": "dataset"}))
         elif name == "import_arrays":
             app.command("import")(_command(entry, lambda values, _: {**values, "file": os.path.abspath(values["file"])}, {}))
-        elif name != "import_encoder":  # sslviz encoders add
+        elif name not in ("import_encoder", "import_data"):  # sslviz encoders add, sslviz data add
             app.command(name)(_command(entry, _names, {}))
 
 
@@ -560,7 +568,7 @@ def _register_jobs() -> None:
 @data_app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
-    source: Annotated[str, typer.Argument(help="folder of images")],
+    source: Annotated[str, typer.Argument(help="folder of images, torchvision:NAME or hf:OWNER/NAME")],
     masks: Annotated[
         Path | None,
         typer.Option(help="folder of masks: core/ and spurious/, Salient ImageNet, trimaps/, or a tree like the images'"),
@@ -570,6 +578,9 @@ def data_add(
     as_json: JsonOption = False,
 ) -> None:
     """Register a folder of images, and masks of what they show; reads names and sizes only, links are followed.
+
+    By name, torchvision's CIFAR10, CIFAR100, STL10, Imagenette, OxfordIIITPet (with masks) and Flowers102, and image data
+    sets of the Hugging Face hub are downloaded.
 
     Example: sslviz data add photos ~/photos --masks ~/photos/masks
     """
@@ -605,7 +616,7 @@ def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
             markup=False,
         )
     if not facts:
-        out.print("No data set yet. Register one: sslviz data add NAME FOLDER")
+        out.print("No data set yet. Register one: sslviz data add NAME FOLDER", markup=False)
 
 
 @data_app.command("show")

@@ -143,10 +143,29 @@ def test_inspect_says_what_is_inside(sslviz, tmp_path):
     assert json.loads(sslviz("encoders", "inspect", "moco.pth.tar", "--json")[1])["taken"] == "state_dict.module.encoder_q"
 
 
+def test_a_data_set_by_name_is_a_run(sslviz, workspace, tmp_path):
+    import datasets as hugging
+
+    (tmp_path / "hub").mkdir()
+    features = hugging.Features({"image": hugging.Image(), "label": hugging.ClassLabel(names=["a", "b"])})
+    png = tmp_path / "one.png"
+    picture(0, 8, 8, 0).save(png)
+    rows = {"image": [{"bytes": png.read_bytes(), "path": None}] * 10, "label": [0, 1] * 5}
+    hugging.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "hub" / "all.parquet")
+    code, out, _ = sslviz("data", "add", "mine", f"hf:{tmp_path / 'hub'}", "--json")
+    assert code == 0
+    assert json.loads(out)["counts"] == {"train": 10}
+    assert workspace.datasets() == ["mine"]
+    code, _, err = sslviz("data", "add", "other", "torchvision:MNIST", "--json")
+    assert code == 2
+    assert 'unknown torchvision data set "MNIST"' in err
+    assert sslviz("data", "add", "other", "torchvision:CIFAR10", "--classes", "x.txt")[0] == 2
+
+
 def test_every_command_has_help_with_its_example():
     runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
     for name in JOBS:
-        if name == "import_encoder":  # the hand-written `encoders add`, with arguments
+        if name in ("import_encoder", "import_data"):  # the hand-written `encoders add` and `data add`, with arguments
             continue
         command = "import" if name == "import_arrays" else name
         done = runner.invoke(app, [command, "--help"])
@@ -183,7 +202,7 @@ def test_the_commands_of_runs_are_commands():
         if command := _command({"job": job, "settings": needed}):
             shown[job] = [word for word in command.split() if word.startswith("--")]
     assert {"embed", "score", "finetune", "pretrain", "compare"} <= set(shown)
-    assert not {"import_encoder", "import_arrays", "analyze"} & set(shown)
+    assert not {"import_encoder", "import_data", "import_arrays", "analyze"} & set(shown)
     for job, flags in shown.items():
         said = CliRunner().invoke(app, [job, "--help"], env={"COLUMNS": "200"}).output
         assert [flag for flag in flags if flag not in said] == []

@@ -202,6 +202,35 @@ def pretrain_form(workspace: Workspace) -> None:
             _show_run()
 
 
+def known_data_form(workspace: Workspace) -> None:
+    """Data sets that are had by name: `sslviz data add NAME torchvision:NAME`."""
+    from sslviz.data.sources.torchvision import DATASETS
+    from sslviz.jobs.import_data import ImportDataSettings, name_of
+
+    with st.expander("A data set by name"):
+        left, right = st.columns(2)
+        other = "of the Hugging Face hub"
+        known = left.selectbox("Data set", [*DATASETS, other], key="known-entry")
+        source = f"torchvision:{known}"
+        if known == other:
+            source = (
+                "hf:" + right.text_input("Name there", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG").strip()
+            )
+        st.caption(
+            "Downloaded to the workspace, with its splits and classes, and its masks where it has some (OxfordIIITPet). "
+            "Imagenette in its version of 320 pixels. Of the hub: data sets with a column of pictures."
+        )
+        if st.button("Bring it in", icon=":material/download:", disabled=source == "hf:", key="known-take"):
+            try:
+                if Path(source.removeprefix("hf:")).expanduser().exists():  # of a folder here: only where a browser may read
+                    allowed_path(source.removeprefix("hf:"))
+            except EXPECTED as error:
+                st.error(plain(said(error)))
+                return
+            widgets.start_job(workspace, "import_data", ImportDataSettings(name=name_of(source), source=source))
+            _show_run()
+
+
 def masks_form(workspace: Workspace) -> None:
     """The masks of a data set: `sslviz data add --masks`."""
     with st.expander("Masks of what the images show"):

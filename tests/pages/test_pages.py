@@ -354,6 +354,23 @@ def test_a_comparison_that_works_on_this_encoder_is_shown_with_its_cancel(app, p
     assert not any(b.key == "start-analyze" for b in test.button)
 
 
+def test_data_sets_by_name_are_brought_in(app, workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path / "allowed"))
+    test = app("data")
+    test.selectbox(key="known-entry").set_value("of the Hugging Face hub").run()
+    assert test.button(key="known-take").disabled
+    test.text_input(key="known-hub").set_value(str(tmp_path)).run()
+    test.button(key="known-take").click().run()
+    assert "lies outside the folders" in text(test)
+    assert runner.list_runs(workspace) == []
+    test.text_input(key="known-hub").set_value("owner/Pictures").run()
+    test.button(key="known-take").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert run["job"] == "import_data"
+    assert (run["settings"]["name"], run["settings"]["source"]) == ("pictures", "hf:owner/Pictures")
+
+
 def test_the_catalogue_offers_what_the_command_lists_and_takes_it_in(app, workspace, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     test = app("data")

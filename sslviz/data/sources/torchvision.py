@@ -1,0 +1,68 @@
+"""Data sets that torchvision downloads, checks (MD5) and unpacks."""
+
+import inspect
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sslviz.data.sources import SOURCES, Found, Picture
+from sslviz.errors import unknown_name
+
+DATASETS: dict[str, dict[str, dict[str, Any]]] = {
+    "CIFAR10": {"train": {"train": True}, "test": {"train": False}},
+    "CIFAR100": {"train": {"train": True}, "test": {"train": False}},
+    "STL10": {"train": {"split": "train"}, "test": {"split": "test"}},
+    "Imagenette": {"train": {"split": "train", "size": "320px"}, "test": {"split": "val", "size": "320px"}},
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "Flowers102": {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}},
+}
+"""Name at torchvision -> our split -> what its class is asked for."""
+MASKS = {"OxfordIIITPet": "oxford-iiit-pet"}
+"""Where masks come with the pictures: their folder among the downloads."""
+
+
+@SOURCES.register("torchvision")
+def open_torchvision(name: str, downloads: Path) -> Found:
+    """One of `DATASETS`; downloaded to downloads/torchvision where it is not there yet."""
+    from torchvision import datasets
+
+    if name not in DATASETS:
+        raise unknown_name("torchvision data set", name, DATASETS, "")
+    root = downloads / "torchvision"
+    root.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for split, asked in DATASETS[name].items():
+        kind = getattr(datasets, name)
+        loader = {"loader": Path} if "loader" in inspect.signature(kind.__init__).parameters else {}
+        found[split] = _open(kind, {"root": root, **asked, **loader})
+    masks = root / MASKS[name] if name in MASKS else None
+    return Found(sum(map(len, found.values())), _pictures(found), masks)
+
+
+def _open(kind: Any, asked: dict[str, Any]) -> Any:
+    """As it lies there; downloaded first where it does not."""
+    try:
+        return kind(**asked)
+    except RuntimeError:
+        return kind(**asked, download=True)
+
+
+def _pictures(found: dict[str, Any]) -> Iterator[Picture]:
+    for split, each in found.items():
+        titles = [title if isinstance(title, str) else title[0] for title in each.classes]  # Imagenette: with synonyms
+        files = getattr(each, "_images", None)  # Pets: its loader cannot be chosen, and masks are paired by these names
+        for k in range(len(each)):
+            shown, label = each[k] if files is None else (Path(files[k]), each._labels[k])
+            if isinstance(shown, Image.Image):
+                yield Picture(split, titles[label], f"{k:06d}", _png(shown))
+            else:
+                yield Picture(split, titles[label], shown.stem, shown)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
