@@ -1,5 +1,6 @@
 """Jobs: settings in, a result in the workspace out. Command line, app and runs all go through them."""
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from sslviz.progress import Progress
 from sslviz.registry import Registry
 from sslviz.store.workspace import Workspace
 
+WORKERS = max(2, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2))
+"""Threads or processes that read images where nobody says otherwise: this machine's cores, 2 to 16."""
 Eps = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, RunFailed, Stale, shown
-from sslviz.jobs import Eps, Settings, command_of, job
+from sslviz.jobs import WORKERS, Eps, Settings, command_of, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
@@ -96,7 +96,7 @@ class FinetuneSettings(Settings):
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="bf16 is faster on GPUs, but rounds the Q term away at small lambda1"
     )
-    workers: int = Field(2, ge=1, le=128, description="threads, or with files processes, that read images")
+    workers: int = Field(WORKERS, ge=1, le=128, description="threads, or with files processes, that read images")
     processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
 
     def encoder_name(self, arm: str, seed: int) -> str:

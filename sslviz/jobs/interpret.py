@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, NotFound, Stale, shown
-from sslviz.jobs import Settings, job
+from sslviz.jobs import WORKERS, Settings, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -30,7 +30,7 @@ class InterpretSettings(Settings):
     threshold: float = Field(0.5, gt=0, le=1, description="a heatmap's area is where it is at least this")
     mask_threshold: float = Field(0.5, gt=0, le=1, description="a mask's area is where it is at least this")
     signed: bool = Field(False, description="(ours) for transformers: features far below their mean explain too, negated")
-    workers: int = Field(2, ge=1, le=128, description="threads that read and decode images")
+    workers: int = Field(WORKERS, ge=1, le=128, description="threads that read and decode images")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
     seed: int = Field(0, ge=0, description="of shuffling, folds and intervals")
 

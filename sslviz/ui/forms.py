@@ -20,6 +20,9 @@ from sslviz.ui import widgets
 from sslviz.ui.widgets import plain
 
 
+_SPELT = {"lr": "learning rate", "l2": "L2"}
+
+
 def allowed_roots() -> list[Path]:
     """Folders a browser may name files in: $SSLVIZ_ROOTS (separated as $PATH is), default home and where the app was started."""
     given = os.environ.get("SSLVIZ_ROOTS")
@@ -132,7 +135,7 @@ def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", 
         if k % columns == 0:
             row = st.columns(columns, vertical_alignment="bottom")
         place = row[k % columns]
-        label, kind = name.replace("_", " "), info.annotation
+        label, kind = _title(name), info.annotation
         known: dict[str, Any] = {"help": info.description, "key": f"{prefix}-{name}"}
         if get_origin(kind) is Literal:
             options = list(get_args(kind))
@@ -153,6 +156,12 @@ def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", 
         st.error(plain(str(error)))
         st.stop()
         raise AssertionError from error
+
+
+def _title(field: str) -> str:
+    """A setting's name as a label: "batch_size" is "Batch size"."""
+    words = " ".join(_SPELT.get(word, word) for word in field.split("_"))
+    return words if field == "eps" else words[0].upper() + words[1:]
 
 
 def catalogue_form(workspace: Workspace) -> None:

@@ -143,8 +143,8 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
     page.get_by_label("Epochs", exact=True).press("Enter")
     page.get_by_text("--epochs 40").wait_for()
     page.get_by_text("More settings").click()
-    page.get_by_label("batch size", exact=True).fill("16")
-    page.get_by_label("batch size", exact=True).press("Enter")
+    page.get_by_label("Batch size", exact=True).fill("16")
+    page.get_by_label("Batch size", exact=True).press("Enter")
     page.get_by_text("--batch-size 16").wait_for()
     page.get_by_role("button", name="Fine-tune", exact=True).click()
     curve = "[aria-label='own self-supervised loss, by epoch'], [alt='own self-supervised loss, by epoch']"
