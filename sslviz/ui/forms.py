@@ -19,7 +19,6 @@ from sslviz.store.workspace import Workspace, name_from_path
 from sslviz.ui import widgets
 from sslviz.ui.widgets import plain
 
-
 _SPELT = {"lr": "learning rate", "l2": "L2"}
 
 
