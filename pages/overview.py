@@ -18,7 +18,7 @@ if scores.result is None:
 
 report.headline(scores, probe)
 report.states(here, stages, busy)
-report.further(here, stages[0], busy)
+report.further(here, stages, busy)
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
 if here.dataset.has_labels:

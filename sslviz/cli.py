@@ -203,7 +203,9 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
         from sslviz.jobs.import_data import name_of
 
         job, name = JOBS["import_data"], check_name("data set", name or name_of(given))
-        return str(_run(job, parse(job.settings, {"name": name, "source": given}), workspace)["dataset"])
+        result = _run(job, parse(job.settings, {"name": name, "source": given}), workspace)
+        _say_dataset(name, result["counts"], result["classes"], [])
+        return name
     root = Path(given).expanduser().absolute()
     name = check_name("data set", name or name_from_path(root))
     only = None
@@ -212,11 +214,16 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
             raise InputError(f"no file {classes} with class names.")
         only = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
     dataset, notes = add_folder(workspace, name, root, only)
-    counts = ", ".join(f"{n:,} {split}" for split, n in sorted(dataset.facts["counts"].items()))
-    err.print(f"data set {name}: {counts}; {len(dataset.classes)} classes.", markup=False)
+    _say_dataset(name, dataset.facts["counts"], len(dataset.classes), notes)
+    return name
+
+
+def _say_dataset(name: str, counts: dict[str, int], classes: int, notes: list[str]) -> None:
+    err.print(
+        f"data set {name}: {', '.join(f'{n:,} {split}' for split, n in sorted(counts.items()))}; {classes} classes.", markup=False
+    )
     for note in notes:
         err.print(f"  {note}", markup=False)
-    return name
 
 
 def _add_encoder(given: str, workspace: Workspace, name: str | None = None, **changes: Any) -> str:

@@ -152,14 +152,16 @@ def test_a_data_set_by_name_is_a_run(sslviz, workspace, tmp_path):
     picture(0, 8, 8, 0).save(png)
     rows = {"image": [{"bytes": png.read_bytes(), "path": None}] * 10, "label": [0, 1] * 5}
     hugging.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "hub" / "all.parquet")
-    code, out, _ = sslviz("data", "add", "mine", f"hf:{tmp_path / 'hub'}", "--json")
+    code, out, err = sslviz("data", "add", "mine", f"hf:{tmp_path / 'hub'}", "--json")
     assert code == 0
+    assert "data set mine: 10 train; 2 classes." in err
     assert json.loads(out)["counts"] == {"train": 10}
     assert workspace.datasets() == ["mine"]
     code, _, err = sslviz("data", "add", "other", "torchvision:MNIST", "--json")
     assert code == 2
     assert 'unknown torchvision data set "MNIST"' in err
-    assert sslviz("data", "add", "other", "torchvision:CIFAR10", "--classes", "x.txt")[0] == 2
+    code, _, err = sslviz("data", "add", "other", "torchvision:CIFAR10", "--classes", "x.txt")
+    assert (code, "--classes picks among the folders of a folder" in err) == (2, True)
 
 
 def test_every_command_has_help_with_its_example():

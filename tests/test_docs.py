@@ -33,7 +33,7 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         arms = pd.DataFrame({"arm": "both", "seed": seeds, "top1": top1, "eps": 1.0})
         gaps = pd.DataFrame({"arm": ["both"], "against": ["control"], "figure": ["top1"], "mean": [top1]})
-        summary = {"method": "byol", "n": 4, "eps": 1.0}
+        summary = {"method": "byol", "n": 4, "eps": 1.0, "images": 8}
         inputs = open_embedded(workspace, "photos", "tiny").inputs
         save_result(workspace.results("photos", "tiny", "finetune"), plain, inputs, {"arms": arms, "differences": gaps}, summary)
         monkeypatch.setattr(sys, "argv", asked)

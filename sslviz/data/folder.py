@@ -18,7 +18,7 @@ SPLITS = {
     "test": {"test", "testing", "testset", "eval", "evaluation"},
 }
 PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
-_LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
 _TEST_SHARE = 0.2
 
 
@@ -174,7 +174,7 @@ class _Scan:
         except UnicodeEncodeError:
             self.left_out["names that are not UTF-8"] += 1
             return
-        if name.startswith(".") or name.lower() in _LEFT_BEHIND:
+        if name.startswith(".") or name.lower() in LEFT_BEHIND:
             self.left_out["hidden or system files and folders"] += 1
             return
         ending = os.path.splitext(name)[1].lower()

@@ -26,6 +26,8 @@ class Picture(NamedTuple):
     remark: str
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
+"""What is opened, whatever a file is called: formats of pictures that Pillow reads by itself (EPS would start Ghostscript)."""
 DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError)
 """What Pillow raises where a file is not whole."""
 _ORIENTATION = 0x0112
@@ -42,7 +44,7 @@ def decode(content: bytes) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
             upright = image.getexif().get(_ORIENTATION, 1) == 1
             plain = upright and image.format in _WEB_FORMATS and image.mode in {"RGB", "L", "P", "RGBA"}
             if image.format == "JPEG" and image.mode in {"RGB", "L"}:

@@ -187,7 +187,9 @@ def mask_facts(dataset: Dataset) -> dict[str, Any] | None:
     """What is known of a data set's masks (`Masks.facts`); None where it has none, or had them as another folder."""
     path = dataset.folder / "masks.json"
     facts: dict[str, Any] | None = read_json(path) if path.exists() else None
-    return facts if facts is not None and facts.get("images_root") in (_place(dataset), str(dataset.root)) else None
+    if facts is None or facts.get("images_root") not in (_place(dataset), str(dataset.root)):
+        return None
+    return facts | ({"root": str(dataset.folder / facts["root"])} if facts["root"] else {})
 
 
 def _place(dataset: Dataset) -> str:
@@ -243,7 +245,8 @@ def add_masks(dataset: Dataset, root: Path, inside: list[Path] | None = None) ->
     table = pd.DataFrame(rows, columns=_COLUMNS[:4]).assign(content=None)
     seen = [_stamp(root / path) for path in table["path"]]
     frame = "centre crop" if form == "Salient ImageNet" else "picture"
-    kept = {"root": str(root), "links_inside": None if inside is None else [str(p) for p in inside]}
+    place = root.relative_to(dataset.folder) if root.is_relative_to(dataset.folder) else root  # a workspace may be moved
+    kept = {"root": str(place), "links_inside": None if inside is None else [str(p) for p in inside]}
     return _save(dataset, table, {**kept, "form": form, "of": frame, "notes": notes}, seen, words)
 
 

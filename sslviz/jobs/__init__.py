@@ -13,8 +13,6 @@ from sslviz.progress import Progress
 from sslviz.registry import Registry
 from sslviz.store.workspace import Workspace
 
-WORKERS = max(2, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2))
-"""Threads or processes that read images where nobody says otherwise: this machine's cores, 2 to 16."""
 Eps = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 
 
@@ -50,6 +48,12 @@ def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Ru
         return run
 
     return enter
+
+
+def readers(asked: int | None) -> int:
+    """Threads or processes that read images: as many as asked for, else this process's share of the cores, 2 to 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return asked or max(2, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def command_of(job: str, settings: Settings) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslviz.jobs import WORKERS, Eps, Settings, job
+from sslviz.jobs import Eps, Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
@@ -15,7 +15,9 @@ class AnalyzeSettings(Settings):
     eps: Eps = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
     batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
     chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default a twentieth, at most 16 MB")
-    workers: int = Field(WORKERS, ge=1, le=128, description="threads that read and decode images")
+    workers: int | None = Field(
+        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
+    )
     project: bool = Field(False, description="also make the map")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
 

@@ -35,7 +35,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     if settings.encoder not in encoders:
         raise unknown_name("demo encoder", settings.encoder, encoders, "")
     folder = workspace.create().dataset(check_name("data set", settings.dataset))
-    if settings.dataset in workspace.datasets() and datasets.load(workspace, settings.dataset).root != folder / "images":
+    if settings.dataset in workspace.datasets() and not (folder / "causes.parquet").exists():
         raise InputError(
             f'there is another data set "{settings.dataset}" in this workspace. Name the demo: sslviz demo --dataset NAME'
         )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import WORKERS, Settings, job
+from sslviz.jobs import Settings, job, readers
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
@@ -20,7 +20,9 @@ class EmbedSettings(Settings):
     chunk_rows: int | None = Field(
         None, ge=1, description="rows a chunk on disk; default a twentieth, but at least 256 and at most 16 MB"
     )
-    workers: int = Field(WORKERS, ge=1, le=128, description="threads that read and decode images")
+    workers: int | None = Field(
+        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
     precision: Literal["32", "bf16"] = Field("32", description="arithmetic of the forward pass; part of the result's identity")
     store_dtype: Literal["float32", "float16"] = Field("float32", description="numbers on disk; part of the result's identity")
@@ -116,8 +118,9 @@ class _Pass:
         self.started = time.monotonic()
         spec = encoder.spec.input
         ids = plan.loc[plan["todo"], "sample_id"].tolist()
-        window = max(4 * settings.workers, 2 * settings.batch_size)
-        self.pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size), ids, settings.workers, window)
+        n = readers(settings.workers)
+        window = max(4 * n, 2 * settings.batch_size)
+        self.pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size), ids, n, window)
 
     def chunk(self, chunk: int, rows: Any) -> None:
         import numpy as np

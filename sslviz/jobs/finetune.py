@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, RunFailed, Stale, shown
-from sslviz.jobs import WORKERS, Eps, Settings, command_of, job
+from sslviz.jobs import Eps, Settings, command_of, job, readers
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
@@ -96,7 +96,9 @@ class FinetuneSettings(Settings):
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="bf16 is faster on GPUs, but rounds the Q term away at small lambda1"
     )
-    workers: int = Field(WORKERS, ge=1, le=128, description="threads, or with files processes, that read images")
+    workers: int | None = Field(
+        None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
+    )
     processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
 
     def encoder_name(self, arm: str, seed: int) -> str:
@@ -634,7 +636,7 @@ class _Trainer:
     def images(self) -> "Source":
         from sslviz.jobs.training import train_images
 
-        size, workers = self.origin.made.size, self.settings.workers
+        size, workers = self.origin.made.size, readers(self.settings.workers)
         return train_images(self.dataset, self.ids, size, self.from_files, workers, 0, self.progress)[0]
 
     @cached_property
@@ -691,7 +693,8 @@ class _Trainer:
 
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
         own["from_files"] = self.from_files
-        own["images"] = len(self.ids)
+        if self.settings.most():
+            own["images"] = len(self.ids)
         selection = [self.fixed.features.tolist(), self.fixed.eps]
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
         if self.settings.refresh_every:
@@ -782,7 +785,7 @@ class _Watch:
         assert root is not None
         spec, batch = self.trainer.origin.spec, 64
         encoder = Encoder(spec, deepcopy(self.trainer.origin.made.kept(self.method)), str(self.regulariser.features.device))
-        workers = self.trainer.settings.workers
+        workers = readers(self.trainer.settings.workers)
         pictures = ahead(
             lambda s: read_picture(root / s, spec.input.resize, spec.input.size, thumb=False), sample_ids, workers, 2 * batch
         )

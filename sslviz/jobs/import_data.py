@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError, SslvizError
+from sslviz.errors import InputError
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name, name_from_path
@@ -25,44 +25,42 @@ def import_data(settings: ImportDataSettings, workspace: Workspace, progress: Pr
     """Download a data set that torchvision or the Hugging Face hub has, and register it, with its masks where it has some."""
     from sslviz.data import dataset as datasets
     from sslviz.data.masks import add_masks
-    from sslviz.data.sources import SOURCES, split_source, write_pictures
+    from sslviz.data.sources import SOURCES, link, split_source, write_pictures
     from sslviz.store.files import only_writer, read_json, write_json
 
     name = check_name("data set", settings.name)
     asked = split_source(settings.source)
     if asked is None:
-        raise InputError(
-            f'"{settings.source}" is no data set\'s name. Write {" or ".join(f"{source}:NAME" for source in SOURCES)}.'
-        )
+        ways = " or ".join(f"{source}:{SOURCES[source].form}" for source in SOURCES)
+        raise InputError(f'"{settings.source}" is no data set\'s name. Write {ways}.')
     source, there = asked
     folder, downloads = workspace.create().dataset(name), workspace.root / "downloads"
-    with only_writer(downloads / source, f"what comes from {source}"):
+    who = f"run {progress.folder.name}" if progress.folder else ""
+    with only_writer(downloads / source, f"what comes from {source}", who):
+        record, images, masks = folder / "source.json", folder / "images", folder / "masks"
         if name in workspace.datasets():
-            record = folder / "source.json"
-            if not record.exists() or read_json(record)["source"] != settings.source:
+            dataset = datasets.load(workspace, name)
+            if dataset.root != images or not record.exists() or read_json(record)["source"] != settings.source:
                 raise InputError(
                     f'data set "{name}" is already there, from elsewhere. Choose another name or remove it: '
                     f"sslviz data remove {name}"
                 )
-            return _said(datasets.load(workspace, name), [])
+            return _said(dataset, dataset.facts["notes"])
         progress.stage(f"getting {there}")
-        try:
-            found = while_checking(lambda: SOURCES[source](there, downloads), progress)
-        except SslvizError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:  # their words: not found, no network, another digest
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(
-                f"{settings.source} cannot be had ({reason}). Is this machine online, and the name right? Behind a proxy: set "
-                f"HTTPS_PROXY. Pictures from elsewhere: sslviz data add {name} FOLDER"
-            ) from None
-        shutil.rmtree(folder / "images", ignore_errors=True)  # of a run that ended between writing and registering
-        write_pictures(found, folder / "images", progress)
-    write_json(folder / "source.json", {"source": settings.source})
-    dataset, notes = datasets.add_folder(workspace, name, folder / "images")
-    notes = [*found.notes, *notes]
-    if found.masks is not None:
-        notes += add_masks(dataset, found.masks).facts["notes"]
+        found = while_checking(lambda: SOURCES[source].open(there, downloads), progress)
+        for left in (images, masks):  # of a run that ended before its end
+            shutil.rmtree(left, ignore_errors=True)
+        write_pictures(found, images, progress)
+        if not any(images.iterdir()):
+            raise InputError(f"{settings.source}: none of its {found.n:,} rows holds a picture that can be taken.")
+        write_json(record, {"source": settings.source})
+        notes = list(found.notes)
+        if found.masks is not None:
+            shutil.copytree(found.masks, masks / "trimaps", copy_function=lambda a, b: link(Path(a), Path(b)))
+        dataset, said = datasets.add_folder(workspace, name, images)
+        if found.masks is not None:
+            notes += add_masks(dataset, masks).facts["notes"]
+    notes += said
     for note in notes:
         progress.warn(note)
     return _said(dataset, notes)

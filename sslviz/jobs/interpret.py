@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, NotFound, Stale, shown
-from sslviz.jobs import WORKERS, Settings, job
+from sslviz.jobs import Settings, job, readers
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -30,7 +30,9 @@ class InterpretSettings(Settings):
     threshold: float = Field(0.5, gt=0, le=1, description="a heatmap's area is where it is at least this")
     mask_threshold: float = Field(0.5, gt=0, le=1, description="a mask's area is where it is at least this")
     signed: bool = Field(False, description="(ours) for transformers: features far below their mean explain too, negated")
-    workers: int = Field(WORKERS, ge=1, le=128, description="threads that read and decode images")
+    workers: int | None = Field(
+        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
     seed: int = Field(0, ge=0, description="of shuffling, folds and intervals")
 
@@ -274,8 +276,8 @@ class _Look:
         pictures = ahead(
             lambda s: read_picture(root / s, spec.resize, spec.size, thumb=False),
             samples["sample_id"].tolist(),
-            self.settings.workers,
-            4 * self.settings.workers + 2 * _BATCH,
+            readers(self.settings.workers),
+            4 * readers(self.settings.workers) + 2 * _BATCH,
         )
         for start in range(0, len(samples), _BATCH):
             part = samples.iloc[start : start + _BATCH]

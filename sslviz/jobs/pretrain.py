@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import WORKERS, Settings, command_of, job
+from sslviz.jobs import Settings, command_of, job, readers
 from sslviz.jobs.training import LARGE
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -52,7 +52,9 @@ class PretrainSettings(Settings):
     seed: int = Field(0, ge=0, description="of weights, order and views")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
-    workers: int = Field(WORKERS, ge=1, le=128, description="threads, or with files processes, that read images")
+    workers: int | None = Field(
+        None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
+    )
     processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
 
 
@@ -94,7 +96,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     ids = train_ids(dataset)
     from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
-    source, images = train_images(dataset, ids, settings.size, from_files, settings.workers, settings.seed, progress)
+    source, images = train_images(dataset, ids, settings.size, from_files, readers(settings.workers), settings.seed, progress)
 
     torch.manual_seed(settings.seed)
     architecture = {

@@ -450,7 +450,7 @@ def _target(config: dict[str, Any]) -> list[Any]:
     settings = config["settings"]
     if config["job"] == "finetune":  # other arms or seeds of an encoder are another run
         return [settings]
-    return [settings.get(k) for k in ("dataset", "encoder", "encoders", "name", "method")]
+    return [settings.get(k) for k in ("dataset", "encoder", "encoders", "name", "method", "source")]
 
 
 def _plain(value: Any) -> Any:

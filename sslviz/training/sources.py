@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from sslviz.data.images import BadImage, decode
+from sslviz.data.images import FORMATS, BadImage, decode
 from sslviz.errors import RunFailed
 from sslviz.training.views import Crops, crop, part
 
@@ -138,7 +138,7 @@ def cut_file(content: bytes, crops: list[tuple[float, ...]]) -> list[torch.Tenso
 def _decoded_smaller(content: bytes, crops: list[tuple[float, ...]]) -> Image.Image | None:
     """The upright picture at half its resolution or less; None where it is no JPEG, is damaged, or must be larger."""
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
         scale = _scale_needed(width, height, crops)
         if image.format != "JPEG" or image.mode not in {"RGB", "L"} or scale > 0.5:

@@ -116,7 +116,7 @@ def headline(summary: dict[str, Any]) -> None:
         st.markdown(f"**{plain(summary['verdict'])}**")
     st.caption(
         f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} "
-        f"epoch{'s' if summary['epochs'] > 1 else ''} of {summary['images']:,} train images, learning rate "
+        f"epoch{'s' if summary['epochs'] > 1 else ''} of {summary.get('images', 0):,} train images, learning rate "
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )

@@ -15,7 +15,7 @@ from sslviz.errors import EXPECTED, InputError, Untrusted, said
 from sslviz.jobs import Settings, parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.methods import METHODS
-from sslviz.store.workspace import Workspace, name_from_path
+from sslviz.store.workspace import Workspace, check_name, name_from_path
 from sslviz.ui import widgets
 from sslviz.ui.widgets import plain
 
@@ -212,31 +212,43 @@ def pretrain_form(workspace: Workspace) -> None:
 
 def known_data_form(workspace: Workspace) -> None:
     """Data sets that are had by name: `sslviz data add NAME torchvision:NAME`."""
-    from sslviz.data.sources.torchvision import DATASETS
+    from sslviz.data.sources import SOURCES
     from sslviz.jobs.import_data import ImportDataSettings, name_of
 
     with st.expander("A data set by name"):
         left, right = st.columns(2)
-        other = "of the Hugging Face hub"
-        known = left.selectbox("Data set", [*DATASETS, other], key="known-entry")
-        source = f"torchvision:{known}"
-        if known == other:
-            source = (
-                "hf:" + right.text_input("Name there", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG").strip()
-            )
+        known = [f"{source}:{name}" for source in SOURCES for name in SOURCES[source].known]
+        open_ended = {f"{source}:{SOURCES[source].form}": source for source in SOURCES if not SOURCES[source].known}
+        source = left.selectbox("Data set", [*known, *open_ended], key="known-entry")
+        if source in open_ended:
+            lead = f"{open_ended[source]}:"
+            there = right.text_input("Name there", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG")
+            source = lead + there.strip().removeprefix(lead)
+        whole = not source.endswith(":")
+        name = st.text_input("Name here", key="known-name", placeholder=name_of(source) if whole else "")
         st.caption(
-            "Downloaded to the workspace, with its splits and classes, and its masks where it has some (OxfordIIITPet). "
-            "Imagenette in its version of 320 pixels. Of the hub: data sets with a column of pictures."
+            "Downloaded with its splits and classes, and its masks where it has some (OxfordIIITPet); the pictures are kept in "
+            "the workspace. Imagenette in its version of 320 pixels. Of the hub (hf): data sets with a column of pictures."
         )
-        if st.button("Bring it in", icon=":material/download:", disabled=source == "hf:", key="known-take"):
+        if st.button("Bring it in", icon=":material/download:", disabled=not whole, key="known-take"):
             try:
-                if Path(source.removeprefix("hf:")).expanduser().exists():  # of a folder here: only where a browser may read
-                    allowed_path(source.removeprefix("hf:"))
+                check_source(source)
+                settings = ImportDataSettings(name=check_name("data set", name.strip() or name_of(source)), source=source)
             except EXPECTED as error:
                 st.error(plain(said(error)))
                 return
-            widgets.start_job(workspace, "import_data", ImportDataSettings(name=name_of(source), source=source))
+            widgets.start_job(workspace, "import_data", settings)
             _show_run()
+
+
+def check_source(source: str) -> None:
+    """Raises Untrusted for a folder that a browser may not read."""
+    from sslviz.data.sources import split_source
+    from sslviz.data.sources.hf import place_of
+
+    kind, name = split_source(source) or ("", "")
+    if kind == "hf" and (folder := place_of(name)[2]) is not None:
+        allowed_path(str(folder))
 
 
 def masks_form(workspace: Workspace) -> None:

@@ -195,14 +195,17 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
         return
     left, right = st.columns(2)
     strip = left.segmented_control("As", _AS, default=_AS[0], required=True, key="interpret-as") == _AS[1]
-    beside, others = "", _others(here) if strip else {}
+    beside, others = "", _others(here, result) if strip else {}
     if others:
         say = lambda encoder: encoder or "no other encoder"  # noqa: E731
         beside = right.selectbox("Beside", ["", *others], format_func=say, key="interpret-beside")
     panels = ["the picture", f"under the heat of {here.encoder}", "what counts as the object", "as its surroundings"]
     if beside:
         other = others[beside].table("looks").set_index("sample_id")["core_iou_map"]
+        n = len(table)
         table = table[table["sample_id"].isin(other.index)].assign(beside=lambda t: t["sample_id"].map(other))
+        if len(table) < n:
+            st.caption(plain(f"{n - len(table):,} images have no heatmap by {beside} and are left out."))
         panels.append(f"under the heat of {beside}")
     if strip:
         st.caption(plain("From left: " + "; ".join(panels) + ". Grey: no such mask. Below: overlap with the object."))
@@ -212,14 +215,19 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
         return widgets.heat_url(here.dataset, here.encoder, int(row["row"]), key, strip, beside)
 
     def overlaps(row: dict[str, Any]) -> str:
-        return f"{row['core_iou_map']:.3f}" + (f", {beside} {row['beside']:.3f}" if beside else "")
+        return f"overlap {row['core_iou_map']:.3f}" + (f", {beside} {row['beside']:.3f}" if beside else "")
 
     look: dict[str, Any] = {"side": 150 * len(panels), "panels": len(panels)} if strip else {"side": 150}
     widgets.paged_gallery(here.dataset, table, "", "interpret", "images", most=_SHOWN, url=address, detail=overlaps, **look)
 
 
-def _others(here: Frame) -> dict[str, Result]:
-    """Heatmaps of today that other encoders have over this data set."""
+def _others(here: Frame, result: Result) -> dict[str, Result]:
+    """Heatmaps of today that other encoders have over this data set, made in the same way."""
     others = [e for e in here.workspace.encoders() if e != here.encoder]
     found = {e: reads.stage(here.workspace, here.dataset, e, "heatmaps", "interpret") for e in others}
-    return {e: made.result for e, made in found.items() if made.state == "fresh" and made.result is not None}
+    way = result.content["settings"]
+    return {
+        e: made.result
+        for e, made in found.items()
+        if made.state == "fresh" and made.result is not None and made.result.content["settings"] == way
+    }

@@ -138,9 +138,8 @@ def _masks_of(
         return {}
     spec = load_spec(workspace, encoder).input
     with _lock:
-        return stored_masks(str(dataset.folder), dataset.fingerprint, facts["fingerprint"]).read(
-            sample_id, picture, spec.resize, spec.size
-        )
+        masks = stored_masks(str(dataset.folder), dataset.fingerprint, facts["fingerprint"])
+    return masks.read(sample_id, picture, spec.resize, spec.size)
 
 
 @lru_cache(maxsize=2)

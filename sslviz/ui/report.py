@@ -152,7 +152,7 @@ def states(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
             _make(here, stage, verbs[stage.job], disabled=busy or not ready)
 
 
-def further(here: Frame, embeddings: reads.Stage, busy: bool) -> None:
+def further(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
     """The state of what rests on embeddings and scores, each with the button that makes it and the way to its page."""
     lacking = {
         "compress": "" if here.dataset.has_labels else "needs labels",
@@ -165,12 +165,12 @@ def further(here: Frame, embeddings: reads.Stage, busy: bool) -> None:
             st.page_link(f"pages/{page}.py", label=f"**{name}**", icon=_ICONS[stage.state])
             st.caption(lacking.get(job) or stage.state)
             if not lacking.get(job):
-                _make(here, stage, verb, disabled=busy or embeddings.state != "fresh")
+                _make(here, stage, verb, disabled=busy or stages[2 if job == "interpret" else 0].state != "fresh")
 
 
 def _make(here: Frame, stage: reads.Stage, verb: str, disabled: bool) -> None:
     """Why a result is not of today, and the button that makes it, where one does."""
-    if stage.state == "stale":
+    if stage.why and not stage.why.startswith("no "):
         st.caption(plain(stage.why))
     if stage.state != "fresh" and verb:
         label = verb + ("" if stage.state == "missing" else " again")

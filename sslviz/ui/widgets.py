@@ -134,7 +134,8 @@ def paged(table: pd.DataFrame, most: int, key: str, what: str = "") -> pd.DataFr
 def paged_gallery(
     dataset: Dataset, table: pd.DataFrame, score: str, key: str, what: str = "", most: int = 60, **look: Any
 ) -> None:
-    """`gallery` (`look`: its side and url), `most` images a page; the sample page steps through all of them in this order."""
+    """`gallery` (`look`: its side, panels, url and detail), `most` images a page; the sample page steps through all of them in
+    this order."""
     shown = paged(table, most, f"{key}-page", what)
     st.session_state["sequence"] = table["sample_id"].head(10_000).tolist()
     gallery(dataset, shown, score, key=f"{key}-grid", **look)

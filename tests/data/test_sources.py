@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import shutil
 import tarfile
 import threading
 from functools import partial
@@ -18,11 +19,13 @@ from PIL import Image
 from torchvision import datasets as torchvision
 
 from sslviz.data import dataset as datasets
-from sslviz.data.masks import load_masks
-from sslviz.data.sources import Found, Picture, split_source, write_pictures
+from sslviz.data.folder import list_folder
+from sslviz.data.masks import load_masks, refresh_masks
+from sslviz.data.sources import SOURCES, Found, Picture, split_source, write_pictures
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs.import_data import ImportDataSettings, import_data, name_of
 from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
 
 
 def encoded(pixels, kind="PNG"):
@@ -107,10 +110,10 @@ def test_cifar_comes_in_pixel_by_pixel(cifar, served, workspace):
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(cifar, served, workspace, monkeypatch):
     with pytest.raises(InputError, match='unknown torchvision data set "CIFAR11"'):
         run(workspace, "c", "torchvision:CIFAR11")
-    with pytest.raises(InputError, match=r'"CIFAR10" is no data set\'s name. Write hf:NAME or torchvision:NAME'):
+    with pytest.raises(InputError, match=r'"CIFAR10" is no data set\'s name. Write hf:OWNER/NAME or torchvision:NAME'):
         run(workspace, "c", "CIFAR10")
     (served[0] / "cifar.tar.gz").unlink()
-    with pytest.raises(InputError, match=r"torchvision:CIFAR10 cannot be had \(HTTP Error 404.*sslviz data add c FOLDER$"):
+    with pytest.raises(InputError, match=r"torchvision:CIFAR10 cannot be had \(HTTP Error 404.*sslviz data add NAME FOLDER$"):
         run(workspace, "c", "torchvision:CIFAR10")
     archive(served[0] / "cifar.tar.gz", {"other": b"x"})
     with pytest.raises(InputError, match="cannot be had"):  # another MD5 than its authors'
@@ -119,7 +122,7 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(cifar, served, worksp
     assert not workspace.dataset("c").exists()
 
 
-def test_pets_come_with_their_masks_and_names(served, workspace, monkeypatch):
+def test_pets_come_with_their_masks_and_names(served, workspace, tmp_path, monkeypatch):
     folder, url = served
     rng = np.random.default_rng(1)
     names = {"trainval": ["Abyssinian_1", "beagle_2"], "test": ["Abyssinian_3"]}
@@ -149,6 +152,30 @@ def test_pets_come_with_their_masks_and_names(served, workspace, monkeypatch):
     mask = load_masks(dataset).read("train/Beagle/beagle_2.jpg", (60, 40), 40, 40)["core"]
     assert mask[10:30, :20].min() == 255
     assert mask[:, 20:].max() == 0
+    shutil.rmtree(workspace.root / "downloads")
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))  # pictures and masks go along
+    there = datasets.load(moved, "pets")
+    assert_array_equal(load_masks(there).read("train/Beagle/beagle_2.jpg", (60, 40), 40, 40)["core"], mask)
+    assert refresh_masks(there).facts["counts"]["core"] == 3
+
+
+def test_what_a_cut_left_unpacked_is_unpacked_again(served, workspace, monkeypatch):
+    """Imagenette's class takes a folder for the whole of it."""
+    folder, url = served
+    png = encoded(np.zeros((4, 4, 3), np.uint8), "JPEG")
+    files = {
+        f"imagenette2-320/{split}/{wnid}/{wnid}_{k}.JPEG": png
+        for split in ("train", "val")
+        for wnid in torchvision.Imagenette._WNID_TO_CLASS
+        for k in range(2)
+    }
+    digest = archive(folder / "imagenette2-320.tgz", files)
+    monkeypatch.setattr(torchvision.Imagenette, "_ARCHIVES", {"320px": (f"{url}/imagenette2-320.tgz", digest)})
+    (half := workspace.root / "downloads/torchvision/Imagenette/imagenette2-320/train/n01440764").mkdir(parents=True)
+    (half / "n01440764_0.JPEG").write_bytes(png)
+    assert run(workspace, "i", "torchvision:Imagenette")["counts"] == {"train": 20, "test": 20}
+    assert datasets.load(workspace, "i").titles[-1] == "tench"
+    assert len(list((workspace.dataset("i") / "images").rglob("*.jpeg"))) == 40
 
 
 @pytest.fixture
@@ -193,7 +220,7 @@ def test_a_hugging_face_data_set_comes_in_byte_by_byte(hub, workspace):
     assert result["notes"][:3] == [
         "labels: kind, not breed",
         "splits left out: extra",
-        "1 rows hold no picture and are left out",  # a path in a file of others is not followed
+        "1 rows without a picture are left out",  # a path in a file of others is not followed
     ]
     dataset = datasets.load(workspace, "h")
     assert dataset.classes == ["cat", "dog"]
@@ -212,6 +239,55 @@ def test_a_hugging_face_data_set_comes_in_byte_by_byte(hub, workspace):
         assert_array_equal(np.asarray(Image.open(dataset.root / sample_id)), pixels[split][int(k)])
 
 
+def test_pictures_that_lie_as_files_in_the_data_set_are_taken(tmp_path, workspace):
+    rng = np.random.default_rng(3)
+    pixels = {
+        f"{split}/{kind}/{k}.png": rng.integers(0, 256, (6, 6, 3), np.uint8)
+        for split in ("train", "test")
+        for kind in "ab"
+        for k in range(2)
+    }
+    for name, each in pixels.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(encoded(each))
+    result = run(workspace, "s", f"hf:{tmp_path / 'set'}")
+    assert (result["counts"], result["classes"]) == ({"train": 4, "test": 4}, 2)
+    dataset = datasets.load(workspace, "s")
+    found = sorted(np.asarray(Image.open(dataset.root / s)).tobytes() for s in dataset.samples["sample_id"])
+    assert found == sorted(each.tobytes() for each in pixels.values())
+
+
+def test_nothing_but_paths_elsewhere_is_no_data_set(hub, workspace, tmp_path):
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}]}
+    table = pa.table(rows, schema=pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]))
+    about = {b"huggingface": b'{"info": {"features": {"image": {"_type": "Image"}}}}'}
+    (tmp_path / "paths").mkdir()
+    pq.write_table(table.replace_schema_metadata(about), tmp_path / "paths" / "train.parquet")
+    with pytest.raises(InputError, match="none of its 1 rows holds a picture that can be taken"):
+        run(workspace, "p", f"hf:{tmp_path / 'paths'}")
+    assert workspace.datasets() == []
+
+
+def test_splits_that_only_look_like_some_are_no_splits(tmp_path, workspace):
+    (tmp_path / "odd").mkdir()
+    features = hugging.Features({"image": hugging.Image(), "label": hugging.ClassLabel(names=["a"])})
+    for split in ("data", "test"):
+        png = [{"bytes": encoded(np.full((4, 4, 3), k, np.uint8)), "path": None} for k in range(5)]
+        rows = hugging.Dataset.from_dict({"image": png, "label": [0] * 5}, features=features)
+        rows.to_parquet(tmp_path / "odd" / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "odd/README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: data\n    path: data-*\n"
+        "  - split: test\n    path: test-*\n---\n"
+    )
+    assert run(workspace, "o", f"hf:{tmp_path / 'odd'}")["counts"] == {"train": 8, "test": 2}  # held out as of any folder
+
+
+@pytest.mark.parametrize("name", ["parquet", "", "a/b/c", "~nobody-of-this-name/x/y", "x" * 5000])
+def test_what_is_neither_folder_nor_name_of_the_hub_is_refused(name, workspace):
+    with pytest.raises(InputError, match="neither a folder here nor a name of the hub"):
+        SOURCES["hf"].open(name, workspace.root)
+
+
 def test_a_hugging_face_data_set_without_pictures_is_refused(tmp_path, workspace, monkeypatch):
     (tmp_path / "texts").mkdir()
     hugging.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "texts" / "train.parquet")
@@ -224,15 +300,28 @@ def test_a_hugging_face_data_set_without_pictures_is_refused(tmp_path, workspace
 
 
 def test_classes_keep_apart_and_stay_inside(tmp_path):
-    labels = ["a/b", "a-b", "../up", "..", "train", ".hidden", "cat.png", "", "ok"]
+    labels = [
+        "a/b",
+        "A-b",
+        "../up",
+        "..",
+        "train",
+        ".hidden",
+        "cat.png",
+        "",
+        "Lost+Found",
+        "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 120,
+    ]
     png = encoded(np.zeros((2, 2, 3), np.uint8))
     pictures = [Picture("train", label, str(k), png) for k, label in enumerate(labels)] + [Picture("", None, "x", b"no picture")]
     write_pictures(Found(len(pictures), pictures), tmp_path / "images", Progress())
     written = sorted(p.relative_to(tmp_path / "images").as_posix() for p in tmp_path.rglob("*") if p.is_file())
-    assert len(written) == 10
+    assert len(written) == 11
     assert "x.jpg" in written
     folders = {path.split("/")[1] for path in written if path != "x.jpg"}
-    assert folders == {"a-b", "a-b-", "-up", "class", "train-", "hidden", "cat.png-", "class-", "ok"}
+    short = "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 66
+    assert folders == {"a-b", "A-b-", "-up", "class", "train-", "hidden", "cat.png-", "class-", "Lost+Found-", short}
+    assert list_folder(tmp_path / "images").samples["label_name"].nunique() == 10
 
 
 def test_cancelled_nothing_is_left(tmp_path):

@@ -17,6 +17,7 @@ from sslviz.jobs import command_of, parse
 from sslviz.jobs.finetune import FinetuneSettings, Origin, finetune
 from sslviz.jobs.inputs import result_state
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
+from sslviz.jobs.training import train_ids
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from sslviz.store.workspace import Workspace
@@ -474,6 +475,13 @@ def test_a_fixed_draw_of_the_images_is_trained_on_whatever_the_seed(tmp_path, mo
     assert result["images"] == 17
     assert {(n, per_epoch) for n, per_epoch, _ in used} == {(17, 16)}
     assert len({pixels for *_, pixels in used}) == 1
+    dataset = datasets.load(workspace, "pets")
+    every = train_ids(dataset)
+    drawn = train_ids(dataset, 17)
+    assert len(drawn) == 17 < len(every) == 24
+    assert [i for i in every if i in set(drawn)] == drawn
+    assert drawn != every[:17]
+    assert train_ids(dataset, 25) == every
     with pytest.raises(InputError, match="already there, made in another way"):
         run(workspace, tmp_path / "more", arms=["control"], images=18, epochs=1)
     with pytest.raises(InputError, match="has 24 train images, of which 7 are used; expected at least one batch of 8"):

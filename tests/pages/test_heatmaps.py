@@ -1,5 +1,6 @@
 """The heatmaps page, and heat on the sample and feature pages: what a person reads."""
 
+import asyncio
 import io
 import re
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
+from starlette.requests import Request
 
 from sslviz import explain
 from sslviz.data import dataset as datasets
@@ -23,6 +25,7 @@ from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
+from sslviz.ui import server
 from sslviz.ui.figures import interpret as figures
 from sslviz.ui.overlays import blend, cut_out, heat_file
 from tests.data.test_masks import blob, put
@@ -296,6 +299,29 @@ def test_a_picture_stands_beside_its_heat_its_mask_and_another_encoders_heat(two
         heat_file("photos", "tiny", row, strip=True, beside="nobody")
 
 
+def test_the_server_gives_what_its_address_asks_for(two, workspace):
+    def answer(query):
+        scope = {
+            "type": "http",
+            "query_string": query.encode(),
+            "path_params": {"dataset": "photos", "encoder": "tiny", "row": row},
+        }
+        return Image.open(io.BytesIO(asyncio.run(server._heat(Request(scope))).body)).size
+
+    samples = datasets.load(workspace, "photos").samples
+    row = int(samples.index[samples["split"] == "val"][0])
+    assert answer("") == (192, 192)
+    assert answer("strip=1&beside=") == (4 * 192, 192)
+    assert answer("strip=1&beside=other") == (5 * 192, 192)
+
+
+def test_only_heatmaps_made_alike_stand_beside(app, two, workspace):
+    interpret(InterpretSettings(dataset="photos", encoder="other", threshold=0.7), workspace, Progress())
+    test = app("heatmaps", dataset="photos", encoder="tiny")
+    test.segmented_control(key="interpret-as").set_value("side by side").run()
+    assert not any(s.key == "interpret-beside" for s in test.selectbox)
+
+
 def test_the_gallery_shows_pictures_side_by_side(app, two, workspace, monkeypatch):
     test = app("heatmaps", dataset="photos", encoder="tiny")
     shown = shown_cards(monkeypatch)
@@ -315,7 +341,7 @@ def test_the_gallery_shows_pictures_side_by_side(app, two, workspace, monkeypatc
     for item in shown:
         assert "beside=other" in item["url"]
         mine, theirs = (of[e].loc[item["id"], "core_iou_map"] for e in ("tiny", "other"))
-        assert item["detail"].startswith(f"{mine:.3f}, other {theirs:.3f}")
+        assert item["detail"].startswith(f"overlap {mine:.3f}, other {theirs:.3f}")
 
 
 def test_a_features_images_are_its_strongest_under_its_map(app, masked, workspace, tmp_path):

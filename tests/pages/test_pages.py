@@ -8,14 +8,17 @@ from sklearn.metrics import roc_auc_score
 
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
+from sslviz.data.masks import add_masks
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compress import CompressSettings, compress
+from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
 from sslviz.ui import widgets
+from tests.data.test_masks import blob, put
 from tests.inputs import folder, picture, small_encoder
 from tests.pages.conftest import text
 
@@ -139,6 +142,23 @@ def test_overview_says_what_else_there_is_and_makes_it(app, scored, workspace, m
     (run,) = runner.list_runs(workspace)
     assert (run["job"], run["settings"]["encoder"]) == ("project", "tiny")
     assert test.button(key="start-project").disabled  # one run at a time
+
+
+def test_heatmaps_are_offered_where_their_scores_are_of_today(app, photos, scored, workspace, tmp_path):
+    put(tmp_path / "masks/core/val/disc/000.png", blob(0, 32, 32))
+    add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
+    assert not app().button(key="start-interpret").disabled
+    path = latest_result(workspace.results("photos", "tiny", "score")).folder / "result.json"
+    content = read_json(path)
+    write_json(path, {**content, "inputs": {**content["inputs"], "embeddings": "others"}})
+    assert app().button(key="start-interpret").disabled
+
+
+def test_an_embedding_that_was_stopped_is_said(app, photos, workspace):
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    path = workspace.embeddings("photos", "tiny") / "meta.json"
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "fingerprint"})
+    assert "an embed run was stopped before its end" in text(app())
 
 
 def test_scores_page_has_grid_charts_and_rivals(app, scored):
@@ -358,17 +378,21 @@ def test_data_sets_by_name_are_brought_in(app, workspace, tmp_path, monkeypatch)
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path / "allowed"))
     test = app("data")
-    test.selectbox(key="known-entry").set_value("of the Hugging Face hub").run()
+    test.selectbox(key="known-entry").set_value("hf:OWNER/NAME").run()
     assert test.button(key="known-take").disabled
-    test.text_input(key="known-hub").set_value(str(tmp_path)).run()
-    test.button(key="known-take").click().run()
-    assert "lies outside the folders" in text(test)
+    for forbidden in (str(tmp_path), f"{tmp_path}@", f"{tmp_path}@x", "parquet"):
+        test.text_input(key="known-hub").set_value(forbidden).run()
+        test.button(key="known-take").click().run()
+        assert "lies outside the folders" in text(test) or "neither a folder here nor a name" in text(test)
     assert runner.list_runs(workspace) == []
-    test.text_input(key="known-hub").set_value("owner/Pictures").run()
+    test.text_input(key="known-hub").set_value("hf:owner/Pictures").run()
     test.button(key="known-take").click().run()
-    (run,) = runner.list_runs(workspace)
-    assert run["job"] == "import_data"
-    assert (run["settings"]["name"], run["settings"]["source"]) == ("pictures", "hf:owner/Pictures")
+    test = app("data")
+    test.selectbox(key="known-entry").set_value("torchvision:STL10").run()
+    test.text_input(key="known-name").set_value("mine").run()
+    test.button(key="known-take").click().run()
+    asked = [(run["job"], run["settings"]["name"], run["settings"]["source"]) for run in runner.list_runs(workspace)]
+    assert sorted(asked) == [("import_data", "mine", "torchvision:STL10"), ("import_data", "pictures", "hf:owner/Pictures")]
 
 
 def test_the_catalogue_offers_what_the_command_lists_and_takes_it_in(app, workspace, monkeypatch):

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from sslviz.data.folder import PICTURES, SPLITS
+from sslviz.data.folder import LEFT_BEHIND, PICTURES, SPLITS
+from sslviz.data.images import DAMAGES, FORMATS
+from sslviz.errors import InputError
 from sslviz.progress import Progress
 from sslviz.registry import Registry
 
@@ -36,14 +38,32 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-SOURCES: Registry[Callable[[str, Path], Found]] = Registry("source of data sets", __name__)
-"""Name -> open(name there, folder for downloads) -> Found. Raises InputError for a name that is not there."""
+@dataclass(frozen=True)
+class Source:
+    """`open(name there, folder for downloads)` raises InputError for what cannot be had · known: the names there are, () where
+    nobody can list them · form: of a name."""
+
+    open: Callable[[str, Path], Found]
+    known: tuple[str, ...]
+    form: str
+
+
+SOURCES: Registry[Source] = Registry("source of data sets", __name__)
 
 
 def split_source(text: str) -> tuple[str, str] | None:
     """("torchvision", "CIFAR10") of "torchvision:CIFAR10"; None for anything that is not had by name."""
     source, colon, name = text.partition(":")
     return (source, name) if colon and name and source in SOURCES.names() else None
+
+
+def cannot_be_had(what: str, error: Exception) -> InputError:
+    """What is said where a library could not bring something, in its own words."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return InputError(
+        f"{what} cannot be had ({reason}). Is this machine online, and the name right? Behind a proxy: set HTTPS_PROXY. Pictures "
+        "from elsewhere: sslviz data add NAME FOLDER"
+    )
 
 
 def write_pictures(found: Found, folder: Path, progress: Progress) -> None:
@@ -60,7 +80,7 @@ def write_pictures(found: Found, folder: Path, progress: Progress) -> None:
             place = part / split / (folders[label] if label is not None else "")
             place.mkdir(parents=True, exist_ok=True)
             if isinstance(content, Path):
-                _link(content, place / f"{name}{content.suffix.lower()}")
+                link(content, place / f"{name}{content.suffix.lower()}")
             else:
                 (place / f"{name}{_ending(content)}").write_bytes(content)
             progress.advance()
@@ -70,16 +90,19 @@ def write_pictures(found: Found, folder: Path, progress: Progress) -> None:
 
 
 def _folder_name(label: str, taken: set[str]) -> str:
-    """A class name as a folder's: one level, seen, not read as a picture or a split, and no second class's."""
-    name = "".join("-" if c in "/\\\0" else c for c in label).strip().lstrip(".")[:120] or "class"
-    if os.path.splitext(name)[1].lower() in PICTURES or any(name.lower() in names for names in SPLITS.values()):
+    """A class name as a folder's: one level, seen, not read as a picture or a split, and no second class's on any disk."""
+    one_level = "".join("-" if c in "/\\\0" else c for c in label).strip().lstrip(".")
+    name = one_level.encode()[:200].decode(errors="ignore") or "class"
+    if os.path.splitext(name)[1].lower() in PICTURES or name.lower() in LEFT_BEHIND.union(*SPLITS.values()):
         name += "-"
-    while name in taken:
+    while name.casefold() in {other.casefold() for other in taken}:
         name += "-"
     return name
 
 
-def _link(file: Path, place: Path) -> None:
+def link(file: Path, place: Path) -> None:
+    """The same file at another place, without its bytes twice where the disk can."""
+    file = file.resolve()
     try:
         os.link(file, place)
     except OSError:  # another disk, or one without hard links
@@ -89,8 +112,8 @@ def _link(file: Path, place: Path) -> None:
 def _ending(content: bytes) -> str:
     """Of the format it is in; .jpg for what nothing can read, so that it is listed as left out later."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             ending = f".{(image.format or '').lower()}"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*DAMAGES, Image.DecompressionBombError):
         return ".jpg"
     return ending if ending in PICTURES else ".jpg"

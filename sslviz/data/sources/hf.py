@@ -1,54 +1,85 @@
 """Image data sets of the Hugging Face hub, or of a folder that holds one: OWNER/NAME, or OWNER/NAME@CONFIG."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sslviz.data.folder import SPLITS
-from sslviz.data.sources import SOURCES, Found, Picture
+from sslviz.data.folder import SPLITS, is_inside
+from sslviz.data.sources import SOURCES, Found, Picture, Source, cannot_be_had
 from sslviz.errors import InputError
 
 
-@SOURCES.register("hf")
+def place_of(name: str) -> tuple[str, str | None, Path | None]:
+    """(repository, configuration, the folder here where it is one). Raises InputError for what is neither."""
+    repository, _, config = name.partition("@")
+    try:
+        folder = Path(repository).expanduser()
+        is_here = bool(repository) and folder.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        is_here = False
+    if not is_here and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise InputError(f'"{repository}" is neither a folder here nor a name of the hub. Write hf:OWNER/NAME.')
+    return repository, config or None, folder.absolute() if is_here else None
+
+
 def open_hf(name: str, downloads: Path) -> Found:
     """The first column of pictures, with the first column of class names; no code of the data set is run."""
     import datasets
+    from huggingface_hub import constants
 
     datasets.disable_progress_bars()
-    repository, _, config = name.partition("@")
-    loaded = datasets.load_dataset(repository, config or None, cache_dir=str(downloads / "hf"))
+    repository, config, folder = place_of(name)
+    cache = downloads / "hf"
+    try:
+        loaded = datasets.load_dataset(str(folder or repository), config, cache_dir=str(cache))
+    except Exception as error:  # files of others, read by a library: whatever it meets is about them
+        raise cannot_be_had(f"hf:{name}", error) from None
     features = next(iter(loaded.values())).features
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if not images:
-        raise InputError(f"{name} has no column of pictures ({', '.join(features)}).")
+        raise InputError(f"hf:{name} has no column of pictures ({', '.join(features)}).")
     notes = [
         f"{what}: {chosen}, not {', '.join(others)}"
         for what, (chosen, *others) in (("pictures", images), ("labels", labels or [""]))
         if others
     ]
     splits = {there: split for there in loaded for split, names in SPLITS.items() if there.lower() in names}
-    if left_out := [there for there in loaded if splits and there not in splits]:
+    if "train" not in splits.values() and len(splits) < len(loaded):
+        splits = {}  # as with folders: a name that only looks like a split's
+    elif left_out := [there for there in loaded if there not in splits]:
         notes.append(f"splits left out: {', '.join(left_out)}")
     chosen = {there: loaded[there] for there in splits or loaded}
     bare = {there: rows.cast_column(images[0], datasets.Image(decode=False)) for there, rows in chosen.items()}
-    pictures = _pictures(bare, splits, images[0], labels[0] if labels else None, notes)
+    roots = [cache, Path(constants.HF_HUB_CACHE), *([folder] if folder else [])]
+    pictures = _pictures(bare, splits, images[0], labels[0] if labels else None, roots, notes)
     return Found(sum(map(len, bare.values())), pictures, notes=notes)
 
 
+SOURCES.register("hf")(Source(open_hf, (), "OWNER/NAME"))
+
+
 def _pictures(
-    found: dict[str, Any], splits: dict[str, str], image: str, label: str | None, notes: list[str]
+    found: dict[str, Any], splits: dict[str, str], image: str, label: str | None, roots: list[Path], notes: list[str]
 ) -> Iterator[Picture]:
     without = 0
     for there, rows in found.items():
         names = [] if label is None else rows.features[label].names
         for k, row in enumerate(rows.select_columns([image] if label is None else [image, label])):
-            content = (row[image] or {}).get("bytes")
-            if content is None:  # a path, which could lead anywhere on this machine
+            content = _content(row[image] or {}, roots)
+            if content is None:
                 without += 1
                 continue
-            label_of = row[label] if label is not None and row[label] is not None else -1
-            title = names[label_of] if label_of >= 0 else None
-            yield Picture(splits.get(there, ""), title, f"{there}-{k:07d}", content)
+            at = -1 if label is None or row[label] is None else row[label]
+            yield Picture(splits.get(there, ""), names[at] if 0 <= at < len(names) else None, f"{there}-{k:07d}", content)
     if without:
-        notes.append(f"{without:,} rows hold no picture and are left out")
+        notes.append(f"{without:,} rows without a picture are left out")
+
+
+def _content(cell: dict[str, Any], roots: list[Path]) -> bytes | Path | None:
+    """The bytes of a picture, or its file where that is the data set's own: a path could lead anywhere on this machine."""
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    path = Path(cell.get("path") or "")
+    return path if path.is_file() and is_inside(path, roots) else None

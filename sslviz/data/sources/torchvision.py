@@ -2,13 +2,14 @@
 
 import inspect
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from sslviz.data.sources import SOURCES, Found, Picture
+from sslviz.data.sources import SOURCES, Found, Picture, Source, cannot_be_had
 from sslviz.errors import unknown_name
 
 DATASETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -20,34 +21,37 @@ DATASETS: dict[str, dict[str, dict[str, Any]]] = {
     "Flowers102": {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}},
 }
 """Name at torchvision -> our split -> what its class is asked for."""
-MASKS = {"OxfordIIITPet": "oxford-iiit-pet"}
+MASKS = {"OxfordIIITPet": "oxford-iiit-pet/annotations/trimaps"}
 """Where masks come with the pictures: their folder among the downloads."""
+REMARKS = {"STL10": "its 100,000 images without labels are left out"}
 
 
-@SOURCES.register("torchvision")
 def open_torchvision(name: str, downloads: Path) -> Found:
-    """One of `DATASETS`; downloaded to downloads/torchvision where it is not there yet."""
+    """One of `DATASETS`; downloaded to downloads/torchvision/NAME where it is not there yet."""
     from torchvision import datasets
 
     if name not in DATASETS:
         raise unknown_name("torchvision data set", name, DATASETS, "")
-    root = downloads / "torchvision"
+    root = downloads / "torchvision" / name
     root.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for split, asked in DATASETS[name].items():
-        kind = getattr(datasets, name)
-        loader = {"loader": Path} if "loader" in inspect.signature(kind.__init__).parameters else {}
-        found[split] = _open(kind, {"root": root, **asked, **loader})
-    masks = root / MASKS[name] if name in MASKS else None
-    return Found(sum(map(len, found.values())), _pictures(found), masks)
-
-
-def _open(kind: Any, asked: dict[str, Any]) -> Any:
-    """As it lies there; downloaded first where it does not."""
+    whole = root / "whole"
+    if not whole.exists():  # what a cut left unpacked would pass for all of it
+        for folder in [path for path in root.iterdir() if path.is_dir()]:
+            shutil.rmtree(folder)
+    kind = getattr(datasets, name)
+    loader = {"loader": Path} if "loader" in inspect.signature(kind.__init__).parameters else {}
     try:
-        return kind(**asked)
-    except RuntimeError:
-        return kind(**asked, download=True)
+        found = {
+            split: kind(root=root, **asked, **loader, download=not whole.exists()) for split, asked in DATASETS[name].items()
+        }
+    except (OSError, RuntimeError, ValueError) as error:
+        raise cannot_be_had(f"torchvision:{name}", error) from None
+    whole.touch()
+    masks = root / MASKS[name] if name in MASKS else None
+    return Found(sum(map(len, found.values())), _pictures(found), masks, [REMARKS[name]] if name in REMARKS else [])
+
+
+SOURCES.register("torchvision")(Source(open_torchvision, tuple(DATASETS), "NAME"))
 
 
 def _pictures(found: dict[str, Any]) -> Iterator[Picture]:
