@@ -364,10 +364,12 @@ def _print_result(job: str, result: dict[str, Any], workspace: Workspace) -> Non
         _print_scores(result, workspace)
     elif job == "probe":
         where = " (out of fold)" if result["out_of_fold"] else ""
+        ended = f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations"
+        if result["converged"] is None:
+            ended = f"{result['iterations']} epochs of SGD"
         out.print(
             f"top-1 {_percent(result['top1'])} % on {result['n_judged']:,} {result['judged_on']} images{where}, "
-            f"{result['n_classes']} classes; L2 {result['l2']:g}, "
-            f"{'converged' if result['converged'] else 'NOT converged'} in {result['iterations']} iterations."
+            f"{result['n_classes']} classes; L2 {result['l2']:g}, {ended}."
         )
         knn = "" if result["knn_top1"] is None else f"kNN top-1 {_percent(result['knn_top1'])} %; "
         out.print(f"{knn}expected calibration error {_percent(result['ece'])} %.")

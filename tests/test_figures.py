@@ -204,6 +204,39 @@ def test_lines_of_a_compression_curve_by_hand():
     figure = compression.curves(found.reset_index(), ["random", "pca"])
     random, pca = (next(t for t in figure.data if t.name == name) for name in ("random", "principal components"))
     assert (list(random.x), list(pca.y)) == ([0, 50], pytest.approx([90, 85]))
-    assert random.customdata[1].tolist() == pytest.approx([4, 70, 80])
+    assert list(random.customdata[1])[:3] == pytest.approx([4, 70, 80])
     both = compression.encoders({"<b>": found.reset_index(), "two": found.reset_index()}, "pca")
     assert [t.name for t in both.data] == ["&lt;b&gt;", "two"]
+
+
+def test_a_compression_curve_with_its_bands_and_subsets():
+    table = pd.DataFrame(
+        {
+            "kind": ["full", "discriminative", "discriminative", "random", "random", "pca"],
+            "reduction": [0.0, 0.55, 0.9, 0.55, 0.55, 0.55],
+            "n_features": [100, 45, 10, 45, 45, 45],
+            "top1": [0.8, 0.7, 0.5, 0.6, 0.64, 0.79],
+            "seed": pd.array([None, None, None, 0, 1, None], dtype="Int64"),
+            "low": [0.75, 0.65, 0.45, 0.55, 0.59, 0.74],
+            "high": [0.85, 0.75, 0.55, 0.65, 0.69, 0.84],
+        }
+    )
+    found = compression.lines(table)
+    figure = compression.curves(found, ["discriminative", "random", "pca"])
+    lines = {trace.name: trace for trace in figure.data if trace.name}
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert [np.round([b.x, b.y], 6).tolist() for b in bands] == [
+        [[0, 55, 90, 90, 55, 0], [85, 75, 55, 45, 65, 75]],
+        [[0, 55, 55, 0], [80, 64, 60, 80]],  # of seeds the lowest and the highest
+    ]
+    assert [np.round(lines[k].y, 6).tolist() for k in ("random", "principal components")] == [[80, 62], [80, 79]]
+    assert [row[3] for row in lines["discriminative"].customdata] == [
+        "percentiles 0 to 100",
+        "percentiles 50 to 95",
+        "percentiles 82 to 92",
+    ]
+    assert [compression.which(kind, 0.25) for kind in ("lower tail", "upper tail")] == [
+        "percentiles 0 to 75",
+        "percentiles 25 to 100",
+    ]
+    assert figure.layout.shapes[0].y0 == 80

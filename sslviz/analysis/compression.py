@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
+from scipy.stats import binom, norm, t
 
 from sslviz.analysis.features import select_features
 from sslviz.analysis.probe import choose_l2
@@ -76,7 +76,7 @@ def curve(
         fit = fit_lbfgs(part, l2, start=start)
         said = design.classes[part.probabilities(fit, test()).argmax(1)]
         n = part.width if kept is None else len(kept)
-        return Subset(*where, n, kept, (said == y_test)[judged], fit.converged, fit.iterations), fit
+        return Subset(*where, n, kept, (said == y_test)[judged], bool(fit.converged), fit.iterations), fit
 
     first, full = probe(design, None, ("full", 0.0, None), np.arange(design.n_features))
     yield first
@@ -99,6 +99,11 @@ def curve(
                     yield found
 
 
+def n_probes(reductions: Sequence[float] = REDUCTIONS, kinds: Sequence[str] = KINDS) -> int:
+    """How many probes a curve takes."""
+    return 1 + len(reductions) * sum(RANDOM_SEEDS if kind == "random" else 1 for kind in kinds)
+
+
 def check(kinds: Sequence[str], reductions: Sequence[float]) -> None:
     """Raises InputError for an unknown kind and for a reduction outside 0 to 1."""
     if unknown := [k for k in kinds if k not in KINDS]:
@@ -112,7 +117,7 @@ def compression_curve(
     y_train: Array,
     H_test: Array,
     y_test: Array,
-    eps: float | Literal["auto"] = "auto",
+    eps: float | Literal["auto"] = 4.0,
     l2: float | None = None,
     reductions: Sequence[float] = REDUCTIONS,
     kinds: Sequence[str] = KINDS,
@@ -195,9 +200,15 @@ def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> l
             groups.setdefault((p.kind, p.reduction), []).append(k)
 
     def of_seeds(members: list[int]) -> np.ndarray:
-        """The mean of a group in each resample, over as many of its seeds, drawn too."""
-        seeds = np.asarray(members)[rng.integers(len(members), size=(n_bootstrap, len(members)))]
-        mean: np.ndarray = np.take_along_axis(drawn, seeds, 1).mean(1)
+        """The mean of a group in each resample, over as many of its seeds, drawn too: as far from the mean of all as Student's t
+        has it, since so few draws from so few seeds lie too near."""
+        n = len(members)
+        all_seeds: np.ndarray = drawn[:, members].mean(1)
+        if n == 1:
+            return all_seeds
+        seeds = np.asarray(members)[rng.integers(n, size=(n_bootstrap, n))]
+        wider = np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) / norm.ppf(0.975)
+        mean: np.ndarray = all_seeds + wider * (np.take_along_axis(drawn, seeds, 1).mean(1) - all_seeds)
         return mean
 
     resampled = {group: of_seeds(members) for group, members in groups.items()}
@@ -220,4 +231,4 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
 
 def enough(found: Sequence[Drop], kind: str, points: float) -> float | None:
     """The smallest reduction of those tried at which a kind loses more than so many points (percent); None where none does."""
-    return min((d.reduction for d in found if d.kind == kind and 100 * d.drop > points), default=None)
+    return min((d.reduction for d in found if d.kind == kind and round(100 * d.drop, 9) > points), default=None)

@@ -72,14 +72,15 @@ def linear_probe(
         weights=weights,
         bias=bias,
         l2=strength,
-        converged=fit.converged,
+        converged=bool(fit.converged),
         iterations=fit.iterations,
         n_constant=design.n_features - len(design.columns),
     )
 
 
-def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions int64[N] and probabilities float32[N, C] for train samples by probes that did not see them.
+def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predictions int64[N] and probabilities float32[N, C] for train samples by probes that did not see them, and how many of
+    these stopped without converging.
 
     Classes C are the sorted classes of y; samples of unknown class (-1) are predicted too. l2: None chooses it in each fold.
     Folds are seeded and, where a class has enough members, balanced. Raises InputError: see `linear_probe`.
@@ -89,7 +90,7 @@ def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int 
     classes = np.unique(y[y >= 0])
     fold = _folds(y, folds, seed)
     predictions = np.empty(len(y), np.int64)
-    probabilities = np.zeros((len(y), len(classes)), np.float32)
+    probabilities, slow = np.zeros((len(y), len(classes)), np.float32), 0
     for k in range(folds):
         out = np.flatnonzero(fold == k)
         if len(out) == 0:
@@ -101,9 +102,10 @@ def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int 
             probabilities[out, np.searchsorted(classes, known[0])] = 1
             continue
         result = linear_probe(H[kept], y[kept], H[out], y[out], l2)
+        slow += not result.converged
         predictions[out] = result.predictions
         probabilities[out[:, None], np.searchsorted(classes, result.classes)] = result.probabilities
-    return predictions, probabilities
+    return predictions, probabilities, slow
 
 
 def knn_probe(H_train: Array, y_train: Array, H_test: Array, k: int = 20, temperature: float = 0.07) -> np.ndarray:
@@ -140,14 +142,25 @@ def choose_l2(design: Design, seed: int = 0, max_iterations: int = 1000) -> floa
     """The strength on a falling path after which the loss on a held-out fifth falls no further; warm starts."""
     torch = design.torch
     held = torch.from_numpy(held_out(design.targets.numpy(), seed))
+    judged = held & torch.isin(design.targets, design.targets[~held])  # no fit knows the other classes
+    if not judged.any():
+        return L2_PATH[0]
     best, start = (np.inf, L2_PATH[0]), None
     for l2 in L2_PATH:
         start = fit_lbfgs(design, l2, max_iterations, start, (~held).float())
-        loss = _held_out_loss(design, start, held)
+        loss = _held_out_loss(design, start, judged)
         if loss >= best[0]:
             break
         best = (loss, l2)
     return best[1]
+
+
+def at_an_end(l2: float) -> str:
+    """A remark where a chosen strength is the first or last of those tried: the best one may lie beyond."""
+    if l2 not in (L2_PATH[0], L2_PATH[-1]):
+        return ""
+    which = "strongest" if l2 == L2_PATH[0] else "weakest"
+    return f"the L2 strength chosen, {l2:g}, is the {which} of those tried: a better one may lie beyond (--l2)"
 
 
 def _held_out_loss(design: Design, fit: Fit, held: Any) -> float:

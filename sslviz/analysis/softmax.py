@@ -29,12 +29,13 @@ BLOCK = 16_384
 
 @dataclass
 class Fit:
-    """Weights float32[C, D] and bias float32[C] on standardised features, and how the solver ended."""
+    """Weights float32[C, D] and bias float32[C] on standardised features, and how the solver ended; `converged` is None where so
+    many epochs were asked for."""
 
     weights: Any
     bias: Any
     objective: float
-    converged: bool
+    converged: bool | None
     iterations: int
 
 
@@ -236,7 +237,7 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
     options = {"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 0, "maxfun": 2 * max_iterations}
     found = minimize(objective, theta.double().numpy(), jac=True, method="L-BFGS-B", callback=check, options=options)
     value, _ = objective(found.x)
-    return Fit(now["W"], now["b"], value, bool(now["near"]) or found.status == 0, int(found.nit))
+    return Fit(now["W"], now["b"], value, bool(now["near"]), int(found.nit))
 
 
 def fit_sgd(design: Design, epochs: int = 100, lr: float = 0.1, batch: int = 256, seed: int = 0) -> Fit:
@@ -261,4 +262,4 @@ def fit_sgd(design: Design, epochs: int = 100, lr: float = 0.1, batch: int = 256
             schedule.step()
     with torch.no_grad():
         value = float(torch.nn.functional.cross_entropy(torch.addmm(b, x, W.T), targets))
-    return Fit(W.detach(), b.detach(), value, bool(np.isfinite(value)), epochs)
+    return Fit(W.detach(), b.detach(), value, None, epochs)

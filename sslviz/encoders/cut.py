@@ -8,6 +8,11 @@ from sslviz.encoders.spec import EncoderSpec
 from sslviz.errors import InputError
 
 
+def cut_from(spec: EncoderSpec, kept: int) -> str:
+    """What an encoder that keeps so many features of another says of its origin: weights included."""
+    return f"{kept} of {spec.feature_dim} features of {spec.name} ({spec.source}; weights {spec.digest[:12]})"
+
+
 def cut_encoder(
     spec: EncoderSpec, weights: dict[str, torch.Tensor], features: np.ndarray, name: str
 ) -> tuple[EncoderSpec, dict[str, torch.Tensor], bool]:
@@ -22,7 +27,7 @@ def cut_encoder(
     changes = {
         "name": name,
         "feature_dim": len(kept),
-        "source": f"{len(kept)} of {spec.feature_dim} features of {spec.name} ({spec.source})",
+        "source": cut_from(spec, len(kept)),
         "digest": "",
     }
     family = BACKBONES[spec.backbone]

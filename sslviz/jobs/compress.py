@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError
+from sslviz.errors import InputError, shown
 from sslviz.jobs import Eps, Settings, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
@@ -35,7 +35,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     import pandas as pd
 
     from sslviz.analysis import compression
-    from sslviz.analysis.probe import choose_l2, held_out
+    from sslviz.analysis.probe import at_an_end, choose_l2, held_out
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.fingerprints import fingerprint
@@ -44,17 +44,25 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     store, samples = embedded.store, embedded.samples
     train, judged_on = samples[samples["split"] == "train"], embedded.judged_on
-    embedded.class_counts()
+    counts = embedded.class_counts()
     notes = []
+    if lonely := embedded.titles(counts.index[counts == 1]):
+        notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
     if judged_on is None:
         train = train[train["label"] >= 0]
         out = held_out(train["label"].to_numpy(), settings.seed)
         train, test = train[~out], train[out]
-        notes.append("there is no test split: a fifth of the train images is held out and judged")
+        notes.append(
+            "there is no test split: a fifth of the train images is held out and judged; features are ranked by how often they "
+            "fire in all train images, these included"
+        )
     else:
         test = samples[samples["split"] == judged_on]
-    test = test[test["label"].isin(train["label"]) & (test["label"] >= 0)]
+    known = test["label"].isin(train["label"]) & (test["label"] >= 0)
+    if n_unknown := int((~known).sum()):
+        notes.append(f"{n_unknown:,} images have no class that occurs in train and are not judged")
+    test = test[known]
     if test.empty:
         split = judged_on or "held-out train"
         raise InputError(f'no {split} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
@@ -63,17 +71,28 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     too_large = embedded.too_large(train, copies=3)  # standardised rows, those of a subset and of the next
     design = embedded.design(train, held=not too_large)
     notes += [too_large] if too_large else []
+    if n_constant := design.n_features - len(design.columns):
+        notes.append(
+            f"{n_constant} features never change over the train images: random subsets spend places on them, discriminative ones "
+            "leave them out first"
+        )
+    if chosen.sparse:
+        notes.append("even at the smallest eps few features fire: their order by activation shares says little")
+    rows = test["row"].to_numpy()
+    judged = None if too_large or embedded.too_large(test, copies=1) else [store.read(rows)]
     progress.stage("choosing the L2 strength")
     strength = while_checking(lambda: choose_l2(design, settings.seed), progress) if settings.l2 is None else settings.l2
+    if settings.l2 is None and (words := at_an_end(strength)):
+        notes.append(words)
 
-    todo = 1 + len(compression.REDUCTIONS) * (len(compression.KINDS) - 1 + compression.RANDOM_SEEDS)
+    todo = compression.n_probes()
     progress.stage("fitting probes", todo)
     kept = None if progress.folder is None else progress.folder / f"probes-{fingerprint([embedded.inputs, strength])[:12]}.npz"
     probes, saved = list[compression.Subset](), time.monotonic()
     coming = compression.curve(
         design,
         chosen.shares,
-        lambda: (block for _, block in store.blocks(test["row"].to_numpy())),
+        lambda: judged or (block for _, block in store.blocks(rows)),
         test["label"].to_numpy(),
         strength,
         done=[] if kept is None else _read(kept, chosen.shares),
@@ -95,6 +114,8 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     summary = {
         "judged_on": judged_on or "held-out train",
         "n_judged": len(test),
+        "n_unknown": n_unknown,
+        "n_constant": n_constant,
         "n_classes": len(design.classes),
         "n_features": design.n_features,
         "top1": float(full),

@@ -53,8 +53,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     from sslviz.store.files import only_writer, whole_file
 
     name = check_name("encoder", settings.new_name)
-    if name in workspace.encoders():
-        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
+    _check_free(workspace, name)
     spec = load_spec(workspace, settings.encoder)
     if spec.backbone == "arrays":
         raise InputError(f'encoder "{spec.name}" came in as arrays ({spec.source}); there are no weights to cut.')
@@ -69,13 +68,15 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     whole, small = build_encoder(spec, all_weights), build_encoder(cut, weights)
     size = spec.input.size
     images = torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    wanted, got = whole.embed(images)[:, torch.from_numpy(kept)], small.embed(images)
-    difference = ((wanted - got).abs().amax(1) / wanted.abs().amax(1).clamp_min(1e-30)).max().item()
+    every, got = whole.embed(images), small.embed(images)
+    wanted = every[:, torch.from_numpy(kept)]
+    difference = ((wanted - got).abs().amax(1) / every.abs().amax(1).clamp_min(1e-30)).max().item()
     if not difference <= _SAME:
         raise RunFailed(f"encoder {name} differs from {settings.encoder} by {difference:.1g} of a row's maximum; not to be used.")
     before, after = _images_per_second(whole, small, images)
     megabytes = [sum(w.numel() * w.element_size() for w in net.backbone.state_dict().values()) / 1e6 for net in (whole, small)]
     with only_writer(workspace.encoder(name), f"the encoder {name}"):
+        _check_free(workspace, name)  # another may have been made meanwhile
         with whole_file(workspace.encoder(name) / "features.csv") as beside:
             pd.DataFrame({"feature": kept, "share": chosen.shares[kept]}).to_csv(beside, index=False)
         save_encoder(workspace, cut, weights)
@@ -104,6 +105,11 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
         "words": words,
         "folder": str(workspace.encoder(name)),
     }
+
+
+def _check_free(workspace: Workspace, name: str) -> None:
+    if name in workspace.encoders():
+        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
 
 
 def _images_per_second(first: "Encoder", second: "Encoder", images: "torch.Tensor") -> tuple[float, float]:

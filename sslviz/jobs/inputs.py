@@ -1,7 +1,7 @@
 """What score and probe read: a data set, its embeddings by one encoder, and whether they still belong together."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sslviz.analysis.features import ActivationCounts, FeatureSelection
     from sslviz.analysis.softmax import Design
 
+_OF_MEMORY = 0.8
+"""Of what is free, this much may be planned for: what is read passes through memory too."""
 JUDGED_ON = ("test", "val")
 
 
@@ -29,8 +31,32 @@ def available_memory() -> int:
     """Bytes of memory that work may take: free or given back on demand (Linux), else half of what is built in."""
     info = Path("/proc/meminfo")
     if info.exists():
-        return next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
+        return min([free, *left_to_group(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def left_to_group(mine: Path, groups: Path) -> list[int]:
+    """Bytes that the limits of this process's control groups leave (containers, SLURM; cgroup v2), the cache of files counted
+    as free; [] where none is set."""
+    try:
+        own = next(line.removeprefix("0::/") for line in mine.read_text().splitlines() if line.startswith("0::/"))
+    except (OSError, StopIteration):
+        return []
+    left = []
+    place = groups / own
+    for folder in [place, *place.parents]:
+        if not folder.is_relative_to(groups):
+            break
+        try:
+            most = (folder / "memory.max").read_text().strip()
+            used = int((folder / "memory.current").read_text())
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if most != "max":
+            left.append(max(0, int(most) - used + int(facts.get("inactive_file", 0))))
+    return left
 
 
 def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -74,6 +100,10 @@ class Embedded:
 
         return self.counted(rows, EPS_GRID if eps == "auto" else [check_eps(eps)], progress).select(eps, LOWER, UPPER)
 
+    def titles(self, labels: Iterable[int]) -> list[str]:
+        """What to show for these classes."""
+        return [self.dataset.titles[int(k)] for k in labels]
+
     def class_counts(self) -> pd.Series:
         """Train samples of each class, the most frequent first. Raises InputError: fewer than the two classes a probe needs."""
         labels = self.samples.loc[self.samples["split"] == "train", "label"]
@@ -86,7 +116,7 @@ class Embedded:
     def too_large(self, train: pd.DataFrame, copies: int) -> str:
         """A remark where `copies` of these samples' embeddings (float32) do not fit into memory, else ""."""
         need = len(train) * int(self.store.meta["width"]) * 4 * copies
-        if need < available_memory():
+        if need < _OF_MEMORY * available_memory():
             return ""
         return f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass"
 

@@ -166,7 +166,7 @@ def _answered(
             H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
             own = probe.content["summary"]
             l2 = float(own["l2"]) if own["protocol"] == "lbfgs" else None
-            said, _ = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
+            said, *_ = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
             joined["correct"] = samples["sample_id"].map(pd.Series(said == y, index=train["sample_id"]))
     joined["correct"] = joined["correct"].astype("boolean")
     return joined, notes

@@ -19,7 +19,9 @@ _MOST_PROBABILITIES = 20_000_000
 class ProbeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    protocol: Literal["lbfgs", "sgd100"] = Field("lbfgs", description="lbfgs: to the optimum; sgd100: 100 epochs, as the paper")
+    protocol: Literal["lbfgs", "sgd100"] = Field(
+        "lbfgs", description="lbfgs: to the optimum; sgd100: 100 epochs, as the paper; one takes the other's place as the result"
+    )
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength on standardised features; default chosen on a fifth of train"
     )
@@ -33,7 +35,8 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     """Fit a linear probe on the train embeddings and say which images it gets right (needs labels)."""
     import pandas as pd
 
-    from sslviz.analysis.probe import out_of_fold
+    from sslviz.analysis.probe import at_an_end, out_of_fold
+    from sslviz.analysis.rivals import MAX_TRAIN_ROWS
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
@@ -43,8 +46,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     train = samples[samples["split"] == "train"]
     counts = embedded.class_counts()
     notes = []
-    lonely = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n == 1]
-    if lonely:
+    if lonely := embedded.titles(counts.index[counts == 1]):
         notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
     others = samples[samples["split"] != "train"]
     folds = settings.train_predictions or embedded.judged_on is None
@@ -64,19 +66,25 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     design = embedded.design(train, held=not too_large)
     progress.stage("fitting the probe")
     fit, l2 = while_checking(lambda: _fit(design, settings), progress)
+    if settings.protocol == "lbfgs" and settings.l2 is None and (words := at_an_end(l2)):
+        notes.append(words)
+    whole = (len(others) + folds * len(train)) * len(design.classes) <= _MOST_PROBABILITIES
     parts = []
     if len(others):
         progress.stage("judging")
         shares = design.probabilities(fit, (block for _, block in embedded.store.blocks(others["row"].to_numpy())))
-        parts.append(_predictions(others, design.classes[shares.argmax(1)], shares, design.classes))
+        parts.append(_predictions(others, design.classes[shares.argmax(1)], shares, design.classes, whole))
     if folds:
         progress.stage("predicting train images out of fold")
-        if counts.min() < 5:
-            few = [embedded.dataset.titles[k] for k, n in zip(counts.index.tolist(), counts, strict=True) if n < 5]
+        if few := embedded.titles(counts.index[counts < 5]):
             notes.append(f"{len(few)} classes have fewer than 5 train images, so not every fold has them: {shown(few)}")
         H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()
-        predictions, shares = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
-        parts.append(_predictions(train, predictions, shares, design.classes))
+        predictions, shares, slow = while_checking(lambda: out_of_fold(H, y, l2, seed=settings.seed), progress)
+        if slow:
+            notes.append(f"{slow} of the five folds' probes stopped without converging")
+        parts.append(_predictions(train, predictions, shares, design.classes, whole))
+    if not whole:
+        notes.append("the five likeliest classes of each image are kept, not the probabilities of all: there are too many")
     table = pd.concat(parts, ignore_index=True)
     split = embedded.judged_on or "train"
     judged = table[(table["split"] == split) & table["correct"].notna()]
@@ -87,7 +95,11 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     if settings.knn and split != "train" and len(judged):
         progress.stage("voting among neighbours")
         knn = _knn(embedded, settings, judged, progress)
-    if not fit.converged:
+        if counts.sum() > MAX_TRAIN_ROWS:
+            notes.append(
+                f"nearest neighbours vote among {MAX_TRAIN_ROWS:,} of the {counts.sum():,} train images, drawn with the seed"
+            )
+    if fit.converged is False:
         notes.append(f"the solver stopped after {fit.iterations} iterations without converging")
     for note in notes:
         progress.warn(note)
@@ -168,9 +180,9 @@ def _confusion(judged: Any) -> Any:
     return judged.groupby(["label", "prediction"]).size().rename("n").reset_index()
 
 
-def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: Any) -> Any:
+def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: Any, whole: bool) -> Any:
     """sample_id, split, label, prediction, correct (missing where the class is unknown), confidence, top-5 classes and shares,
-    and the shares of all classes, in their order, where that is at most 20 million numbers."""
+    and, where `whole`, the shares of all classes, in their order."""
     import numpy as np
     import torch
 
@@ -182,6 +194,6 @@ def _predictions(samples: Any, predictions: Any, probabilities: Any, classes: An
     table["confidence"] = probabilities.max(1)
     table["top5"] = list(classes[top5.indices.numpy()])
     table["top5_probability"] = list(top5.values.numpy())
-    if probabilities.size <= _MOST_PROBABILITIES:
+    if whole:
         table["probabilities"] = list(probabilities.astype(np.float32))
     return table

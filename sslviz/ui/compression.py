@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.compression import KINDS, subset
+from sslviz.encoders.cut import cut_from
 from sslviz.encoders.spec import load_spec
 from sslviz.jobs.export import ExportSettings
 from sslviz.jobs.runner import list_runs
@@ -67,24 +68,22 @@ def _name(kind: str) -> str:
     return figures.NAMES.get(kind, kind)
 
 
-def warnings() -> None:
+def caveats() -> None:
     """What the curve does not say."""
     st.info(
         "Features are ranked without labels, but whoever picks a size by looking at this curve uses the labels of these images. "
-        "The default discriminative set (percentiles 50 to 95) is itself a cut of 55 %. In the paper, too, discriminative and "
-        "random features do equally well for some encoders up to cuts of 10 to 20 %."
+        "The default discriminative set (percentiles 50 to 95) is itself a cut of about 55 %. In the paper the curves of "
+        "discriminative and of random features coincide for some encoders up to cuts of 10 to 20 %."
     )
 
 
 def beside(here: Frame) -> None:
     """The curve of one kind for all encoders that have one on this data set."""
-    found = {}
-    for name in here.workspace.encoders():
-        stage = reads.stage(here.workspace, here.dataset, name, "compression", "compress")
-        if stage.result is not None and stage.state == "fresh":
-            found[name] = figures.lines(reads.table(stage.result, "curve"))
-    if len(found) < 2:
+    stages = {e: reads.stage(here.workspace, here.dataset, e, "compression", "compress") for e in here.workspace.encoders()}
+    fresh = {e: stage for e, stage in stages.items() if stage.state == "fresh" and stage.result is not None}
+    if len(fresh) < 2:
         return
+    found = {e: figures.lines(reads.table(stage.result, "curve")) for e, stage in fresh.items() if stage.result is not None}
     st.subheader("Other encoders")
     left, right = st.columns(2)
     names = left.multiselect("Encoders", list(found), default=list(found), key="compression-encoders")
@@ -95,6 +94,16 @@ def beside(here: Frame) -> None:
     numbers = pd.concat([t[t["kind"] == kind].assign(encoder=name) for name, t in shown.items()])
     title = f"Top-1 on fewer features ({_name(kind)}) of {len(shown)} encoders"
     widgets.chart(figures.encoders(shown, kind), numbers, key="compression-others", alt=title)
+    own = {e: reads.summary(stage) for e, stage in fresh.items() if e in shown}
+    stale = [e for e, stage in stages.items() if stage.state == "stale"]
+    st.caption(
+        plain(
+            "Each has its own L2 and eps: "
+            + "; ".join(f"{e} {s['l2']:g} and {s['eps']:g}" for e, s in own.items())
+            + ". Hover for intervals over images; that two of them overlap decides nothing, since all probes see the same images."
+            + (f" Left out, of older images or weights: {', '.join(stale)}." if stale else "")
+        )
+    )
 
 
 def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> None:
@@ -105,6 +114,9 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
     less = right.slider("Features left out, %", 5, 95, 40, 5, key="compression-less")
     kept = subset(shares["share"].to_numpy(), kind, less / 100)
     table = pd.DataFrame({"feature": kept, "share": shares["share"].to_numpy()[kept]})
+    if table.empty:
+        st.caption(f"None of {len(shares)} features is left.")
+        return
     least, most = table["share"].min(), table["share"].max()
     st.caption(f"{len(kept)} of {len(shares)} features; they fire in {least:.2f} to {most:.2f} % of the train images.")
     st.download_button(
@@ -140,7 +152,7 @@ def _exported(here: Frame, settings: ExportSettings, kept: list[int]) -> None:
     name = settings.new_name
     runs = [r for r in list_runs(here.workspace) if r["job"] == "export" and (r["result"] or {}).get("encoder") == name]
     parent, features = load_spec(here.workspace, here.encoder), here.workspace.encoder(name) / "features.csv"
-    same = load_spec(here.workspace, name).source.endswith(f"of {parent.name} ({parent.source})")
+    same = load_spec(here.workspace, name).source == cut_from(parent, len(kept))
     if not same or not features.exists() or pd.read_csv(features)["feature"].tolist() != kept:
         st.warning(
             f"There is an encoder **{plain(name)}** that has other features or weights. To make this one, remove it "

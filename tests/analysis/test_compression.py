@@ -4,20 +4,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import t
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import compression_curve, linear_probe, select_features
 from sslviz.analysis import resampling
-from sslviz.analysis.compression import KINDS, Drop, by_size, curve, drops, enough, subset, table
+from sslviz.analysis.compression import KINDS, Drop, by_size, curve, drops, enough, n_probes, subset, table
 from sslviz.analysis.softmax import Design, fit_lbfgs
 from sslviz.errors import InputError
 from tests.inputs import planted
 
 
-def probes(H, y, T, t, eps=1.0, l2=1e-2, **options):
-    return list(curve(Design(H, y), select_features(H, eps).shares, lambda: [T], t, l2, **options))
+def probes(H, y, T, truth, eps=1.0, l2=1e-2, **options):
+    return list(curve(Design(H, y), select_features(H, eps).shares, lambda: [T], truth, l2, **options))
 
 
 def test_subsets_of_eleven_features_by_hand():
@@ -59,8 +60,8 @@ def two_halves(n=600, seed=0):
 
 
 def test_where_the_signal_sits_shows_in_the_curve():
-    (H, y), (T, t) = two_halves(), two_halves(seed=1)
-    found = compression_curve(H, y, T, t, eps=1.0, reductions=[0.5], kinds=["lower tail", "upper tail", "random"])
+    (H, y), (T, truth) = two_halves(), two_halves(seed=1)
+    found = compression_curve(H, y, T, truth, eps=1.0, reductions=[0.5], kinds=["lower tail", "upper tail", "random"])
     top1 = found.groupby("kind")["top1"].mean()
     assert top1["full"] > 0.9
     assert top1["upper tail"] == pytest.approx(top1["full"], abs=0.02)  # all ten that know
@@ -147,7 +148,8 @@ def test_drops_by_hand_and_their_interval(monkeypatch):
     lost = np.zeros(100)
     for k in range(4):
         lost[: 5 * k] += 0.25
-    deviation = np.hypot(lost.std() / 10, np.std([0, 0.05, 0.1, 0.15]) / 2)  # over images, and over four seeds
+    of_seeds = np.std([0, 0.05, 0.1, 0.15], ddof=1) / 2 * t.ppf(0.975, 3) / 1.96  # four of them: Student's t
+    deviation = np.hypot(lost.std() / 10, of_seeds)
     assert random.interval[1] - random.interval[0] == pytest.approx(2 * 1.96 * deviation, rel=0.15)
     assert (pca.drop, pca.interval) == (0, (0, 0))
     assert random.above_random is None
@@ -168,6 +170,37 @@ def test_the_size_that_is_enough():
     assert enough(found, "a", 2) == 0.5
     assert enough(found, "a", 3) is None
     assert enough(found, "b", 1) is None
+    lost = np.array([True] * 79 + [False] * 21)  # of 80 right in 100: one point exactly, which is no more than one
+    assert enough([Drop("a", 0.5, 0.8 - lost.mean(), (0, 0), ())], "a", 1) is None
+
+
+def test_the_intervals_of_four_seeds_hold_what_they_promise():
+    """The mean of all seeds lies in the interval of four of them in 95 of 100 cases; the images are too many to matter."""
+    rng = np.random.default_rng(0)
+    made = probes(*two_classes(), reductions=[0.5], kinds=["random"])
+    n, inside = 4000, 0
+    for _ in range(200):
+        shares = 0.8 + 0.02 * rng.normal(size=4)
+        right = [np.arange(n) < n * share for share in (0.8, *shares)]
+        changed = [type(p)(**{**vars(p), "correct": c}) for p, c in zip(made, right, strict=True)]
+        low, high = drops(changed, n_bootstrap=200)[0].interval
+        inside += low <= 0 <= high
+    assert 0.90 <= inside / 200 <= 0.99
+
+
+def test_probes_that_did_not_converge_are_said_to(monkeypatch):
+    from dataclasses import replace
+
+    from sslviz.analysis import compression
+
+    fit = compression.fit_lbfgs
+    monkeypatch.setattr(compression, "fit_lbfgs", lambda *a, **k: replace(fit(*a, **k), converged=False))
+    assert not table(probes(*two_classes(), reductions=[0.5], kinds=["pca"]))["converged"].any()
+
+
+def test_the_number_of_probes():
+    assert n_probes() == len(probes(*two_classes())) == 81
+    assert n_probes([0.5], ["pca", "random"]) == 6
 
 
 def test_images_of_unknown_classes_are_not_judged():

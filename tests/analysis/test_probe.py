@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from sslviz import linear_probe
-from sslviz.analysis.probe import L2_PATH, choose_l2, held_out, knn_probe, out_of_fold
+from sslviz.analysis.probe import L2_PATH, at_an_end, choose_l2, held_out, knn_probe, out_of_fold
 from sslviz.analysis.softmax import Design, fit_lbfgs, fit_sgd
 from sslviz.errors import InputError
 from tests.inputs import planted
@@ -88,6 +88,17 @@ def test_badly_scaled_and_constant_columns():
     assert_array_equal(result.weights[:, 60:63], np.zeros((3, 3)))
 
 
+def test_folds_that_did_not_converge_are_counted(monkeypatch):
+    from sslviz.analysis import probe
+
+    H, y = planted(100)
+    fit = probe.fit_lbfgs
+    monkeypatch.setattr(probe, "fit_lbfgs", lambda design, l2, n=1000, *rest: fit(design, l2, 1, *rest))
+    assert out_of_fold(H, y, l2=1e-4)[2] == 5
+    monkeypatch.undo()
+    assert out_of_fold(H, y, l2=1e-1)[2] == 0
+
+
 def test_shuffled_labels_give_chance():
     H, y = planted(1200, classes=4)
     y = np.random.default_rng(1).permutation(y)
@@ -114,7 +125,7 @@ def test_unknown_classes_are_left_out_and_counted():
 def test_out_of_fold_predictions_do_not_see_their_sample():
     rng = np.random.default_rng(0)  # features know nothing, but each row can be learned by heart
     H, y = rng.normal(size=(150, 400)), rng.integers(0, 3, 150)
-    predictions, probabilities = out_of_fold(H, y, l2=1e-4)
+    predictions, probabilities, _ = out_of_fold(H, y, l2=1e-4)
     assert (predictions == y).mean() == pytest.approx(1 / 3, abs=0.13)
     assert linear_probe(H, y, H, y, l2=1e-4).top1 == 1.0
     assert_allclose(probabilities.sum(1), np.ones(150), atol=1e-5)
@@ -124,7 +135,7 @@ def test_a_fold_that_takes_all_of_a_rare_class():
     H, y = planted(11, classes=2)
     y[:] = 0
     y[3] = 1
-    predictions, probabilities = out_of_fold(H, y, l2=1e-2)
+    predictions, probabilities, _ = out_of_fold(H, y, l2=1e-2)
     assert set(predictions) <= {0, 1}
     assert_allclose(probabilities.sum(1), np.ones(11), atol=1e-5)
 
@@ -197,6 +208,31 @@ def test_the_l2_is_the_one_after_which_the_held_out_loss_rises(noise):
         losses.append(-np.log(peer.predict_proba(X[held])[np.arange(held.sum()), y[held]]).mean())
     rises = [k for k in range(1, len(losses)) if losses[k] >= losses[k - 1]]
     assert choose_l2(Design(H, y), 0) == L2_PATH[rises[0] - 1 if rises else -1]
+
+
+def test_classes_of_one_image_do_not_choose_the_l2():
+    """Held out, they are unknown to every fit: whatever it says of them is no reason for a strong L2."""
+    rng = np.random.default_rng(4)
+    y = np.concatenate([rng.integers(0, 3, 240), np.arange(3, 43)])
+    H = (3 * rng.normal(size=(43, 30))[y] + rng.normal(size=(280, 30))).astype(np.float32)
+    X, held = StandardScaler().fit_transform(H.astype(float)), held_out(y, 0)
+    judged = held & np.isin(y, y[~held])
+    assert 0 < judged.sum() < held.sum()
+    losses = []
+    for l2 in L2_PATH:
+        peer = LogisticRegression(C=1 / (l2 * (~held).sum()), max_iter=5000, tol=1e-8).fit(X[~held], y[~held])
+        shares = peer.predict_proba(X[judged])
+        losses.append(-np.log(shares[np.arange(judged.sum()), np.searchsorted(peer.classes_, y[judged])]).mean())
+    rises = [k for k in range(1, len(losses)) if losses[k] >= losses[k - 1]]
+    wanted = L2_PATH[rises[0] - 1 if rises else -1]
+    assert choose_l2(Design(H, y), 0) == wanted < L2_PATH[0]
+    alone = np.arange(5)
+    assert choose_l2(Design(H[:5], alone), 0) == L2_PATH[0]  # nothing to judge by
+
+
+@pytest.mark.parametrize(("l2", "words"), [(1e-1, "the strongest of those tried"), (1e-4, "the weakest"), (1e-2, None)])
+def test_a_strength_at_the_end_of_the_path_is_said(l2, words):
+    assert words in at_an_end(l2) if words else at_an_end(l2) == ""
 
 
 def test_the_held_out_fifth_is_even_over_classes():

@@ -59,6 +59,45 @@ def test_the_speed_is_the_new_ones_over_the_old_ones(place, monkeypatch):
     assert result["images_per_second"] == [100, 150]
 
 
+def test_speeds_belong_to_their_encoders(monkeypatch):
+    """The first takes a second an image, the second a half."""
+    from types import SimpleNamespace
+
+    from sslviz.jobs import export as module
+
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    slow, fast = (SimpleNamespace(embed=lambda images, s=s: now.__setitem__(0, now[0] + s * len(images))) for s in (1.0, 0.5))
+    assert module._images_per_second(slow, fast, np.zeros(8)) == (1.0, 2.0)
+
+
+def test_weak_features_are_compared_on_the_whole_rows_scale(place, monkeypatch):
+    """Rounding that is small beside the row may be large beside a feature that hardly fires."""
+    from sslviz.encoders import run as encoders
+
+    build = encoders.build_encoder
+
+    def with_a_loud_feature(spec, weights):
+        encoder = build(spec, weights)
+        embed_ = encoder.embed
+        noise = 3e-6 if spec.feature_dim < 32 else 0.0
+
+        def shown(images):
+            h = embed_(images) * 1e-3 + noise
+            if spec.feature_dim == 32:
+                h[:, 0] = 1.0
+            return h
+
+        monkeypatch.setattr(encoder, "embed", shown, raising=False)
+        return encoder
+
+    monkeypatch.setattr(encoders, "build_encoder", with_a_loud_feature)
+    H = rows(place, "tiny")
+    kept = subset(select_features(H, "auto").shares, "lower tail", 0.5)
+    assert 0 not in kept
+    assert run(place, kind="lower tail", reduction=0.5, name="weak")["difference"] <= 1e-5
+
+
 def test_names(place):
     assert ExportSettings(dataset="d", encoder="e", kind="lower tail", reduction=0.55).new_name == "e-lower-tail-55"
     assert ExportSettings(dataset="d", encoder="e", kind="random", seed=2).new_name == "e-random-2-40"

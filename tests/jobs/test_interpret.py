@@ -230,7 +230,7 @@ def test_train_masks_are_judged_out_of_fold(place, workspace, tmp_path, protocol
     embedded = open_embedded(workspace, "photos", "tiny")
     train = embedded.samples[embedded.samples["split"] == "train"]
     l2 = latest_result(place.results("photos", "tiny", "probe")).content["summary"]["l2"] if protocol == "lbfgs" else None
-    said, _ = out_of_fold(embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy(), l2, seed=0)
+    said, *_ = out_of_fold(embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy(), l2, seed=0)
     wanted = dict(zip(train["sample_id"], said == train["label"].to_numpy(), strict=True))
     assert looks.to_dict() == wanted
     assert not all(wanted.values())  # an in-sample probe would be right everywhere

@@ -67,6 +67,38 @@ def test_what_a_result_holds(place):
     assert run(place, knn=0)[0]["knn_top1"] is None
 
 
+def test_what_is_cut_short_is_said(place, monkeypatch):
+    from sslviz.analysis import rivals
+    from sslviz.jobs import probe as module
+
+    monkeypatch.setattr(rivals, "MAX_TRAIN_ROWS", 10)
+    monkeypatch.setattr(module, "_MOST_PROBABILITIES", 27 * 3 - 1)
+    summary, result = run(place, knn=5)
+    assert "nearest neighbours vote among 10 of the 42 train images, drawn with the seed" in summary["notes"]
+    assert any("not the probabilities of all" in note for note in summary["notes"])
+    assert "probabilities" not in result.table("predictions")
+    assert "top5" in result.table("predictions")
+    monkeypatch.setattr(module, "_MOST_PROBABILITIES", 27 * 3)
+    (H, y, _), (T, t, _) = arrays(place, "train"), arrays(place, "test")
+    summary, result = run(place, knn=5, seed=3)
+    assert "probabilities" in result.table("predictions")
+    drawn = np.sort(np.random.default_rng(3).choice(42, 10, replace=False))
+    assert summary["knn_top1"] == pytest.approx((knn_probe(H[drawn], y[drawn], T, k=5) == t).mean())
+
+
+def test_the_solvers_end_is_said(place, monkeypatch):
+    from dataclasses import replace
+
+    from sslviz.analysis import softmax
+
+    fit = softmax.fit_lbfgs
+    assert run(place)[0]["converged"] is True
+    monkeypatch.setattr(softmax, "fit_lbfgs", lambda *a, **k: replace(fit(*a, **k), converged=False))
+    summary, _ = run(place, l2=1e-2)
+    assert summary["converged"] is False
+    assert any("without converging" in note for note in summary["notes"])
+
+
 def test_embeddings_that_do_not_fit_into_memory_give_the_same(place, monkeypatch):
     held, _ = run(place, l2=1e-2)
     before = latest_result(place.results("photos", "tiny", "probe")).table("predictions")

@@ -47,6 +47,20 @@ def test_the_curve_in_words_and_a_subset_to_take_away(app, scored, workspace):
     assert figures["Random, 40 %"] == f"{100 * result['at_40']['random']['drop']:.1f}"
     assert len(test.get("plotly_chart")) == 1
     assert "uses the labels of these images" in text(test)
+    assert "itself a cut of about 55 %" in text(test)
+    assert "In the paper the curves of discriminative and of random features coincide for some encoders" in text(test)
+    for points in ("1", "2"):
+        first = result["enough"]["discriminative"][points]
+        said = "beyond 90 %" if first is None else f"{100 * first:.0f} %"
+        assert figures[f"{points} point{'s' if points == '2' else ''} lost at"] == said
+    path = latest_result(workspace.results("photos", "tiny", "compress")).folder / "result.json"
+    content = read_json(path)
+    content["summary"]["notes"] = ["3 of 81 probes stopped without converging"]
+    content["summary"]["enough"]["discriminative"] = {"1": 0.2, "2": None}
+    write_json(path, content)
+    assert "3 of 81 probes stopped without converging" in text(app("compression"))
+    figures = {m.label: m.value for m in app("compression").metric}
+    assert (figures["1 point lost at"], figures["2 points lost at"]) == ("20 %", "beyond 90 %")
     shares = latest_result(workspace.results("photos", "tiny", "compress")).table("shares")["share"].to_numpy()
     kept = subset(shares, "upper tail", 0.75)
     test.selectbox(key="compression-take").set_value("upper tail")
@@ -117,6 +131,9 @@ def test_two_encoders_side_by_side_and_a_stale_curve(app, two, workspace, photos
     assert len(test.get("plotly_chart")) == 2
     test.selectbox(key="compression-kind").set_value("pca").run()
     assert not test.exception
+    l2 = {e: latest_result(workspace.results("photos", e, "compress")).content["summary"]["l2"] for e in ("other", "tiny")}
+    assert f"other {l2['other']:g} and " in text(test)
+    assert f"tiny {l2['tiny']:g} and " in text(test)
     next((photos / "train" / "disc").glob("*.png")).unlink()
     datasets.refresh(workspace, "photos")
     test = app("compression", encoder="tiny")

@@ -25,6 +25,15 @@ def lines(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([starts, found])[columns].sort_values(["kind", "reduction"], ignore_index=True)
 
 
+def which(kind: str, reduction: float) -> str:
+    """The features of a subset in words: between which percentiles of the activation shares, or how else they were taken."""
+    gone = {"discriminative": (50 / 55, 5 / 55), "lower tail": (0, 1), "upper tail": (1, 0)}
+    if kind not in gone:
+        return {"random": "drawn at random, four times", "pca": "of the features' correlations"}[kind]
+    low, high = (100 * reduction * part for part in gone[kind])
+    return f"percentiles {low:.0f} to {100 - high:.0f}"
+
+
 def curves(found: pd.DataFrame, kinds: list[str]) -> go.Figure:
     """`lines` of one encoder: top-1 against the share of features that went, with bands for discriminative and random subsets."""
     figure = go.Figure()
@@ -47,14 +56,16 @@ def encoders(found: dict[str, pd.DataFrame], kind: str) -> go.Figure:
 
 
 def _add_line(figure: go.Figure, part: pd.DataFrame, name: str, colour: str, dash: str = "solid") -> None:
+    taken = [which(*row) for row in zip(part["kind"], part["reduction"], strict=True)]
     figure.add_scatter(
         x=100 * part["reduction"],
         y=100 * part["top1"],
         mode="lines+markers",
         name=name,
         line={"color": colour, "dash": dash},
-        customdata=part[["n_features", "low", "high"]].assign(low=100 * part["low"], high=100 * part["high"]),
-        hovertemplate="%{x:.0f} % less, %{customdata[0]} features: %{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f})",
+        customdata=part[["n_features", "low", "high"]].assign(low=100 * part["low"], high=100 * part["high"], taken=taken),
+        hovertemplate="%{x:.0f} % less, %{customdata[0]} features (%{customdata[3]}): %{y:.1f} % "
+        "(%{customdata[1]:.1f} to %{customdata[2]:.1f})",
     )
 
 
