@@ -494,7 +494,7 @@ def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
         f"top-1 of linear probes on fewer features, {result['n_judged']:,} {result['judged_on']} images; full width "
         f"({result['n_features']}) {_percent(result['top1'])}; eps {result['eps']:g}, L2 {result['l2']:g}:"
     )
-    table = Table("less by", "features", *kinds)
+    table = Table("less by", "features", *kinds, padding=(0, 0))
     for line in top1.reset_index().to_dict("records"):
         table.add_row(f"{100 * line['reduction']:.0f} %", str(line["n_features"]), *(_percent(line[kind]) for kind in kinds))
     out.print(table)

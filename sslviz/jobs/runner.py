@@ -45,7 +45,7 @@ _OF_PROCESSES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE
 
 
 def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
-    """Start a job; returns (run id, what happened: "started", "joined" or "resumed").
+    """Start a job; returns (run id, what happened: "started", "resumed", or "joined", and then which settings are not its own).
 
     `background`: nobody waits for it · slurm: options of a cluster to submit it to, "" to run it here. Where the same job on the
     same target is running it is joined; an unfinished run of the very same settings is resumed.
@@ -60,7 +60,8 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
                 if state["background"] and not background:  # now somebody waits for it
                     path = workspace.run(state["id"]) / "config.json"
                     write_json(path, {**read_json(path), "background": False})
-                return state["id"], "joined"
+                others = [k for k, v in config["settings"].items() if k in state["settings"] and state["settings"][k] != v]
+                return state["id"], "joined" + (f"; it goes on with its own {', '.join(others)}" if others else "")
         for state in list_runs(workspace):
             if state["job"] == job and state["settings"] == config["settings"]:
                 if state["status"] in ("cancelled", "killed", "failed"):

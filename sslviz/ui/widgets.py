@@ -167,11 +167,13 @@ def go_to(page: str, **params: str) -> None:
 def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "") -> bool:
     """Launch a job, here or on a cluster, and say whether it could be; a second click, or a second tab, joins its run."""
     try:
-        run_id, _ = launch(job, settings, workspace, slurm=slurm)
+        run_id, how = launch(job, settings, workspace, slurm=slurm)
     except EXPECTED as error:
         st.error(plain(said(error)))
         return False
     st.session_state["run"] = run_id
+    if how.startswith("joined;"):
+        st.toast(plain(f"A run of this is going on: {how}."))
     return True
 
 

@@ -57,6 +57,8 @@ def test_a_run_ends_well_and_tells_its_result(workspace, photos):
 
 def test_a_second_click_joins(workspace, photos):
     first, _ = runner.launch("pretrain", pretrain_settings(), workspace)
+    _, how = runner.launch("pretrain", pretrain_settings(epochs=61, lr=0.5), workspace)
+    assert how == "joined; it goes on with its own epochs, lr"
     second, how = runner.launch("pretrain", pretrain_settings(), workspace)
     assert (second, how) == (first, "joined")
     wait(workspace, first, lambda s: s["done"] > 3)
