@@ -8,6 +8,9 @@ from sslviz.ui import frame, interpret, reads, report
 frame.open_page("Heatmaps", "Where does it look, at the object or the background?")
 here = frame.chosen()
 embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
+if why := report.no_maps(here):
+    st.info(f"This encoder {why}.")
+    st.stop()
 if mask_facts(here.dataset) is None:
     interpret.no_masks(here)
     st.stop()

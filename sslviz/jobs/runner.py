@@ -51,7 +51,7 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
     same target is running it is joined; an unfinished run of the very same settings is resumed.
     """
     workspace.create()
-    config = {"job": job, "settings": settings.model_dump(mode="json")}
+    config: dict[str, Any] = {"job": job, "settings": settings.model_dump(mode="json")}
     with _starting(workspace):
         for state in list_runs(workspace):
             if state["job"] != job:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from sslviz.analysis.rivals import RIVALS, score_titles
 from sslviz.data.masks import mask_facts
+from sslviz.encoders.backbones import BACKBONES
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import read_card
 from sslviz.errors import InputError
@@ -156,7 +157,7 @@ def further(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
     """The state of what rests on embeddings and scores, each with the button that makes it and the way to its page."""
     lacking = {
         "compress": "" if here.dataset.has_labels else "needs labels",
-        "interpret": "" if mask_facts(here.dataset) else "needs masks",
+        "interpret": no_maps(here) or ("" if mask_facts(here.dataset) else "needs masks"),
         "finetune": "" if here.dataset.root else "needs images",
     }
     for column, (job, (page, name, verb)) in zip(st.columns(len(_FURTHER)), _FURTHER.items(), strict=True):
@@ -166,6 +167,14 @@ def further(here: Frame, stages: list[reads.Stage], busy: bool) -> None:
             st.caption(lacking.get(job) or stage.state)
             if not lacking.get(job):
                 _make(here, stage, verb, disabled=busy or stages[2 if job == "interpret" else 0].state != "fresh")
+
+
+def no_maps(here: Frame) -> str:
+    """Why an encoder has no heatmaps at all; "" where it has."""
+    spec = load_spec(here.workspace, here.encoder)
+    if spec.backbone == "arrays":
+        return "came in as arrays: there is no network to look into"
+    return "" if BACKBONES[spec.backbone].has_maps else "has no layer with maps"
 
 
 def _make(here: Frame, stage: reads.Stage, verb: str, disabled: bool) -> None:

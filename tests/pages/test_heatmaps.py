@@ -17,6 +17,8 @@ from sslviz.data import dataset as datasets
 from sslviz.data.loading import read_picture
 from sslviz.data.masks import add_masks
 from sslviz.encoders.run import load_encoder
+from sslviz.encoders.spec import load_spec
+from sslviz.encoders.store import save_encoder
 from sslviz.errors import SslvizError
 from sslviz.heatmaps import finish
 from sslviz.jobs import runner
@@ -51,6 +53,17 @@ def test_without_masks_the_page_says_how_to_add_them(app, scored, tmp_path):
     test = app("heatmaps")
     assert "has no masks" in text(test)
     assert any("--masks" in block.value for block in test.code)
+
+
+def test_an_encoder_without_maps_is_offered_none(app, masked, workspace):
+    spec = load_spec(workspace, "tiny")
+    pixels = {"name": "pixels", "backbone": "pixels", "architecture": {"size": 32}, "feature_dim": 3072}
+    save_encoder(workspace, spec.model_copy(update=pixels), {})
+    embed(EmbedSettings(dataset="photos", encoder="pixels"), workspace, Progress())
+    score(ScoreSettings(dataset="photos", encoder="pixels"), workspace, Progress())
+    assert "This encoder has no layer with maps." in text(app("heatmaps", encoder="pixels"))
+    assert "has no layer with maps" in text(app(encoder="pixels"))
+    assert not any(b.key == "start-interpret" for b in app(encoder="pixels").button)
 
 
 def test_a_button_makes_the_heatmaps(app, masked, workspace, monkeypatch):

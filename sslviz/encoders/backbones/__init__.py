@@ -21,6 +21,9 @@ class Family(ABC):
     default_size: ClassVar[tuple[int, int]] = (224, 256)
     """Input size and resize, unless the file or the user says otherwise."""
 
+    has_maps: ClassVar[bool] = True
+    """Whether there are layers that keep places apart, so that heatmaps can say where a feature comes from."""
+
     @abstractmethod
     def build(self, architecture: Mapping[str, Any]) -> "torch.nn.Module":
         """The network with random weights, without any head."""

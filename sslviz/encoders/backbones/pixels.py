@@ -1,7 +1,7 @@
 """No network at all: the picture's pixels are the features. What every encoder has to beat."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -10,6 +10,8 @@ from sslviz.encoders.backbones import BACKBONES, Family, Shapes
 
 class PixelsFamily(Family):
     """`size` x `size` x 3 features; files are not searched for it."""
+
+    has_maps: ClassVar[bool] = False
 
     def build(self, architecture: Mapping[str, Any]) -> nn.Module:
         return nn.Flatten()
