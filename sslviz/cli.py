@@ -202,6 +202,7 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
             raise InputError("--classes picks among the folders of a folder; a data set that is had by name comes whole.")
         from sslviz.jobs.import_data import name_of
 
+        given = _source_here(given)
         job, name = JOBS["import_data"], check_name("data set", name or name_of(given))
         result = _run(job, parse(job.settings, {"name": name, "source": given}), workspace)
         _say_dataset(name, result["counts"], result["classes"], [])
@@ -216,6 +217,14 @@ def _add_dataset(given: str, workspace: Workspace, classes: str | None = None, n
     dataset, notes = add_folder(workspace, name, root, only)
     _say_dataset(name, dataset.facts["counts"], len(dataset.classes), notes)
     return name
+
+
+def _source_here(source: str) -> str:
+    """A source's name; where it is a folder, by its whole path (a run may have another working folder)."""
+    from sslviz.data.sources.hf import place_of
+
+    folder = place_of(source.removeprefix("hf:"))[2] if source.startswith("hf:") else None
+    return f"hf:{folder}" if folder else source
 
 
 def _say_dataset(name: str, counts: dict[str, int], classes: int, notes: list[str]) -> None:

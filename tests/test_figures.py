@@ -231,7 +231,7 @@ def test_a_compression_curve_with_its_bands_and_subsets():
     ]
     assert [np.round(lines[k].y, 6).tolist() for k in ("random", "principal components")] == [[80, 62], [80, 79]]
     assert [row[3] for row in lines["discriminative"].customdata] == [
-        "percentiles 0 to 100",
+        "all",
         "percentiles 50 to 95",
         "percentiles 82 to 92",
     ]

@@ -18,6 +18,8 @@ from sslviz.errors import InputError
 REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 KINDS = ("discriminative", "random", "lower tail", "upper tail", "pca")
 RANDOM_SEEDS = 4
+FROM_BOTTOM = {"discriminative": 50 / 55, "lower tail": 0.0, "upper tail": 1.0}
+"""Of the features that go, the share that is taken from the lowest activation shares; the rest are the highest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +47,10 @@ def subset(shares: np.ndarray, kind: str, reduction: float, seed: int = 0) -> np
     d = len(shares)
     kept = round((1 - reduction) * d)
     order = np.argsort(shares, kind="stable")
-    low = {"discriminative": round((d - kept) * 50 / 55), "lower tail": 0, "upper tail": d - kept}
     if kind == "random":
         return np.sort(np.random.default_rng(seed).permutation(d)[:kept])
-    return np.sort(order[low[kind] : low[kind] + kept])
+    low = round((d - kept) * FROM_BOTTOM[kind])
+    return np.sort(order[low : low + kept])
 
 
 def curve(
@@ -200,15 +202,15 @@ def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> l
             groups.setdefault((p.kind, p.reduction), []).append(k)
 
     def of_seeds(members: list[int]) -> np.ndarray:
-        """The mean of a group in each resample, over as many of its seeds, drawn too: as far from the mean of all as Student's t
-        has it, since so few draws from so few seeds lie too near."""
+        """The mean of a group in each resample, as far off as the mean of as many of its seeds, drawn too, is; widened as
+        Student's t asks of so few."""
         n = len(members)
         all_seeds: np.ndarray = drawn[:, members].mean(1)
         if n == 1:
             return all_seeds
         seeds = np.asarray(members)[rng.integers(n, size=(n_bootstrap, n))]
         wider = np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) / norm.ppf(0.975)
-        mean: np.ndarray = all_seeds + wider * (np.take_along_axis(drawn, seeds, 1).mean(1) - all_seeds)
+        mean: np.ndarray = all_seeds + wider * (top1[seeds].mean(1) - top1[members].mean())
         return mean
 
     resampled = {group: of_seeds(members) for group, members in groups.items()}

@@ -139,12 +139,13 @@ def probabilities(H: np.ndarray, weights: Any) -> np.ndarray:
 
 
 def choose_l2(design: Design, seed: int = 0, max_iterations: int = 1000) -> float:
-    """The strength on a falling path after which the loss on a held-out fifth falls no further; warm starts."""
+    """The strength on a falling path after which the loss on a held-out fifth falls no further; warm starts. Where no held-out
+    sample can be judged, since each class has one only, 0.01."""
     torch = design.torch
     held = torch.from_numpy(held_out(design.targets.numpy(), seed))
     judged = held & torch.isin(design.targets, design.targets[~held])  # no fit knows the other classes
     if not judged.any():
-        return L2_PATH[0]
+        return 1e-2
     best, start = (np.inf, L2_PATH[0]), None
     for l2 in L2_PATH:
         start = fit_lbfgs(design, l2, max_iterations, start, (~held).float())

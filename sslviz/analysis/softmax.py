@@ -234,7 +234,7 @@ def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit 
     theta = torch.zeros(c * width + c)
     if start is not None:
         theta = torch.cat([(start.weights @ factor.float()).flatten(), start.bias * equal**0.5])
-    options = {"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 0, "maxfun": 2 * max_iterations}
+    options = {"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-12, "gtol": 0, "maxfun": 2 * max_iterations}
     found = minimize(objective, theta.double().numpy(), jac=True, method="L-BFGS-B", callback=check, options=options)
     value, _ = objective(found.x)
     return Fit(now["W"], now["b"], value, bool(now["near"]), int(found.nit))

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sslviz.data.dataset import Dataset
 from sslviz.data.folder import walk_pictures
-from sslviz.data.images import DAMAGES
+from sslviz.data.images import DAMAGES, FORMATS
 from sslviz.errors import InputError, NotFound, shown
 from sslviz.store.files import read_json, read_table, write_json, write_table
 
@@ -104,7 +104,7 @@ def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "sof
     Raises InputError naming the file.
     """
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         image.load()
         values = _levels(image, means, name)
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, *DAMAGES) as error:

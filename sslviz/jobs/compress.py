@@ -68,18 +68,19 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
         raise InputError(f'no {split} image of "{settings.dataset}" has a class that occurs in train: nothing to judge on.')
 
     progress.stage("reading embeddings")
-    too_large = embedded.too_large(train, copies=3)  # standardised rows, those of a subset and of the next
+    too_large = embedded.too_large(3 * len(train))  # standardised rows, those of a subset and of the next
+    fits_all = not embedded.too_large(3 * len(train) + len(test))
     design = embedded.design(train, held=not too_large)
     notes += [too_large] if too_large else []
     if n_constant := design.n_features - len(design.columns):
         notes.append(
-            f"{n_constant} features never change over the train images: random subsets spend places on them, discriminative ones "
-            "leave them out first"
+            f"{n_constant} features never change over the train images and help no probe: subsets of any kind may spend places "
+            "on them"
         )
     if chosen.sparse:
         notes.append("even at the smallest eps few features fire: their order by activation shares says little")
     rows = test["row"].to_numpy()
-    judged = None if too_large or embedded.too_large(test, copies=1) else [store.read(rows)]
+    judged = [store.read(rows)] if fits_all else None
     progress.stage("choosing the L2 strength")
     strength = while_checking(lambda: choose_l2(design, settings.seed), progress) if settings.l2 is None else settings.l2
     if settings.l2 is None and (words := at_an_end(strength)):

@@ -693,7 +693,7 @@ class _Trainer:
 
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
         own["from_files"] = self.from_files
-        if self.settings.most():
+        if len(self.ids) < int((self.dataset.samples["split"] == "train").sum()):
             own["images"] = len(self.ids)
         selection = [self.fixed.features.tolist(), self.fixed.eps]
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs

@@ -24,7 +24,7 @@ class ImportDataSettings(Settings):
 def import_data(settings: ImportDataSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Download a data set that torchvision or the Hugging Face hub has, and register it, with its masks where it has some."""
     from sslviz.data import dataset as datasets
-    from sslviz.data.masks import add_masks
+    from sslviz.data.masks import add_masks, mask_facts
     from sslviz.data.sources import SOURCES, link, split_source, write_pictures
     from sslviz.store.files import only_writer, read_json, write_json
 
@@ -36,31 +36,38 @@ def import_data(settings: ImportDataSettings, workspace: Workspace, progress: Pr
     source, there = asked
     folder, downloads = workspace.create().dataset(name), workspace.root / "downloads"
     who = f"run {progress.folder.name}" if progress.folder else ""
-    with only_writer(downloads / source, f"what comes from {source}", who):
+    with only_writer(downloads / source, f"what comes from {source}", who), only_writer(folder, f"data set {name}", who):
         record, images, masks = folder / "source.json", folder / "images", folder / "masks"
         if name in workspace.datasets():
             dataset = datasets.load(workspace, name)
-            if dataset.root != images or not record.exists() or read_json(record)["source"] != settings.source:
+            known = read_json(record) if record.exists() else {}
+            if dataset.root != images or known.get("source") != settings.source:
                 raise InputError(
                     f'data set "{name}" is already there, from elsewhere. Choose another name or remove it: '
                     f"sslviz data remove {name}"
                 )
-            return _said(dataset, dataset.facts["notes"])
+            if masks.is_dir() and mask_facts(dataset) is None:  # the run that brought it ended before its masks were paired
+                add_masks(dataset, masks)
+            return _said(dataset, known["notes"])
         progress.stage(f"getting {there}")
         found = while_checking(lambda: SOURCES[source].open(there, downloads), progress)
-        for left in (images, masks):  # of a run that ended before its end
-            shutil.rmtree(left, ignore_errors=True)
-        write_pictures(found, images, progress)
-        if not any(images.iterdir()):
-            raise InputError(f"{settings.source}: none of its {found.n:,} rows holds a picture that can be taken.")
-        write_json(record, {"source": settings.source})
-        notes = list(found.notes)
+        try:
+            for left in (images, masks):  # of a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            write_pictures(found, images, progress)
+            if not any(images.iterdir()):
+                raise InputError(f"{settings.source}: none of its {found.n:,} rows holds a picture that can be taken.")
+            if found.masks is not None:
+                shutil.copytree(found.masks, masks / "trimaps", copy_function=lambda a, b: link(Path(a), Path(b)))
+            write_json(record, {"source": settings.source, "notes": found.notes})
+            dataset, said = datasets.add_folder(workspace, name, images)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if found.masks is not None:
-            shutil.copytree(found.masks, masks / "trimaps", copy_function=lambda a, b: link(Path(a), Path(b)))
-        dataset, said = datasets.add_folder(workspace, name, images)
-        if found.masks is not None:
-            notes += add_masks(dataset, masks).facts["notes"]
-    notes += said
+            said += add_masks(dataset, masks).facts["notes"]
+        notes = [*found.notes, *said]
+        write_json(record, {"source": settings.source, "notes": notes})
     for note in notes:
         progress.warn(note)
     return _said(dataset, notes)

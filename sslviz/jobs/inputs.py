@@ -113,9 +113,9 @@ class Embedded:
             raise InputError(f'a probe needs two classes with train images; data set "{self.dataset.name}" {there}.')
         return counts
 
-    def too_large(self, train: pd.DataFrame, copies: int) -> str:
-        """A remark where `copies` of these samples' embeddings (float32) do not fit into memory, else ""."""
-        need = len(train) * int(self.store.meta["width"]) * 4 * copies
+    def too_large(self, n: int) -> str:
+        """A remark where n embeddings (float32) do not fit into memory, else ""."""
+        need = n * int(self.store.meta["width"]) * 4
         if need < _OF_MEMORY * available_memory():
             return ""
         return f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass"

@@ -160,7 +160,7 @@ def _answered(
         notes.append("masks are on train images: right and wrong are those of 5-fold out-of-fold probes")
         if joined["correct"].isna().all():
             train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
-            if embedded.too_large(train, copies=4):
+            if embedded.too_large(4 * len(train)):
                 return unknown("out-of-fold predictions need all embeddings in memory, which they do not fit into")
             progress.stage("predicting train images out of fold")
             H, y = embedded.store.read(train["row"].to_numpy()), train["label"].to_numpy()

@@ -235,7 +235,7 @@ def _compressed(
     train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
     if embedded.judged_on is None:
         return None, "there is no test split"
-    if embedded.too_large(train, copies=3):
+    if embedded.too_large(3 * len(train)):
         return None, "the embeddings do not fit into memory"
     kept = subset(shares, "discriminative", _REDUCTION)
     H_train, y, truth = (

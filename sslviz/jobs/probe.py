@@ -55,7 +55,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
             "sgd100 has no L2 and judges test or val images only: leave --l2 and --train-predictions out, and take lbfgs where "
             "there is no such split."
         )
-    too_large = embedded.too_large(train, copies=4 if folds else 2)  # rows, standardised rows; of four folds again
+    too_large = embedded.too_large((4 if folds else 2) * len(train))  # rows, standardised rows; of four folds again
     if too_large and (folds or settings.protocol == "sgd100"):
         raise InputError(
             f"out-of-fold predictions and sgd100 need all embeddings in memory ({too_large}). "

@@ -59,8 +59,8 @@ def chart(table: pd.DataFrame, summary: dict[str, Any]) -> None:
     widgets.chart(figures.curves(found, kinds), numbers, key="compression", alt=title)
     st.caption(
         f"{title}. Band of the discriminative curve: 95 % over images; of the random one: lowest and highest of four seeds. All "
-        f"probes have one L2 ({summary['l2']:g}), chosen at full width; shares are counted at eps {summary['eps']:g}. Tails: the "
-        "features that fire least and most often. Principal components are no selection: all features must still be computed."
+        f"probes have one L2 ({summary['l2']:g}), that of the full width; shares are counted at eps {summary['eps']:g}. Tails: "
+        "the features that fire least and most often. Principal components are no selection: all features must still be computed."
     )
 
 
@@ -100,7 +100,12 @@ def beside(here: Frame) -> None:
         plain(
             "Each has its own L2 and eps: "
             + "; ".join(f"{e} {s['l2']:g} and {s['eps']:g}" for e, s in own.items())
-            + ". Hover for intervals over images; that two of them overlap decides nothing, since all probes see the same images."
+            + (
+                ". Hover: lowest and highest of four seeds."
+                if kind == "random"
+                else ". Hover: 95 % intervals over images; that two"
+            )
+            + ("" if kind == "random" else " of them overlap decides nothing, since all probes see the same images.")
             + (f" Left out, of older images or weights: {', '.join(stale)}." if stale else "")
         )
     )

@@ -114,9 +114,10 @@ def headline(summary: dict[str, Any]) -> None:
     """The verdict first, then base and arms in a table."""
     if summary["verdict"]:
         st.markdown(f"**{plain(summary['verdict'])}**")
+    of = f" of {summary['images']:,} train images" if "images" in summary else ""
     st.caption(
         f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} "
-        f"epoch{'s' if summary['epochs'] > 1 else ''} of {summary.get('images', 0):,} train images, learning rate "
+        f"epoch{'s' if summary['epochs'] > 1 else ''}{of}, learning rate "
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )

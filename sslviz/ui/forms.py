@@ -225,7 +225,7 @@ def known_data_form(workspace: Workspace) -> None:
             there = right.text_input("Name there", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG")
             source = lead + there.strip().removeprefix(lead)
         whole = not source.endswith(":")
-        name = st.text_input("Name here", key="known-name", placeholder=name_of(source) if whole else "")
+        name = st.text_input("Name here", key="known-name", placeholder="the name there")
         st.caption(
             "Downloaded with its splits and classes, and its masks where it has some (OxfordIIITPet); the pictures are kept in "
             "the workspace. Imagenette in its version of 320 pixels. Of the hub (hf): data sets with a column of pictures."

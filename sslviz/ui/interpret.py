@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.analysis.mending import told
+from sslviz.data.masks import mask_facts
 from sslviz.heatmaps import HEATMAPS
 from sslviz.store.results import Result
 from sslviz.ui import reads, report, widgets
@@ -210,8 +211,10 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
     if strip:
         st.caption(plain("From left: " + "; ".join(panels) + ". Grey: no such mask. Below: overlap with the object."))
 
+    masks = mask_facts(here.dataset)
+
     def address(row: dict[str, Any]) -> str:
-        key = result.key + (others[beside].key if beside else "")
+        key = result.key + (others[beside].key if beside else "") + (masks["fingerprint"] if masks else "")
         return widgets.heat_url(here.dataset, here.encoder, int(row["row"]), key, strip, beside)
 
     def overlaps(row: dict[str, Any]) -> str:
@@ -225,9 +228,9 @@ def _others(here: Frame, result: Result) -> dict[str, Result]:
     """Heatmaps of today that other encoders have over this data set, made in the same way."""
     others = [e for e in here.workspace.encoders() if e != here.encoder]
     found = {e: reads.stage(here.workspace, here.dataset, e, "heatmaps", "interpret") for e in others}
-    way = result.content["settings"]
-    return {
-        e: made.result
-        for e, made in found.items()
-        if made.state == "fresh" and made.result is not None and made.result.content["settings"] == way
-    }
+    fresh = {e: made.result for e, made in found.items() if made.state == "fresh" and made.result is not None}
+    return {e: other for e, other in fresh.items() if _way(other) == _way(result)}
+
+
+def _way(result: Result) -> list[Any]:
+    return [result.content["summary"].get(k) for k in ("method", "threshold", "mask_threshold", "signed")]

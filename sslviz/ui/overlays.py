@@ -64,11 +64,11 @@ def data_url(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def cut_out(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """A picture uint8[S, S, 3], dark where its mask uint8[S, S] is below 128; all grey without one."""
+def cut_out(pixels: np.ndarray, mask: np.ndarray | None, threshold: float = 0.5) -> np.ndarray:
+    """A picture uint8[S, S, 3], dark where its mask uint8[S, S] is below the threshold (of 1); all grey without one."""
     if mask is None:
         return np.full_like(pixels, 128)
-    return np.where(mask[..., None] >= 128, pixels, pixels // 8)
+    return np.where(mask[..., None] >= 255 * threshold, pixels, pixels // 8)
 
 
 def heat_file(dataset: str, encoder: str, row: int, strip: bool = False, beside: str = "", side: int = 192) -> bytes:
@@ -86,7 +86,7 @@ def heat_file(dataset: str, encoder: str, row: int, strip: bool = False, beside:
     panels = [blend(seen.pixels, seen.heat)]
     if strip:
         masks = _masks_of(workspace, found, encoder, sample_id, seen.picture)
-        panels = [seen.pixels, *panels, *(cut_out(seen.pixels, masks.get(kind)) for kind in OUTLINES)]
+        panels = [seen.pixels, *panels, *(cut_out(seen.pixels, masks.get(kind), seen.mask_threshold) for kind in OUTLINES)]
     if strip and beside:
         other = _seen(workspace, found, beside, sample_id)
         panels.append(blend(other.pixels, other.heat))
@@ -99,11 +99,13 @@ def heat_file(dataset: str, encoder: str, row: int, strip: bool = False, beside:
 
 
 class _Seen(NamedTuple):
-    """A picture as an encoder sees it uint8[S, S, 3], its heat float[S, S], and the picture's own width and height."""
+    """A picture as an encoder sees it uint8[S, S, 3], its heat float[S, S], the picture's own width and height, and from where
+    on its masks count."""
 
     pixels: np.ndarray
     heat: np.ndarray
     picture: tuple[int, int]
+    mask_threshold: float
 
 
 def _seen(workspace: Workspace, dataset: datasets.Dataset, encoder: str, sample_id: str) -> _Seen:
@@ -124,10 +126,11 @@ def _seen(workspace: Workspace, dataset: datasets.Dataset, encoder: str, sample_
     loaded = read_picture(dataset.root / sample_id, spec.resize, spec.size, thumb=False)
     if loaded.pixels is None:
         raise NotFound(f"{sample_id}: {loaded.error}.")
-    height, width = result.content["summary"]["map_size"]
+    summary = result.content["summary"]
+    height, width = summary["map_size"]
     raw = torch.tensor(np.asarray(maps[sample_id], np.float32).reshape(1, height, width))
     heat = finish(raw, (spec.size, spec.size))[0].numpy()
-    return _Seen(loaded.pixels.permute(1, 2, 0).numpy(), heat, (loaded.width, loaded.height))
+    return _Seen(loaded.pixels.permute(1, 2, 0).numpy(), heat, (loaded.width, loaded.height), summary["mask_threshold"])
 
 
 def _masks_of(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from sslviz.data.images import BadImage, decode, fit, thumbnail
+from sslviz.errors import InputError
 from tests.inputs import encoded, picture, pixels
 
 TURNS = {
@@ -118,3 +119,23 @@ def test_the_reason_is_for_people():
         decode(content[:700])
     assert ".cpp" not in str(error.value)
     assert "/" not in str(error.value)
+
+
+def test_no_other_program_is_started_for_a_picture(monkeypatch):
+    """PostScript under a picture's name: Pillow would hand it to Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    from sslviz.data.masks import decode_mask
+    from sslviz.training.sources import cut_file
+
+    def started(*_, **__):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(BadImage):
+        decode(drawing)
+    with pytest.raises(InputError):
+        decode_mask(drawing, "x.png")
+    with pytest.raises(BadImage):
+        cut_file(drawing, [(1.0, 1.0, 0.0, 0.0, 0.0, 8.0)])

@@ -20,7 +20,7 @@ from torchvision import datasets as torchvision
 
 from sslviz.data import dataset as datasets
 from sslviz.data.folder import list_folder
-from sslviz.data.masks import load_masks, refresh_masks
+from sslviz.data.masks import load_masks, mask_facts, refresh_masks
 from sslviz.data.sources import SOURCES, Found, Picture, split_source, write_pictures
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs.import_data import ImportDataSettings, import_data, name_of
@@ -171,9 +171,13 @@ def test_what_a_cut_left_unpacked_is_unpacked_again(served, workspace, monkeypat
     }
     digest = archive(folder / "imagenette2-320.tgz", files)
     monkeypatch.setattr(torchvision.Imagenette, "_ARCHIVES", {"320px": (f"{url}/imagenette2-320.tgz", digest)})
-    (half := workspace.root / "downloads/torchvision/Imagenette/imagenette2-320/train/n01440764").mkdir(parents=True)
+    root = workspace.root / "downloads/torchvision/Imagenette"
+    (half := root / "imagenette2-320/train/n01440764").mkdir(parents=True)
     (half / "n01440764_0.JPEG").write_bytes(png)
+    (folder / "imagenette2-320.tgz").rename(root / "imagenette2-320.tgz")  # put there by hand
     assert run(workspace, "i", "torchvision:Imagenette")["counts"] == {"train": 20, "test": 20}
+    shutil.rmtree(root / "imagenette2-320")  # taken away again
+    assert run(workspace, "j", "torchvision:Imagenette")["counts"] == {"train": 20, "test": 20}
     assert datasets.load(workspace, "i").titles[-1] == "tench"
     assert len(list((workspace.dataset("i") / "images").rglob("*.jpeg"))) == 40
 
@@ -265,7 +269,35 @@ def test_nothing_but_paths_elsewhere_is_no_data_set(hub, workspace, tmp_path):
     pq.write_table(table.replace_schema_metadata(about), tmp_path / "paths" / "train.parquet")
     with pytest.raises(InputError, match="none of its 1 rows holds a picture that can be taken"):
         run(workspace, "p", f"hf:{tmp_path / 'paths'}")
+    assert not workspace.dataset("p").exists()
+
+
+def test_a_readme_that_names_files_elsewhere_is_refused(hub, tmp_path, workspace):
+    folder, _ = hub
+    (tmp_path / "bait").mkdir()
+    (tmp_path / "bait/README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {folder}/data/train-00000-of-00001.parquet\n---\n"
+    )
+    with pytest.raises(InputError, match="names files elsewhere"):
+        run(workspace, "bait", f"hf:{tmp_path / 'bait'}")
     assert workspace.datasets() == []
+
+
+def test_a_folders_name_may_hold_an_at(hub, workspace):
+    folder, _ = hub
+    there = folder.rename(folder.with_name("hub@home"))
+    assert run(workspace, "h", f"hf:{there}")["counts"] == {"train": 4, "val": 3}
+
+
+def test_masks_that_were_not_paired_are_paired_later(served, workspace, tmp_path, monkeypatch):
+    test_pets_come_with_their_masks_and_names(served, Workspace(tmp_path / "other").create(), tmp_path, monkeypatch)
+    monkeypatch.setattr("sslviz.data.masks.add_masks", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(workspace, "pets", "torchvision:OxfordIIITPet")
+    monkeypatch.undo()
+    assert mask_facts(datasets.load(workspace, "pets")) is None
+    run(workspace, "pets", "torchvision:OxfordIIITPet")
+    assert mask_facts(datasets.load(workspace, "pets"))["counts"]["core"] == 3
 
 
 def test_splits_that_only_look_like_some_are_no_splits(tmp_path, workspace):
@@ -282,7 +314,7 @@ def test_splits_that_only_look_like_some_are_no_splits(tmp_path, workspace):
     assert run(workspace, "o", f"hf:{tmp_path / 'odd'}")["counts"] == {"train": 8, "test": 2}  # held out as of any folder
 
 
-@pytest.mark.parametrize("name", ["parquet", "", "a/b/c", "~nobody-of-this-name/x/y", "x" * 5000])
+@pytest.mark.parametrize("name", ["parquet", "", "../x", "a/b/c", "~nobody-of-this-name/x/y", "x" * 5000])
 def test_what_is_neither_folder_nor_name_of_the_hub_is_refused(name, workspace):
     with pytest.raises(InputError, match="neither a folder here nor a name of the hub"):
         SOURCES["hf"].open(name, workspace.root)
@@ -310,18 +342,19 @@ def test_classes_keep_apart_and_stay_inside(tmp_path):
         "cat.png",
         "",
         "Lost+Found",
+        "\ud800",
         "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 120,
     ]
     png = encoded(np.zeros((2, 2, 3), np.uint8))
     pictures = [Picture("train", label, str(k), png) for k, label in enumerate(labels)] + [Picture("", None, "x", b"no picture")]
     write_pictures(Found(len(pictures), pictures), tmp_path / "images", Progress())
     written = sorted(p.relative_to(tmp_path / "images").as_posix() for p in tmp_path.rglob("*") if p.is_file())
-    assert len(written) == 11
+    assert len(written) == 12
     assert "x.jpg" in written
     folders = {path.split("/")[1] for path in written if path != "x.jpg"}
     short = "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 66
-    assert folders == {"a-b", "A-b-", "-up", "class", "train-", "hidden", "cat.png-", "class-", "Lost+Found-", short}
-    assert list_folder(tmp_path / "images").samples["label_name"].nunique() == 10
+    assert folders == {"a-b", "A-b-", "-up", "class", "train-", "hidden", "cat.png-", "class-", "Lost+Found-", "class--", short}
+    assert list_folder(tmp_path / "images").samples["label_name"].nunique() == 11
 
 
 def test_cancelled_nothing_is_left(tmp_path):

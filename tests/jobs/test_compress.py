@@ -7,14 +7,17 @@ import pytest
 
 from sslviz import compression_curve, linear_probe, select_features
 from sslviz.analysis import compression
+from sslviz.analysis import probe as probes
 from sslviz.analysis.probe import held_out
 from sslviz.analysis.softmax import Design
 from sslviz.data import dataset as datasets
 from sslviz.errors import Cancelled, InputError
+from sslviz.jobs import inputs
 from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.inputs import left_to_group, open_embedded
 from sslviz.progress import Progress
+from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import latest_result
 from sslviz.store.workspace import Workspace
 from tests.inputs import folder, picture, small_encoder
@@ -150,7 +153,8 @@ def test_the_command_prints_the_curve(place, capsys, monkeypatch):  # noqa: F811
     result = run(place, l2=1e-2)
     monkeypatch.setattr(cli, "out", Console(width=200))
     cli._print_result("compress", result, place)
-    said = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    said = " ".join(printed.split())
     assert f"full width (32) {100 * result['top1']:.1f}; eps {result['eps']:g}, L2 0.01:" in said
     at = result["at_40"]["discriminative"]
     low, high = (f"{100 * v:.1f}" for v in at["interval"])
@@ -159,8 +163,8 @@ def test_the_command_prints_the_curve(place, capsys, monkeypatch):  # noqa: F811
     assert f"beside random ({least} to {most})" in said
     curve = latest_result(place.results("photos", "tiny", "compress")).table("curve")
     line = curve[curve["reduction"] == 0.9].groupby("kind")["top1"].mean()
-    shown = " │ ".join(f"{100 * line[kind]:.1f}" for kind in compression.KINDS)
-    assert f"90 % │ 3 │ {shown}" in said
+    rows = [[cell.strip() for cell in row.strip("│ ").split("│")] for row in printed.splitlines()]
+    assert ["90 %", "3", *(f"{100 * line[kind]:.1f}" for kind in compression.KINDS)] in rows
 
 
 def test_memory_that_a_group_is_left_with(tmp_path):
@@ -186,8 +190,21 @@ def test_what_does_not_fit_counts_its_copies(place, monkeypatch):  # noqa: F811
     train = embedded.samples[embedded.samples["split"] == "train"]
     need = len(train) * 32 * 4
     monkeypatch.setattr("sslviz.jobs.inputs.available_memory", lambda: int(need * 3 / 0.8) + 10)
-    assert embedded.too_large(train, copies=3) == ""
-    assert "do not fit" in embedded.too_large(train, copies=4)
+    assert embedded.too_large(3 * len(train)) == ""
+    assert "do not fit" in embedded.too_large(3 * len(train) + 1)
+    read = []
+    blocks = EmbeddingStore.blocks
+    monkeypatch.setattr(EmbeddingStore, "blocks", lambda store, rows: read.append(len(rows)) or blocks(store, rows))
+    assert not any("do not fit" in note for note in run(place, l2=1e-2)["notes"])
+    assert read.count(27) == N_PROBES  # the test rows do not fit beside them
+    monkeypatch.undo()
+    monkeypatch.setattr(inputs, "left_to_group", lambda *_: [12_345])
+    assert inputs.available_memory() == 12_345
+
+
+def test_a_strength_at_the_end_is_said(place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(probes, "L2_PATH", (1e-2,))
+    assert any("is the strongest of those tried" in note for note in run(place)["notes"])
 
 
 def test_without_labels_it_says_so(tmp_path):

@@ -113,6 +113,19 @@ def test_embeddings_that_do_not_fit_into_memory_give_the_same(place, monkeypatch
         run(place, train_predictions=True)
 
 
+def test_the_command_says_how_the_solver_ended(place, capsys, monkeypatch):
+    from rich.console import Console
+
+    from sslviz import cli
+
+    monkeypatch.setattr(cli, "out", Console(width=200))
+    for options, words in (({"protocol": "sgd100"}, "100 epochs of SGD."), ({"l2": 1e-2}, "iterations.")):
+        summary, _ = run(place, **options)
+        cli._print_result("probe", summary, place)
+        assert words in capsys.readouterr().out
+        assert summary["converged"] is (None if "protocol" in options else True)
+
+
 def test_the_papers_protocol(place):
     summary, _ = run(place, protocol="sgd100")
     assert (summary["protocol"], summary["iterations"], summary["l2"]) == ("sgd100", 100, 0)

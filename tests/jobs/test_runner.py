@@ -55,6 +55,28 @@ def test_a_run_ends_well_and_tells_its_result(workspace, photos):
     assert runner.list_runs(workspace) == []
 
 
+def test_readers_share_the_cores(monkeypatch):
+    from sslviz.jobs import readers
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(24), raising=False)
+    assert (readers(None), readers(5)) == (16, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert readers(None) == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert readers(None) == 2
+
+
+def test_another_source_is_another_run(workspace, monkeypatch):
+    from sslviz.jobs.import_data import ImportDataSettings
+
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    ids = {
+        runner.launch("import_data", ImportDataSettings(name="x", source=f"torchvision:{name}"), workspace)[0]
+        for name in ("CIFAR10", "STL10", "CIFAR10")
+    }
+    assert len(ids) == 2
+
+
 def test_a_second_click_joins(workspace, photos):
     first, _ = runner.launch("pretrain", pretrain_settings(), workspace)
     _, how = runner.launch("pretrain", pretrain_settings(epochs=61, lr=0.5), workspace)

@@ -26,6 +26,7 @@ from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
+from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
 from sslviz.ui import server
 from sslviz.ui.figures import interpret as figures
@@ -326,6 +327,15 @@ def test_the_server_gives_what_its_address_asks_for(two, workspace):
     assert answer("") == (192, 192)
     assert answer("strip=1&beside=") == (4 * 192, 192)
     assert answer("strip=1&beside=other") == (5 * 192, 192)
+
+
+def test_only_heatmaps_of_today_stand_beside(app, two, workspace):
+    path = latest_result(workspace.results("photos", "other", "interpret")).folder / "result.json"
+    content = read_json(path)
+    write_json(path, {**content, "inputs": {**content["inputs"], "embeddings": "others"}})
+    test = app("heatmaps", dataset="photos", encoder="tiny")
+    test.segmented_control(key="interpret-as").set_value("side by side").run()
+    assert not any(s.key == "interpret-beside" for s in test.selectbox)
 
 
 def test_only_heatmaps_made_alike_stand_beside(app, two, workspace):

@@ -92,7 +92,7 @@ def write_pictures(found: Found, folder: Path, progress: Progress) -> None:
 def _folder_name(label: str, taken: set[str]) -> str:
     """A class name as a folder's: one level, seen, not read as a picture or a split, and no second class's on any disk."""
     one_level = "".join("-" if c in "/\\\0" else c for c in label).strip().lstrip(".")
-    name = one_level.encode()[:200].decode(errors="ignore") or "class"
+    name = one_level.encode(errors="ignore")[:200].decode(errors="ignore") or "class"
     if os.path.splitext(name)[1].lower() in PICTURES or name.lower() in LEFT_BEHIND.union(*SPLITS.values()):
         name += "-"
     while name.casefold() in {other.casefold() for other in taken}:

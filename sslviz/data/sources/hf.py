@@ -12,15 +12,16 @@ from sslviz.errors import InputError
 
 def place_of(name: str) -> tuple[str, str | None, Path | None]:
     """(repository, configuration, the folder here where it is one). Raises InputError for what is neither."""
-    repository, _, config = name.partition("@")
-    try:
-        folder = Path(repository).expanduser()
-        is_here = bool(repository) and folder.is_dir()
-    except (OSError, RuntimeError, ValueError):
-        is_here = False
-    if not is_here and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    for repository, config in ((name, ""), name.partition("@")[::2]):  # a folder's own name may hold an @
+        try:
+            folder = Path(repository).expanduser()
+            if repository and folder.is_dir():
+                return repository, config or None, folder.absolute()
+        except (OSError, RuntimeError, ValueError):
+            pass
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
         raise InputError(f'"{repository}" is neither a folder here nor a name of the hub. Write hf:OWNER/NAME.')
-    return repository, config or None, folder.absolute() if is_here else None
+    return repository, config or None, None
 
 
 def open_hf(name: str, downloads: Path) -> Found:
@@ -32,7 +33,12 @@ def open_hf(name: str, downloads: Path) -> Found:
     repository, config, folder = place_of(name)
     cache = downloads / "hf"
     try:
-        loaded = datasets.load_dataset(str(folder or repository), config, cache_dir=str(cache))
+        builder = datasets.load_dataset_builder(str(folder or repository), config, cache_dir=str(cache))
+        named = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+        if strange := [file for file in named if not _is_its_own(file, folder)]:
+            raise InputError(f"it names files elsewhere ({strange[0]})")
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except Exception as error:  # files of others, read by a library: whatever it meets is about them
         raise cannot_be_had(f"hf:{name}", error) from None
     features = next(iter(loaded.values())).features
@@ -55,6 +61,11 @@ def open_hf(name: str, downloads: Path) -> Found:
     roots = [cache, Path(constants.HF_HUB_CACHE), *([folder] if folder else [])]
     pictures = _pictures(bare, splits, images[0], labels[0] if labels else None, roots, notes)
     return Found(sum(map(len, bare.values())), pictures, notes=notes)
+
+
+def _is_its_own(file: str, folder: Path | None) -> bool:
+    """Whether a file that a data set is made of lies on the hub, or in its folder: its README may name any of this machine."""
+    return is_inside(Path(file), [folder]) if folder else file.startswith("hf://")
 
 
 SOURCES.register("hf")(Source(open_hf, (), "OWNER/NAME"))
@@ -82,4 +93,7 @@ def _content(cell: dict[str, Any], roots: list[Path]) -> bytes | Path | None:
     if cell.get("bytes") is not None:
         return bytes(cell["bytes"])
     path = Path(cell.get("path") or "")
-    return path if path.is_file() and is_inside(path, roots) else None
+    try:
+        return path if path.is_file() and is_inside(path, roots) else None
+    except (OSError, ValueError):
+        return None

@@ -2,7 +2,6 @@
 
 import inspect
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ DATASETS: dict[str, dict[str, dict[str, Any]]] = {
 """Name at torchvision -> our split -> what its class is asked for."""
 MASKS = {"OxfordIIITPet": "oxford-iiit-pet/annotations/trimaps"}
 """Where masks come with the pictures: their folder among the downloads."""
+_ARCHIVES = (".tgz", ".tar.gz", ".zip", ".mat")
 REMARKS = {"STL10": "its 100,000 images without labels are left out"}
 
 
@@ -34,21 +34,35 @@ def open_torchvision(name: str, downloads: Path) -> Found:
         raise unknown_name("torchvision data set", name, DATASETS, "")
     root = downloads / "torchvision" / name
     root.mkdir(parents=True, exist_ok=True)
-    whole = root / "whole"
-    if not whole.exists():  # what a cut left unpacked would pass for all of it
-        for folder in [path for path in root.iterdir() if path.is_dir()]:
-            shutil.rmtree(folder)
-    kind = getattr(datasets, name)
+    kind, whole = getattr(datasets, name), root / "whole"
     loader = {"loader": Path} if "loader" in inspect.signature(kind.__init__).parameters else {}
+
+    def opened(download: bool) -> dict[str, Any]:
+        return {split: kind(root=root, **asked, **loader, download=download) for split, asked in DATASETS[name].items()}
+
     try:
-        found = {
-            split: kind(root=root, **asked, **loader, download=not whole.exists()) for split, asked in DATASETS[name].items()
-        }
+        if whole.exists():
+            found = opened(download=False)
+    except (OSError, RuntimeError, ValueError):  # somebody has taken parts of it away
+        whole.unlink()
+    try:
+        if not whole.exists():
+            _remove_unpacked(root)
+            found = opened(download=True)
+            whole.touch()
     except (OSError, RuntimeError, ValueError) as error:
         raise cannot_be_had(f"torchvision:{name}", error) from None
-    whole.touch()
     masks = root / MASKS[name] if name in MASKS else None
     return Found(sum(map(len, found.values())), _pictures(found), masks, [REMARKS[name]] if name in REMARKS else [])
+
+
+def _remove_unpacked(root: Path) -> None:
+    """What a cut left unpacked would pass for the whole; archives are checked by their digests and stay."""
+    for path in [path for path in root.rglob("*") if path.is_file() and not path.name.endswith(_ARCHIVES)]:
+        path.unlink()
+    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 SOURCES.register("torchvision")(Source(open_torchvision, tuple(DATASETS), "NAME"))

@@ -3,6 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from sslviz.analysis.compression import FROM_BOTTOM
 from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, PALETTE, as_typed
 
 COLOURS = {"discriminative": CORRECT, "random": NEUTRAL, "lower tail": "#E69F00", "upper tail": "#009E73", "pca": "#CC79A7"}
@@ -27,11 +28,12 @@ def lines(table: pd.DataFrame) -> pd.DataFrame:
 
 def which(kind: str, reduction: float) -> str:
     """The features of a subset in words: between which percentiles of the activation shares, or how else they were taken."""
-    gone = {"discriminative": (50 / 55, 5 / 55), "lower tail": (0, 1), "upper tail": (1, 0)}
-    if kind not in gone:
+    if reduction == 0:
+        return "all"
+    if kind not in FROM_BOTTOM:
         return {"random": "drawn at random, four times", "pca": "of the features' correlations"}[kind]
-    low, high = (100 * reduction * part for part in gone[kind])
-    return f"percentiles {low:.0f} to {100 - high:.0f}"
+    low = 100 * reduction * FROM_BOTTOM[kind]
+    return f"percentiles {low:.0f} to {low + 100 * (1 - reduction):.0f}"
 
 
 def curves(found: pd.DataFrame, kinds: list[str]) -> go.Figure:
