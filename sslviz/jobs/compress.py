@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError, shown
+from sslviz.errors import InputError
 from sslviz.jobs import Eps, Settings, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
@@ -44,10 +44,7 @@ def compress(settings: CompressSettings, workspace: Workspace, progress: Progres
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     store, samples = embedded.store, embedded.samples
     train, judged_on = samples[samples["split"] == "train"], embedded.judged_on
-    counts = embedded.class_counts()
-    notes = []
-    if lonely := embedded.titles(counts.index[counts == 1]):
-        notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
+    notes = embedded.lonely(embedded.class_counts())
     chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
     if judged_on is None:
         train = train[train["label"] >= 0]

@@ -53,7 +53,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     from sslviz.store.files import only_writer, whole_file
 
     name = check_name("encoder", settings.new_name)
-    _check_free(workspace, name)
+    workspace.check_new_encoder(name)
     spec = load_spec(workspace, settings.encoder)
     if spec.backbone == "arrays":
         raise InputError(f'encoder "{spec.name}" came in as arrays ({spec.source}); there are no weights to cut.')
@@ -76,7 +76,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     before, after = _images_per_second(whole, small, images)
     megabytes = [sum(w.numel() * w.element_size() for w in net.backbone.state_dict().values()) / 1e6 for net in (whole, small)]
     with only_writer(workspace.encoder(name), f"the encoder {name}"):
-        _check_free(workspace, name)  # another may have been made meanwhile
+        workspace.check_new_encoder(name)  # another may have been made meanwhile
         with whole_file(workspace.encoder(name) / "features.csv") as beside:
             pd.DataFrame({"feature": kept, "share": chosen.shares[kept]}).to_csv(beside, index=False)
         save_encoder(workspace, cut, weights)
@@ -105,11 +105,6 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
         "words": words,
         "folder": str(workspace.encoder(name)),
     }
-
-
-def _check_free(workspace: Workspace, name: str) -> None:
-    if name in workspace.encoders():
-        raise InputError(f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}')
 
 
 def _images_per_second(first: "Encoder", second: "Encoder", images: "torch.Tensor") -> tuple[float, float]:

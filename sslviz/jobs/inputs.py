@@ -12,7 +12,7 @@ import pandas as pd
 from sslviz.data import dataset as datasets
 from sslviz.data.masks import mask_facts
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import InputError, NotFound, Stale
+from sslviz.errors import InputError, NotFound, Stale, shown
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.results import Result, State, latest_result
@@ -103,6 +103,11 @@ class Embedded:
     def titles(self, labels: Iterable[int]) -> list[str]:
         """What to show for these classes."""
         return [self.dataset.titles[int(k)] for k in labels]
+
+    def lonely(self, counts: pd.Series) -> list[str]:
+        """A remark where classes have one train image only (`class_counts`), else none."""
+        names = self.titles(counts.index[counts == 1])
+        return [f"{len(names)} classes have one train image only: {shown(names)}"] if names else []
 
     def class_counts(self) -> pd.Series:
         """Train samples of each class, the most frequent first. Raises InputError: fewer than the two classes a probe needs."""

@@ -273,11 +273,12 @@ class _Look:
 
         root, spec = self.embedded.dataset.root, self.spec
         assert root is not None
+        n = readers(self.settings.workers)
         pictures = ahead(
             lambda s: read_picture(root / s, spec.resize, spec.size, thumb=False),
             samples["sample_id"].tolist(),
-            readers(self.settings.workers),
-            4 * readers(self.settings.workers) + 2 * _BATCH,
+            n,
+            4 * n + 2 * _BATCH,
         )
         for start in range(0, len(samples), _BATCH):
             part = samples.iloc[start : start + _BATCH]

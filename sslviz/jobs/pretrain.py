@@ -85,10 +85,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     snapshots = {epoch: f"{name}-e{epoch:03d}" for epoch in range(every, settings.epochs, every)}
     for wanted in (name, *snapshots.values()):
         check_name("encoder", wanted)
-        if wanted in workspace.encoders() and not (folder / "checkpoint.pt").exists():
-            raise InputError(
-                f'encoder "{wanted}" is already there. Choose another --name or remove it: sslviz encoders remove {wanted}'
-            )
+        if not (folder / "checkpoint.pt").exists():
+            workspace.check_new_encoder(wanted)
     if (settings.warmup_epochs or 0) >= settings.epochs:
         raise InputError(f"warmup-epochs: expected fewer than the {settings.epochs} epochs (got {settings.warmup_epochs}).")
     made = made_with(settings)

@@ -45,9 +45,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     samples = embedded.samples
     train = samples[samples["split"] == "train"]
     counts = embedded.class_counts()
-    notes = []
-    if lonely := embedded.titles(counts.index[counts == 1]):
-        notes.append(f"{len(lonely)} classes have one train image only: {shown(lonely)}")
+    notes = embedded.lonely(counts)
     others = samples[samples["split"] != "train"]
     folds = settings.train_predictions or embedded.judged_on is None
     if settings.protocol == "sgd100" and (folds or settings.l2 is not None):

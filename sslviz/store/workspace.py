@@ -99,6 +99,13 @@ class Workspace:
             raise unknown_name("data set", name, self.datasets(), "Register one: sslviz data add NAME FOLDER")
         return self.dataset(name)
 
+    def check_new_encoder(self, name: str) -> None:
+        """Raises InputError where an encoder of this name is there already."""
+        if name in self.encoders():
+            raise InputError(
+                f'encoder "{name}" is already there. Choose another --name or remove it: sslviz encoders remove {name}'
+            )
+
     def existing_encoder(self, name: str) -> Path:
         """Folder of a registered encoder. Raises NotFound with the nearest name."""
         if name not in self.encoders():

@@ -80,10 +80,10 @@ def caveats() -> None:
 def beside(here: Frame) -> None:
     """The curve of one kind for all encoders that have one on this data set."""
     stages = {e: reads.stage(here.workspace, here.dataset, e, "compression", "compress") for e in here.workspace.encoders()}
-    fresh = {e: stage for e, stage in stages.items() if stage.state == "fresh" and stage.result is not None}
+    fresh = {e: stage.result for e, stage in stages.items() if stage.state == "fresh" and stage.result is not None}
     if len(fresh) < 2:
         return
-    found = {e: figures.lines(reads.table(stage.result, "curve")) for e, stage in fresh.items() if stage.result is not None}
+    found = {e: figures.lines(reads.table(result, "curve")) for e, result in fresh.items()}
     st.subheader("Other encoders")
     left, right = st.columns(2)
     names = left.multiselect("Encoders", list(found), default=list(found), key="compression-encoders")
@@ -94,18 +94,16 @@ def beside(here: Frame) -> None:
     numbers = pd.concat([t[t["kind"] == kind].assign(encoder=name) for name, t in shown.items()])
     title = f"Top-1 on fewer features ({_name(kind)}) of {len(shown)} encoders"
     widgets.chart(figures.encoders(shown, kind), numbers, key="compression-others", alt=title)
-    own = {e: reads.summary(stage) for e, stage in fresh.items() if e in shown}
+    own = {e: fresh[e].content["summary"] for e in shown}
+    spread = "lowest and highest of four seeds."
+    if kind != "random":
+        spread = "95 % intervals over images; that two of them overlap decides nothing, since all probes see the same images."
     stale = [e for e, stage in stages.items() if stage.state == "stale"]
     st.caption(
         plain(
             "Each has its own L2 and eps: "
             + "; ".join(f"{e} {s['l2']:g} and {s['eps']:g}" for e, s in own.items())
-            + (
-                ". Hover: lowest and highest of four seeds."
-                if kind == "random"
-                else ". Hover: 95 % intervals over images; that two"
-            )
-            + ("" if kind == "random" else " of them overlap decides nothing, since all probes see the same images.")
+            + f". Hover: {spread}"
             + (f" Left out, of older images or weights: {', '.join(stale)}." if stale else "")
         )
     )

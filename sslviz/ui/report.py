@@ -179,7 +179,7 @@ def no_maps(here: Frame) -> str:
 
 def _make(here: Frame, stage: reads.Stage, verb: str, disabled: bool) -> None:
     """Why a result is not of today, and the button that makes it, where one does."""
-    if stage.why and not stage.why.startswith("no "):
+    if stage.why and (stage.state == "stale" or stage.job == "embed"):
         st.caption(plain(stage.why))
     if stage.state != "fresh" and verb:
         label = verb + ("" if stage.state == "missing" else " again")
