@@ -26,9 +26,9 @@ SHOWN = {
     "auprc": "AUPRC of Q",
     "q_correct_fixed": "Q right, D fixed",
     "q_wrong_fixed": "Q wrong, D fixed",
-    "q_correct": "Q right, D anew",
-    "q_wrong": "Q wrong, D anew",
-    "eps_anew": "eps, D anew",
+    "q_correct": "Q right, new D",
+    "q_wrong": "Q wrong, new D",
+    "eps_anew": "eps, new D",
     "core_correct": "IoU object, right",
     "core_wrong": "IoU object, wrong",
     "spurious_correct": "IoU surroundings, right",
@@ -91,7 +91,7 @@ def _first_sentence(differences: pd.DataFrame) -> str:
     top1 = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == "both")]
     counts = pd.Series([told(low, high) for low, high in zip(top1["low"], top1["high"], strict=True)]).value_counts()
     unclear, n = int(counts.get("unclear", 0)), len(top1)
-    said = f"**Top-1 with both terms less the control's: not to be told from zero in {unclear} of {n} encoders"
+    said = f"**Top-1 with both terms less the control's: not distinguishable from zero in {unclear} of {n} encoders"
     return f"{said}, a gain in {int(counts.get('gain', 0))}, a loss in {int(counts.get('loss', 0))}.**"
 
 

@@ -5,7 +5,7 @@ import streamlit as st
 from sslviz.store.workspace import Workspace
 from sslviz.ui import forms, frame
 
-frame.open_page("Data", "How do my images and my checkpoint get in?")
+frame.open_page("Data", "How do I add my images and my encoder?")
 workspace = Workspace()
 forms.analyze_form(workspace)
 forms.known_data_form(workspace)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from sslviz.ui import finetune, frame, reads, report
 
-frame.open_page("Fine-tune", "Can this encoder be made better, and did it become better?")
+frame.open_page("Fine-tune", "Can this encoder be improved, and did fine-tuning improve it?")
 here = frame.chosen()
 running = finetune.live(here, finetune.newest_run(here))
 made = reads.stage(here.workspace, here.dataset, here.encoder, "fine-tuning", "finetune")

@@ -72,7 +72,7 @@ def check_labels(labels: Array, n: int, name: str = "labels") -> np.ndarray:
     """Class labels int64[N], one for each of n samples; -1 stands for "no known class"."""
     y = labels.detach().cpu().numpy() if is_torch(labels) else np.asarray(labels)
     if y.shape != (n,):
-        raise InputError(f"{name} has shape {y.shape}; expected ({n},), one label a sample.")
+        raise InputError(f"{name} has shape {y.shape}; expected ({n},), one label per sample.")
     if y.dtype.kind not in "iub":
         raise InputError(f"{name} has dtype {y.dtype}; expected integers.")
     return y.astype(np.int64)

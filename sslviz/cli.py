@@ -21,14 +21,14 @@ from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
 app = typer.Typer(
-    help="Is this self-supervised encoder any good, where does it fail, and why?",
+    help="Is this self-supervised image encoder any good, where does it fail, and why? To begin: sslviz app --demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Data sets in the workspace.", no_args_is_help=True)
-encoders_app = typer.Typer(help="Encoders: those that can be had, those in the workspace, and the checkpoint doctor.")
-runs_app = typer.Typer(help="Jobs that run or ran.", no_args_is_help=True)
+encoders_app = typer.Typer(help="Encoders: list, add, remove, and inspect checkpoint files.")
+runs_app = typer.Typer(help="Running and past jobs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(encoders_app, name="encoders")
 app.add_typer(runs_app, name="runs")
@@ -141,7 +141,7 @@ def _config_option(job: Job, shown: dict[str, str]) -> Any:
         if not isinstance(content, dict) or content.get("job") != job.name or not isinstance(content.get("settings"), dict):
             raise InputError(f'{path}: expected {{"job": "{job.name}", "settings": {{…}}}}, as a run\'s config.json.')
         if unknown := content["settings"].keys() - job.settings.model_fields.keys():
-            raise InputError(f"{path}: {sorted(unknown)[0]} is no setting of {job.name}.")
+            raise InputError(f"{path}: {sorted(unknown)[0]} is not a setting of {job.name}.")
         context.default_map = {shown.get(name, name): value for name, value in content["settings"].items()}
 
     words = "settings from a file: a recipe, or a run's config.json; options given beside it win"
@@ -154,10 +154,10 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
 
 ClassesOption = Annotated[str | None, typer.Option("--classes", help="file with one class name a line: take only these")]
 NetworkOption = Annotated[str | None, typer.Option("--network", help='which network of the file, e.g. "student"')]
-MeanOption = Annotated[str | None, typer.Option("--mean", help="three numbers: subtracted from pixels in 0..1")]
-StdOption = Annotated[str | None, typer.Option("--std", help="three numbers: divided by")]
-SizeOption = Annotated[int | None, typer.Option("--size", help="side of the square the encoder sees")]
-ResizeOption = Annotated[int | None, typer.Option("--resize", help="shorter side before the centre crop")]
+MeanOption = Annotated[str | None, typer.Option("--mean", help="input normalisation: mean of each channel, for pixels in 0..1")]
+StdOption = Annotated[str | None, typer.Option("--std", help="input normalisation: standard deviation of each channel")]
+SizeOption = Annotated[int | None, typer.Option("--size", help="input size (side of the centre crop, in pixels)")]
+ResizeOption = Annotated[int | None, typer.Option("--resize", help="shorter side after resizing, before the centre crop")]
 PaddingOption = Annotated[int | None, typer.Option("--stem-padding", help="padding of a 3x3 stem (shapes cannot tell)")]
 
 SlurmOption = Annotated[
@@ -450,8 +450,8 @@ def _print_mending(result: dict[str, Any]) -> None:
         table.add_row(row["arm"], seed, *numbers, *q, *changed)
     out.print(table)
     out.print(
-        "40 % less: top-1 on 60 % of the features. Q with D and eps of the base; mended and broken: beside the base. All "
-        "figures, with the curves: the Fine-tune page; --json."
+        "40 % less: top-1 on 60 % of the features. Q with D and eps of the base. Mended / broken: images that only the arm's / "
+        "only the base's probe gets right. All figures and curves: the Fine-tune page; --json."
     )
 
 
@@ -469,7 +469,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
         shown = f"{best} {_percent(aurocs[best])}" if best else "-"
         table.add_row(row["encoder"], *facts, _percent(aurocs.get("q")), shown, _percent(aurocs.get("msp")))
     out.print(table)
-    out.print("Best rival: of the label-free scores beside Q; probe: its confidence, with labels. All, with intervals: --json.")
+    out.print("Best rival: best label-free score other than Q. Probe: its confidence (uses labels). All, with intervals: --json.")
     first = rows[0]["encoder"]
     against = [p for p in result["pairs"] if p["encoders"][0] == first]
     if not against:
@@ -484,8 +484,8 @@ def _print_comparison(result: dict[str, Any]) -> None:
         table.add_row(p["encoders"][1], str(probes["only_first"]), str(probes["only_second"]), same, near)
     out.print(table)
     out.print(
-        "Same errors: error consistency, 0 as by chance, 1 the same. Neighbours: share of the nearest train images that both "
-        "see. All pairs: --json."
+        "Same errors: error consistency (0: as expected by chance, 1: identical). Neighbours: share of an image's nearest train "
+        "images that the two encoders have in common. All pairs: --json."
     )
 
 
@@ -673,7 +673,7 @@ def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
 
 @encoders_app.callback(invoke_without_command=True)
 def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List the encoders that can be had by name: the demo's and published ones. Take one in: sslviz encoders add NAME ENCODER
+    """List the encoders available by name: the demo's and published ones. To add one: sslviz encoders add NAME ENCODER
 
     Example: sslviz encoders add swav swav-2x224
     """
@@ -711,7 +711,7 @@ def encoders_add(
     stem_padding: PaddingOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Take an encoder into the workspace: out of a checkpoint file, or by name, downloaded where it must be.
+    """Add an encoder to the workspace: from a checkpoint file, or by name (downloaded if necessary).
 
     Example: sslviz encoders add simclr simclr.ckpt
     """
@@ -851,14 +851,14 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port; default the first free one from 8501")] = None,
     address: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     root: Annotated[
-        list[Path] | None, typer.Option(help="folder whose files may be named in the browser; default home and here")
+        list[Path] | None, typer.Option(help="folder the app may read files from; default home and the current folder")
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="prepare the demo in the background first, where it is not there yet")
     ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Serve the app and print its URL; Ctrl-C ends it, runs go on.
+    """Start the app and print its URL; Ctrl-C stops the app, running jobs continue.
 
     Example: sslviz app --workspace workspace
     """

@@ -78,7 +78,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> Not
     if near:
         hint = f'Did you mean "{near[0]}"?'
     elif names:
-        hint = "There is: " + ", ".join(names[:12]) + (", …." if len(names) > 12 else ".")
+        hint = "Available: " + ", ".join(names[:12]) + (", …." if len(names) > 12 else ".")
     else:
         hint = "There is none yet."
     return NotFound(f'unknown {kind} "{name}". {hint} {remedy}'.strip())

@@ -4,7 +4,9 @@ import pytest
 
 if "gpu" not in os.environ.get("PYTEST_ADDOPTS", ""):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # make gpu lets the tests see one
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the machine's cores are shared out by pytest-xdist
+# The machine's cores are shared out by pytest-xdist. UMAP's numba would raise torch's own number of threads to its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from sslviz.store.workspace import Workspace
 

@@ -1,6 +1,7 @@
 """The pages of docs/ that are generated say what is measured."""
 
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,11 +10,18 @@ from benchmarks import mending
 from sslviz.data import dataset as datasets
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.results import save_result
+from sslviz.ui.learn import WORDS
 from tests.inputs import folder, small_encoder
 
 
 def test_the_tables_of_fine_tunings_are_those_of_the_kept_figures():
     assert mending.PAGE.read_text() == mending.page(), "run: make docs"
+
+
+def test_the_glossary_is_the_learn_pages():
+    lines = (Path(__file__).parents[1] / "docs" / "README.md").read_text().splitlines()
+    table = lines[lines.index("|---|---|") + 1 :]
+    assert table == [f"| {word} | {meaning} |" for word, meaning in WORDS.items()]
 
 
 def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(workspace, tmp_path, monkeypatch):

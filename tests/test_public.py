@@ -43,7 +43,7 @@ def test_registry_refuses_twins_and_lists_the_nearest():
         registry.register("apple")(2)
     with pytest.raises(NotFound, match='unknown fruit "aple". Did you mean "apple"?'):
         registry["aple"]
-    with pytest.raises(InputError, match="There is: apple"):
+    with pytest.raises(InputError, match="Available: apple"):
         registry["zzz"]
 
 

@@ -67,7 +67,7 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     """
     s = np.asarray(score.detach().cpu().numpy() if is_torch(score) else score, dtype=np.float64)
     if s.ndim != 1 or len(s) == 0:
-        raise InputError(f"score has shape {s.shape}; expected one value a sample, at least one.")
+        raise InputError(f"score has shape {s.shape}; expected one value per sample, at least one.")
     check_finite(s[:, None], "score")
     y = check_labels(correct, len(s), "correct")
     if not np.isin(y, (0, 1)).all():

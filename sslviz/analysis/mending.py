@@ -153,13 +153,13 @@ def verdict(differences: pd.DataFrame) -> str:
 def _gained(row: Any, who: str, of: str) -> str:
     seeds = np.asarray(row["of_seeds"])
     gain = (
-        f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; above it in "
-        f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) beside the control"
+        f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; positive in "
+        f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) compared with the control"
     )
     words = {
         "gain": f"{who} gains: top-1 {gain}, on these images.",
         "loss": f"{who} loses: top-1 {gain}, on these images.",
-        "unclear": f"No gain{of} over the control can be told from zero: top-1 {gain}.",
+        "unclear": f"No gain{of} over the control is distinguishable from zero: top-1 {gain}.",
     }
     return words[told(float(row["low"]), float(row["high"]))]
 

@@ -110,7 +110,7 @@ def decode_mask(content: bytes, name: str, means: Literal["mask", "trimap", "sof
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, *DAMAGES) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"mask {name} is no picture that can be read.") from None
+        raise InputError(f"mask {name} is not a readable image.") from None
     if means == "trimap":
         wrong = sorted(set(np.unique(values).tolist()) - {1, 2, 3})
         if wrong:

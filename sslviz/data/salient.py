@@ -101,7 +101,7 @@ def _rows(path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
             for line in table:
                 yield list(table.fieldnames or []), {k: v for k, v in line.items() if isinstance(k, str) and isinstance(v, str)}
         except csv.Error as error:
-            raise InputError(f"{path} is no table that can be read ({error}).") from None
+            raise InputError(f"{path} is not a readable table ({error}).") from None
 
 
 def _missing(place: Path, files: list[str], inside: list[Path] | None) -> list[str]:

@@ -112,7 +112,7 @@ def hub_file(repository: str) -> Path | None:
     except InputError:
         raise
     except Exception as error:  # the hub's client raises many kinds when there is no network
-        raise InputError(f"hf:{repository} cannot be had here ({_reason(error)}). Is this machine online?") from None
+        raise InputError(f"hf:{repository} could not be downloaded ({_reason(error)}). Is this machine online?") from None
 
 
 def _is_timm(config: Path) -> bool:
@@ -139,7 +139,7 @@ def _add_timm(
     try:
         net = timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise many kinds when there is no network or no such weights
-        raise InputError(f"the weights of {source} cannot be had here ({_reason(error)}). Is this machine online?") from None
+        raise InputError(f"the weights of {source} could not be downloaded ({_reason(error)}). Is this machine online?") from None
     config = timm.data.resolve_data_config({}, model=net)
     size = int(changes.get("size") or config["input_size"][-1])
     bilinear = config["interpolation"] == "bilinear"

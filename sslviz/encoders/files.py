@@ -80,7 +80,7 @@ def _read_safetensors(path: Path) -> FileContent:
                 "safetensors",
             )
     except SafetensorError as error:
-        raise InputError(f"{path} is no whole safetensors file ({str(error)[:120]}); download it again.") from None
+        raise InputError(f"{path} is not a complete safetensors file ({str(error)[:120]}); download it again.") from None
 
 
 def _read_torch(path: Path, head: bytes) -> FileContent:
@@ -109,7 +109,7 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
             other[str(key)] = value
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-            raise InputError(f"{path}: {name} is no plain tensor (sparse, quantised, nested or without values). {_ADVICE}")
+            raise InputError(f"{path}: {name} is not a plain tensor (sparse, quantised, nested or without values). {_ADVICE}")
     container = "PyTorch Lightning" if "pytorch-lightning_version" in content else "torch"
     return FileContent(tensors, other, container)
 

@@ -65,7 +65,7 @@ def load_encoder(workspace: Workspace, name: str, device: str = "cpu") -> Encode
     """A stored encoder, ready to run. Raises NotFound, or InputError when its files were changed."""
     spec = load_spec(workspace, name)
     if spec.backbone == "arrays":
-        raise InputError(f'encoder "{name}" came in as arrays ({spec.source}); it has no weights to embed with.')
+        raise InputError(f'encoder "{name}" was imported as arrays ({spec.source}); it has no weights to embed with.')
     return build_encoder(spec, load_weights(workspace, spec), device)
 
 

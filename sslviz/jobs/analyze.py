@@ -13,8 +13,8 @@ class AnalyzeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     eps: Eps = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
-    batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
-    chunk_rows: int | None = Field(None, ge=1, description="rows a chunk on disk; default a twentieth, at most 16 MB")
+    batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
+    chunk_rows: int | None = Field(None, ge=1, description="rows per chunk on disk; default a twentieth, at most 16 MB")
     workers: int | None = Field(
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
     )
@@ -24,7 +24,7 @@ class AnalyzeSettings(Settings):
 
 @job("analyze", AnalyzeSettings, example="sslviz analyze --images photos/ --encoder simclr.ckpt")
 def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Embed, probe where there are labels, score, and list the worst images; run again, it goes on where it stopped."""
+    """Register, embed, train a probe if there are labels, score, list the lowest scores; run again to resume."""
     from sslviz.data import dataset as datasets
     from sslviz.jobs.embed import EmbedSettings, embed
     from sslviz.jobs.project import ProjectSettings, project

@@ -25,7 +25,7 @@ class CompressSettings(Settings):
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength of all probes; default chosen at full width"
     )
-    seed: int = Field(0, ge=0, description="of folds and intervals")
+    seed: int = Field(0, ge=0, description="random seed of folds and intervals")
 
 
 @job("compress", CompressSettings, example="sslviz compress --dataset photos --encoder simclr")

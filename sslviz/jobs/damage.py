@@ -84,7 +84,7 @@ def verdict(table: pd.DataFrame) -> dict[str, Any] | None:
     worst = str(line["damage"])
     rivals = telling.loc[[s for s in telling.index if s in RIVALS.names() and not RIVALS[s].uses_labels]].min(axis=1)
     better = str(rivals.idxmax()) if len(rivals) and rivals.max() > 0.5 else None
-    words = f"On these images Q rises more often than it falls where the picture is {worst}, so that its order may be upside down"
+    words = f"When these images are {worst}, their Q rises more often than it falls: the ranking by Q may be upside down"
     words += f"; compare it with {RIVALS[better].title}." if better else ". No other label-free score here does better."
     falls, low, high = (f"{100 * line[c]:.0f}" for c in ("falls", "low", "high"))
     words += f" ({worst}: Q falls in {falls} % of {line['n']} images, 95 % {low} to {high}.)"

@@ -17,7 +17,7 @@ class DemoSettings(Settings):
 
 @job("demo", DemoSettings, example="sslviz demo")
 def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Bring in the demo set and its encoders and analyze the first here; its map and the other encoders follow as runs."""
+    """Prepare the demo set and its encoders and analyze the first; its map and the other encoders follow in the background."""
     from sslviz.data import dataset as datasets
     from sslviz.data.demo import files
     from sslviz.data.masks import save_packed

@@ -16,9 +16,9 @@ from sslviz.store.workspace import Workspace
 class EmbedSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    batch_size: int = Field(64, ge=1, le=4096, description="images a forward pass")
+    batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
     chunk_rows: int | None = Field(
-        None, ge=1, description="rows a chunk on disk; default a twentieth, but at least 256 and at most 16 MB"
+        None, ge=1, description="rows per chunk on disk; default a twentieth, but at least 256 and at most 16 MB"
     )
     workers: int | None = Field(
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
@@ -26,7 +26,7 @@ class EmbedSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
     precision: Literal["32", "bf16"] = Field("32", description="arithmetic of the forward pass; part of the result's identity")
     store_dtype: Literal["float32", "float16"] = Field("float32", description="numbers on disk; part of the result's identity")
-    strict: bool = Field(False, description="fail when a file is no whole picture, instead of listing it")
+    strict: bool = Field(False, description="fail when a file is not a readable image, instead of listing it")
     digest: bool = Field(False, description="check every stored chunk and read every file again, whatever its size and time say")
 
 
@@ -43,7 +43,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         progress.stage("listing files")
         dataset, notes = datasets.refresh(workspace, settings.dataset)
         if dataset.root is None:
-            raise InputError(f'data set "{dataset.name}" came in as arrays; there is nothing to embed.')
+            raise InputError(f'data set "{dataset.name}" was imported as arrays; there is nothing to embed.')
         device = pick_device(settings.device)
         encoder = load_encoder(workspace, settings.encoder, device)
         store = EmbeddingStore(folder)
@@ -83,7 +83,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
             progress.warn(f"all of them with their reasons: {folder / 'bad.parquet'}, or --json")
     if settings.strict and len(bad):
         raise InputError(
-            f"{len(bad)} files are no whole pictures (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}."
+            f"{len(bad)} files are not readable images (--strict): {bad['sample_id'].iloc[0]}: {bad['error'].iloc[0]}."
         )
     return {
         "dataset": dataset.name,

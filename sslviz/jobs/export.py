@@ -28,7 +28,7 @@ class ExportSettings(Settings):
     )
     reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
     eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
-    seed: int = Field(0, ge=0, description="of random features")
+    seed: int = Field(0, ge=0, description="random seed of random features")
     name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT")
 
     @property
@@ -40,7 +40,7 @@ class ExportSettings(Settings):
 
 @job("export", ExportSettings, example="sslviz export --dataset photos --encoder simclr --reduction 0.4")
 def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Cut an encoder to a subset of its features: an encoder that embeds straight into the smaller space (no labels needed)."""
+    """Make a smaller encoder that outputs only a subset of the features (no labels needed)."""
     import pandas as pd
     import torch
 
@@ -56,7 +56,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
     workspace.check_new_encoder(name)
     spec = load_spec(workspace, settings.encoder)
     if spec.backbone == "arrays":
-        raise InputError(f'encoder "{spec.name}" came in as arrays ({spec.source}); there are no weights to cut.')
+        raise InputError(f'encoder "{spec.name}" was imported as arrays ({spec.source}); there are no weights to cut.')
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
     kept = subset(chosen.shares, settings.kind, settings.reduction, settings.seed)

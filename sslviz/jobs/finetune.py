@@ -36,7 +36,7 @@ ARMS: dict[Arm, str] = {
     "lambda1": "the Q term only",
     "lambda2": "the column term only",
     "lasso": "the column term over all columns (the paper's own alternative)",
-    "strong": "both, lambda1 raised until it pulls at the features with 1 % of the own loss's force (ours)",
+    "strong": "both, lambda1 raised until the Q term's gradient is 1 % of the self-supervised loss's (not in the paper)",
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {"epochs": 50, "lr": 1e-5, "images": 0},
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS_SAID = (
     "published: 50 epochs at 1e-5, at which LARS moves weights by less than a ten-thousandth of their norm in a thousand steps; "
-    "small, for a CPU (ours): 10 epochs of 1,024 images at 0.2"
+    "small, for a CPU (not in the paper): 10 epochs of 1,024 images at 0.2"
 )
 NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
 """Settings that a result does not name: its folder does, or they change no figure."""
@@ -60,29 +60,30 @@ class FinetuneSettings(Settings):
     encoder: str = Field(description="encoder in the workspace to go on from")
     arms: list[Arm] = Field(
         ["control", "both"],
-        description="what is trained beside the base, once for each (give it again for each): "
+        description="variants to train from the same start (repeat the option for several): "
         + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
-    seeds: list[int] = Field([0], description="of order and views, once for each; give it again for each")
+    seeds: list[int] = Field([0], description="random seed of data order and views; repeat the option for several")
     preset: Literal["published", "small"] = Field("published", description=PRESETS_SAID)
     epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
     images: int | None = Field(
-        None, ge=0, description="train on at most so many of the train images, a fixed draw; 0 all of them; default the preset's"
+        None, ge=0, description="train on at most this many train images (a fixed random subset); 0: all; default the preset's"
     )
     lr: float | None = Field(None, ge=0, allow_inf_nan=False, description="peak learning rate; default the preset's")
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
-    batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
+    batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
     lambda1: float = Field(1e-4, ge=0, allow_inf_nan=False, description="weight of the Q term")
     lambda2: float = Field(
         1e-4, ge=0, allow_inf_nan=False, description="weight of the column term; its effect grows with the batch"
     )
     eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
-    refresh_every: int = Field(0, ge=0, description="(ours) choose the features D anew every so many epochs; 0 never")
+    refresh_every: int = Field(0, ge=0, description="choose D again every so many epochs (not in the paper); 0: never")
     empty: Literal["zero", "highest"] = Field(
-        "zero", description="(ours) Q of a sample in which no feature of D fires; at zero it gets no gradient"
+        "zero",
+        description="Q where no feature of D fires: zero, without a gradient, or the highest feature of D (not in the paper)",
     )
-    normalise: bool = Field(True, description="(ours) the terms see rows of L2 norm 1")
+    normalise: bool = Field(True, description="the terms see rows of L2 norm 1 (not said in the paper)")
     judge_every: int = Field(5, ge=0, description="a probe's accuracy on a sample every so many epochs; 0 never")
     method: str = Field("", description="self-supervised method of an encoder that comes without its head; default its own")
     head_epochs: int = Field(
@@ -99,7 +100,7 @@ class FinetuneSettings(Settings):
     workers: int | None = Field(
         None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
     )
-    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
+    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one per GPU")
 
     def encoder_name(self, arm: str, seed: int) -> str:
         """Of the encoder that an arm makes."""
@@ -122,7 +123,7 @@ class FinetuneSettings(Settings):
 
 @job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
 def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Train an encoder on with the Q-Score regulariser, beside controls, and compare them with it on the very same images."""
+    """Fine-tune an encoder with the Q-Score regulariser, next to controls; compare before and after on the same images."""
     from sslviz.jobs.mended import judge
     from sslviz.jobs.runner import rank
     from sslviz.training.regulariser import Selection
@@ -590,7 +591,7 @@ class _Trainer:
                 changed = " and ".join(what for what, value in made_of.items() if was.get(what) != value)
                 raise InputError(
                     f"{changed} changed since this run began, and what it has trained ({name}) belongs to what was. Put it back, "
-                    f"or delete the run to begin anew: sslviz runs delete {self.folder.name}"
+                    f"or delete the run and start again: sslviz runs delete {self.folder.name}"
                 )
             shutil.rmtree(folder, ignore_errors=True)
             write_json(record, made_of)

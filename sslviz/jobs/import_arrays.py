@@ -18,14 +18,14 @@ class ImportSettings(Settings):
     file: str = Field(description=".npy of embeddings [N, D], or .npz with embeddings, ids, labels, splits")
     dataset: str = Field(description="data set these samples belong to; made where there is none of this name")
     encoder: str = Field(description="name for what made the embeddings")
-    ids: str | None = Field(None, description=".npy, or text with one id a line; default row numbers")
+    ids: str | None = Field(None, description=".npy, or text with one id per line; default row numbers")
     labels: str | None = Field(None, description=".npy, or text with one label a line")
     splits: str | None = Field(None, description=".npy, or text with train, val or test a line; default all train")
 
 
 @job("import_arrays", ImportSettings, example="sslviz import --file h.npz --dataset photos --encoder other")
 def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Take in embeddings made elsewhere (.npy, .npz); pages that need no pixels work with them alone."""
+    """Import embeddings computed elsewhere (.npy, .npz); all pages work that do not need the images themselves."""
     import numpy as np
     import pandas as pd
 
@@ -73,7 +73,7 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
                 f'(first id "{ids[0]}", first sample "{dataset.samples["sample_id"].iloc[0]}").'
             )
         for count, what in (
-            (n - len(kept), "ids of the file are no samples"),
+            (n - len(kept), "ids of the file are not samples"),
             (len(dataset.samples) - len(kept), "samples have no embedding"),
         ):
             if count:
@@ -145,9 +145,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise Untrusted(
                 f"{path} holds Python objects, not only numbers, and was not loaded. Save plain arrays (ids as str_)."
             ) from None
-        raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None
+        raise InputError(f"{path} is not a complete .npy or .npz file ({str(error)[:100]}).") from None
     except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path} is no whole .npy or .npz file ({str(error)[:100]}).") from None
+        raise InputError(f"{path} is not a complete .npy or .npz file ({str(error)[:100]}).") from None
 
 
 def _column(key: str, given: Any, n: int) -> list[Any] | None:

@@ -32,7 +32,7 @@ def import_data(settings: ImportDataSettings, workspace: Workspace, progress: Pr
     asked = split_source(settings.source)
     if asked is None:
         ways = " or ".join(f"{source}:{SOURCES[source].form}" for source in SOURCES)
-        raise InputError(f'"{settings.source}" is no data set\'s name. Write {ways}.')
+        raise InputError(f'"{settings.source}" is not the name of a data set. Write {ways}.')
     source, there = asked
     folder, downloads = workspace.create().dataset(name), workspace.root / "downloads"
     who = f"run {progress.folder.name}" if progress.folder else ""

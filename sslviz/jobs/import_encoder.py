@@ -16,10 +16,10 @@ class ImportEncoderSettings(Settings):
     name: str = Field(description="name in the workspace")
     source: str = Field(description="checkpoint file, name of a demo or published encoder, timm:NAME or hf:REPO")
     network: str | None = Field(None, description='which network of the file, e.g. "student"')
-    mean: str | None = Field(None, description="three numbers: subtracted from pixels in 0..1")
-    std: str | None = Field(None, description="three numbers: divided by")
-    size: int | None = Field(None, description="side of the square the encoder sees")
-    resize: int | None = Field(None, description="shorter side before the centre crop")
+    mean: str | None = Field(None, description="input normalisation: mean of each channel, for pixels in 0..1")
+    std: str | None = Field(None, description="input normalisation: standard deviation of each channel")
+    size: int | None = Field(None, description="input size (side of the centre crop, in pixels)")
+    resize: int | None = Field(None, description="shorter side after resizing, before the centre crop")
     stem_padding: int | None = Field(None, ge=0, le=3, description="padding of a 3x3 stem (shapes cannot tell)")
 
 

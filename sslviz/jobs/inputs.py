@@ -123,7 +123,7 @@ class Embedded:
         need = n * int(self.store.meta["width"]) * 4
         if need < _OF_MEMORY * available_memory():
             return ""
-        return f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read anew at each pass"
+        return f"{need / 1e9:.1f} GB do not fit into memory: the embeddings are read again at each pass"
 
     def design(self, train: pd.DataFrame, held: bool) -> "Design":
         """The design of probes on these samples, held in memory or read anew at each pass."""

@@ -29,12 +29,14 @@ class InterpretSettings(Settings):
     method: Literal["auto", "activation", "gradcam"] = Field("auto", description="auto: activation maps where they are exact")
     threshold: float = Field(0.5, gt=0, le=1, description="a heatmap's area is where it is at least this")
     mask_threshold: float = Field(0.5, gt=0, le=1, description="a mask's area is where it is at least this")
-    signed: bool = Field(False, description="(ours) for transformers: features far below their mean explain too, negated")
+    signed: bool = Field(
+        False, description="for transformers (not in the paper): features far below their mean explain too, negated"
+    )
     workers: int | None = Field(
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
-    seed: int = Field(0, ge=0, description="of shuffling, folds and intervals")
+    seed: int = Field(0, ge=0, description="random seed of shuffling, folds and intervals")
 
 
 @job("interpret", InterpretSettings, example="sslviz interpret --dataset demo --encoder simclr-demo")
@@ -147,7 +149,9 @@ def _answered(
     from sslviz.jobs.inputs import result_state
 
     def unknown(why: str) -> "tuple[pd.DataFrame, list[str]]":
-        return samples.assign(correct=pd.array([pd.NA] * len(samples), "boolean")), [f"{why}: right and wrong are not told apart"]
+        return samples.assign(correct=pd.array([pd.NA] * len(samples), "boolean")), [
+            f"{why}: right and wrong cannot be told apart"
+        ]
 
     if not embedded.dataset.has_labels:
         return unknown("no labels")

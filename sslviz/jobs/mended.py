@@ -117,7 +117,7 @@ def judge(
         images = images.merge(said, on="sample_id", how="left")
         known = images["correct"].notna().to_numpy()
         if not known.any():
-            notes.append(f"no {split} image has a label that the probe knows: right and wrong are not told apart")
+            notes.append(f"no {split} image has a label that the probe knows: right and wrong cannot be told apart")
             images = images.drop(columns=["correct", "prediction", "confidence"])
         else:
             if not known.all():

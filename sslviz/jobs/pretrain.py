@@ -21,7 +21,7 @@ class PretrainSettings(Settings):
     method: str = Field("simclr", description="self-supervised method")
     name: str = Field("", description="name of the encoder that is made; default METHOD-DATASET")
     epochs: int = Field(100, ge=1, le=10_000, description="passes over the train images")
-    batch_size: int = Field(256, ge=2, le=65_536, description="images a step, over all processes")
+    batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
     lr: float | None = Field(None, gt=0, description="peak learning rate; default the method's, scaled with the batch")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
     crop_min: float | None = Field(
@@ -32,13 +32,15 @@ class PretrainSettings(Settings):
     blur: bool | None = Field(None, description="blur and solarise views as published; default only from 96 pixels on")
     hidden_dim: int | None = Field(None, ge=8, le=65_536, description="hidden width of the heads; default the method's")
     output_dim: int | None = Field(None, ge=8, le=65_536, description="output width of the heads; default the method's")
-    temperature: float | None = Field(None, gt=0, description="of the loss, for methods that have one; default the method's")
-    momentum: float | None = Field(
-        None, gt=0, lt=1, description="of the second network's moving average, for methods that have one; default the method's"
+    temperature: float | None = Field(
+        None, gt=0, description="temperature of the loss, for methods that have one; default the method's"
     )
-    prototypes: int | None = Field(None, ge=2, description="of SwAV; default the method's")
+    momentum: float | None = Field(
+        None, gt=0, lt=1, description="momentum of the second network's average, for methods that have one; default the method's"
+    )
+    prototypes: int | None = Field(None, ge=2, description="number of SwAV's prototypes; default the method's")
     epsilon: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="of SwAV: how soft the assignments to prototypes are; default the method's"
+        None, gt=0, allow_inf_nan=False, description="SwAV: how soft the assignments to prototypes are; default the method's"
     )
     queue_size: int | None = Field(None, ge=1, description="keys that MoCo remembers; default the method's")
     size: int = Field(32, ge=16, le=256, description="side of the views, in pixels")
@@ -49,13 +51,13 @@ class PretrainSettings(Settings):
     stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
     feature_dim: int = Field(512, ge=8, le=8192, description="features of the representation")
     snapshot_every: int = Field(0, ge=0, description="also keep the encoder every so many epochs, as NAME-eEPOCH; 0 never")
-    seed: int = Field(0, ge=0, description="of weights, order and views")
+    seed: int = Field(0, ge=0, description="random seed of weights, order and views")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
     workers: int | None = Field(
         None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
     )
-    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one a GPU")
+    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one per GPU")
 
 
 @job(

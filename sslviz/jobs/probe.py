@@ -20,14 +20,14 @@ class ProbeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     protocol: Literal["lbfgs", "sgd100"] = Field(
-        "lbfgs", description="lbfgs: to the optimum; sgd100: 100 epochs, as the paper; one takes the other's place as the result"
+        "lbfgs", description="lbfgs: to convergence; sgd100: 100 epochs, as in the paper; the newer result replaces the older"
     )
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength on standardised features; default chosen on a fifth of train"
     )
     knn: int = Field(20, ge=0, le=1000, description="neighbours that vote in the kNN probe beside it; 0 leaves it out")
     train_predictions: bool = Field(False, description="also judge train images, by 5-fold out-of-fold predictions")
-    seed: int = Field(0, ge=0, description="of folds")
+    seed: int = Field(0, ge=0, description="random seed of folds")
 
 
 @job("probe", ProbeSettings, example="sslviz probe --dataset photos --encoder simclr")

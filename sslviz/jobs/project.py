@@ -14,7 +14,7 @@ class ProjectSettings(Settings):
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
     neighbours: int = Field(15, ge=2, le=200, description="UMAP: few show small groups, many the whole")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how close points may lie")
-    seed: int = Field(0, ge=0, description="of sample, PCA and UMAP")
+    seed: int = Field(0, ge=0, description="random seed of sample, PCA and UMAP")
 
 
 @job("project", ProjectSettings, example="sslviz project --dataset photos --encoder simclr")

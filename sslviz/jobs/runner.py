@@ -338,7 +338,7 @@ def execute(workspace: Workspace, run_id: str) -> int:
 def _of_memory(error: BaseException) -> str:
     """What to say where memory did not suffice; "" for another error."""
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return "memory is full. Choose a smaller --batch-size, or end what else runs there." if full else ""
+    return "out of memory. Choose a smaller --batch-size, or stop other programs on that machine." if full else ""
 
 
 def _of_followers(folder: Path) -> str:

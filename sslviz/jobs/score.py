@@ -16,12 +16,16 @@ RIVALS_UP_TO = 100_000
 class ScoreSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: Eps = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
-    lower: float = Field(50.0, ge=0, le=100, description="lower percentile of activation shares")
-    upper: float = Field(95.0, ge=0, le=100, description="upper percentile of activation shares")
-    rivals: bool | None = Field(None, description=f"nearest-neighbour rivals; default up to {RIVALS_UP_TO:,} images")
-    damage: int = Field(300, ge=0, description="pictures for the damage check; 0 leaves it out")
-    seed: int = Field(0, ge=0, description="of bootstrap and samples")
+    eps: Eps = Field(
+        "auto",
+        description="a feature fires above mean + eps * std of its image's features; auto: the largest eps at which, on "
+        "average, at least 3.7 % of the features fire",
+    )
+    lower: float = Field(50.0, ge=0, le=100, description="discriminative features: lower percentile of their activation shares")
+    upper: float = Field(95.0, ge=0, le=100, description="discriminative features: upper percentile")
+    rivals: bool | None = Field(None, description=f"also compute nearest-neighbour scores; default up to {RIVALS_UP_TO:,} images")
+    damage: int = Field(300, ge=0, description="images for the damage check (do scores fall on damaged images?); 0 skips it")
+    seed: int = Field(0, ge=0, description="random seed of the bootstrap and of samples")
 
 
 @job("score", ScoreSettings, example="sslviz score --dataset photos --encoder simclr --eps auto")
@@ -277,7 +281,7 @@ def _judge(table: Any, predictions: Any, names: list[str], split: str, seed: int
 
 
 def _best_rival(reports: dict[str, Any]) -> dict[str, Any] | None:
-    """The label-free rival with the highest AUROC above Q's, in words, and whether the intervals part; None where Q leads."""
+    """The label-free rival with the highest AUROC above Q's, in words, and whether the intervals overlap; None where Q leads."""
     from sslviz.analysis.rivals import RIVALS, best_label_free
 
     best = best_label_free({n: r.auroc for n, r in reports.items()})

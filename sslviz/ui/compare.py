@@ -37,7 +37,7 @@ def running(here: Frame) -> bool:
 
 
 def states(here: Frame) -> dict[str, str]:
-    """What is wrong with each encoder's scores on this data set; "" where they are fresh. Embeddings that came in as arrays
+    """What is wrong with each encoder's scores on this data set; "" where they are fresh. Embeddings that were imported as arrays
     stand for the data set they came with only."""
     out = {}
     for name in here.workspace.encoders():
@@ -77,10 +77,10 @@ def table(here: Frame, names: list[str]) -> list[str]:
     config = {c: st.column_config.NumberColumn(format=f) for c, f in _FORMATS.items()}
     st.dataframe(lines, hide_index=True, width="stretch", column_config=config)
     st.caption(
-        "top-1: of the linear probe. AUROC: how well a score separates the images the probe gets right, 50 is chance. The best "
-        "rival is a label-free score simpler than Q; the probe's own confidence uses labels. Empty: images in which no "
-        "discriminative feature fires. Mean share: of the train "
-        "images, that an average feature fires in. All in percent, but eps and RankMe (directions in use)."
+        "top-1: of the linear probe. AUROC: how well a score separates images the probe gets right from those it gets "
+        "wrong; 50 is chance. Best rival: the best simpler score without labels; the probe's own confidence uses labels. Empty: "
+        "images in which no discriminative feature fires. Mean share: share of train images in which a feature fires, averaged "
+        "over all features. In percent, except eps, RankMe (directions in use) and the number of features."
     )
     return list(lines["encoder"])
 
@@ -131,7 +131,7 @@ def choose_other(here: Frame, names: list[str]) -> str | None:
     """The encoder beside the one of the sidebar; it stands in the URL."""
     others = [name for name in names if name != here.encoder]
     if here.encoder not in names or not others:
-        st.caption(f"Two scored encoders, {plain(here.encoder)} one of them, can be looked at image by image here.")
+        st.caption(f"Once {plain(here.encoder)} and another encoder are scored, they can be compared image by image here.")
         return None
     return st.selectbox(f"Beside {plain(here.encoder)}", others, key="beside", bind="query-params", persist_state="session")
 

@@ -20,7 +20,7 @@ def headline(summary: dict[str, Any]) -> None:
     """What discriminative subsets lose at 40 %, beside random ones, and how far one may go."""
     at, random = summary["at_40"]["discriminative"], summary["at_40"]["random"]
     above, low, high = at["above_random"]
-    beside = "**not to be told from random features**" if low <= 0 <= high else "**better than random features**"
+    beside = "**not distinguishable from random features**" if low <= 0 <= high else "**better than random features**"
     if high < 0:
         beside = "**worse than random features**"
     st.markdown(
@@ -58,9 +58,9 @@ def chart(table: pd.DataFrame, summary: dict[str, Any]) -> None:
     title = f"Top-1 of linear probes on fewer features, {summary['n_judged']:,} {summary['judged_on']} images"
     widgets.chart(figures.curves(found, kinds), numbers, key="compression", alt=title)
     st.caption(
-        f"{title}. Band of the discriminative curve: 95 % over images; of the random one: lowest and highest of four seeds. All "
-        f"probes have one L2 ({summary['l2']:g}), that of the full width; shares are counted at eps {summary['eps']:g}. Tails: "
-        "the features that fire least and most often. Principal components are no selection: all features must still be computed."
+        f"{title}. Bands: 95 % interval over images (discriminative), lowest and highest of four seeds (random). All probes use "
+        f"the L2 chosen at full width ({summary['l2']:g}); shares are counted at eps {summary['eps']:g}. Lower and upper tail: "
+        "the features that fire least and most often. Principal components select nothing: all features must still be computed."
     )
 
 

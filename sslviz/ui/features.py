@@ -46,7 +46,7 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         "would no longer be label-free.",
     )
     if high <= low:
-        st.warning("The percentiles enclose nothing: draw them apart.")
+        st.warning("The upper percentile must be above the lower one: move the two ends apart.")
         st.stop()
     return float(eps), low, high
 
@@ -227,7 +227,7 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
     _where_it_looks(here, feature)
     examples = reads.table(result, "feature_examples")
     mine = examples[examples["feature"] == feature]
-    for kind, words in (("top", "Strongest in, and where"), ("middle", "Middling in"), ("low", "Weakest in")):
+    for kind, words in (("top", "Strongest in, with heatmaps"), ("middle", "Average in"), ("low", "Weakest in")):
         part = mine[mine["kind"] == kind].merge(scored, on="sample_id", how="inner").sort_values("rank")
         if part.empty:
             continue

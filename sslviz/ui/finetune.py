@@ -99,8 +99,8 @@ def charts(curves: pd.DataFrame, key: str) -> None:
     st.caption(
         "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base; epoch 0 is "
         "the base. A higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the "
-        "table. Pull: the norm of a term's gradient at the features, beside the own loss's; what pulls with a millionth of it "
-        "changes nothing."
+        "table. Pull: the norm of a term's gradient with respect to the features, relative to the self-supervised loss's; a "
+        "term at a millionth of it changes nothing."
     )
     with st.expander("The numbers"):
         st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
@@ -167,8 +167,8 @@ def differences(table: pd.DataFrame) -> None:
     numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+.4f}" for v in seeds)))
     widgets.chart(figures.differences(part, figure), numbers, key="mend-differences", alt=title)
     st.caption(
-        f"{title}, on the same images. Bars: 95 %, over images drawn alike for both; crosses: single seeds, the mark is their "
-        "mean. The interval says nothing of other seeds. Only what is gained over the control comes from the terms."
+        f"{title}, on the same images. Mark: mean over seeds; bars: paired 95 % bootstrap interval over images; crosses: single "
+        "seeds. The interval does not cover other seeds. Only what is gained over the control comes from the terms."
     )
 
 
@@ -261,8 +261,8 @@ def form(here: Frame, running: bool) -> None:
         st.info(plain(str(error)))
         return
     st.caption(
-        "Goes on with the encoder's own loss and head, once for each arm and seed, from the same start and on the same images in "
-        "the same order. Only what an arm gains over the control is due to its terms."
+        "Training continues with the encoder's own self-supervised loss and head, once for each arm (variant) and seed, from the "
+        "same weights and on the same images in the same order. Only what an arm gains over the control is due to its terms."
     )
     arms = st.pills(
         "Arms beside the base",

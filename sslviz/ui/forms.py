@@ -74,7 +74,7 @@ def analyze_form(workspace: Workspace) -> None:
 
 def input_fields() -> dict[str, Any]:
     """What a checkpoint file does not say: which network, and the input it was trained on; blank keeps what the doctor found."""
-    st.caption("Where the checkpoint or its writer says otherwise, leave blank.")
+    st.caption("Leave blank to keep what the checkpoint says or what its library usually uses.")
     columns = st.columns(5)
     labels = {"network": "teacher", "mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225", "size": "224", "resize": "256"}
     texts = {
@@ -167,20 +167,20 @@ def catalogue_form(workspace: Workspace) -> None:
     """Encoders that can be had by name, and the button that takes one in."""
     from sslviz.jobs.import_encoder import ImportEncoderSettings, catalogue, name_of
 
-    st.subheader("Encoders to be had by name")
+    st.subheader("Encoders available by name")
     table = pd.DataFrame([asdict(entry) for entry in catalogue(workspace)])
     shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"})
     shown = shown[["name", "kind", "method", "features", "top-1 %", "MB", "recipe", "licence", "mean / std", "source"]]
     st.dataframe(shown, hide_index=True, width="stretch", height=280)
     st.caption(
-        "Top-1 of a linear probe: of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
+        "Top-1 of a linear probe: on the demo's test images, or for published ones on ImageNet-1K, as their source reports. "
         "Published ones are downloaded; sizes are known after the first download. The command: sslviz encoders add NAME ENCODER."
     )
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    entry = left.selectbox("Encoder to take in", [*table["name"], "timm or Hugging Face name"], key="catalogue-entry")
+    entry = left.selectbox("Encoder to add", [*table["name"], "timm or Hugging Face name"], key="catalogue-entry")
     if entry not in set(table["name"]):
         entry = st.text_input("Name", key="catalogue-hub", placeholder="timm:resnet50.a1_in1k or hf:OWNER/REPO")
-    if right.button("Take it in", icon=":material/download:", disabled=not entry, key="catalogue-take"):
+    if right.button("Add it", icon=":material/download:", disabled=not entry, key="catalogue-take"):
         if entry.startswith(("timm:", "hf:")) or entry in set(table["name"]):
             widgets.start_job(workspace, "import_encoder", ImportEncoderSettings(name=name_of(entry), source=entry))
             _show_run()
@@ -222,15 +222,15 @@ def known_data_form(workspace: Workspace) -> None:
         source = left.selectbox("Data set", [*known, *open_ended], key="known-entry")
         if source in open_ended:
             lead = f"{open_ended[source]}:"
-            there = right.text_input("Name there", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG")
+            there = right.text_input("Name on the hub", key="known-hub", placeholder="OWNER/NAME or OWNER/NAME@CONFIG")
             source = lead + there.strip().removeprefix(lead)
         whole = not source.endswith(":")
-        name = st.text_input("Name here", key="known-name", placeholder="the name there")
+        name = st.text_input("Name in this workspace", key="known-name", placeholder="as on the hub")
         st.caption(
             "Downloaded with its splits and classes, and its masks where it has some (OxfordIIITPet); the pictures are kept in "
             "the workspace. Imagenette in its version of 320 pixels. Of the hub (hf): data sets with a column of pictures."
         )
-        if st.button("Bring it in", icon=":material/download:", disabled=not whole, key="known-take"):
+        if st.button("Download it", icon=":material/download:", disabled=not whole, key="known-take"):
             try:
                 check_source(source)
                 settings = ImportDataSettings(name=check_name("data set", name.strip() or name_of(source)), source=source)

@@ -70,7 +70,7 @@ def chosen() -> Frame:
     if not dataset or not encoder:
         wait_for_demo(workspace)
         missing = "data set" if not dataset else "encoder"
-        st.info(f"There is no {missing} in this workspace yet. Bring in a folder of images and a checkpoint on the Data page.")
+        st.info(f"There is no {missing} in this workspace yet. Add a folder of images and a checkpoint on the Data page.")
         st.page_link("pages/data.py", label="Go to Data", icon=":material/folder_open:")
         start = widgets.quietly(start_demo, workspace)
         st.button("Or look at the demo", on_click=start, icon=":material/play_arrow:", key="start-demo")

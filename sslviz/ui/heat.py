@@ -51,7 +51,7 @@ class _Seen:
 def show(here: Frame, found: live.Row, sample_id: str) -> None:
     """The picture under its heat, with method, layer and feature to choose, outlines of its masks, and a check by hiding."""
     if here.dataset.root is None:
-        st.info("This data set came in as arrays; there is no picture.")
+        st.info("This data set was imported as arrays; there is no picture.")
         return
     try:
         ways = _ways(here)
@@ -116,7 +116,7 @@ def _choose_features(found: live.Row, sample_id: str) -> list[int]:
 
     feature = st.selectbox("Features", steps, format_func=say, key=key)
     with st.container(horizontal=True):
-        st.button("Feature before", on_click=step, args=(-1,), icon=":material/chevron_left:", key="heat-before")
+        st.button("Previous feature", on_click=step, args=(-1,), icon=":material/chevron_left:", key="heat-before")
         st.button("Next feature", on_click=step, args=(1,), icon=":material/chevron_right:", key="heat-next")
         if feature is not None and st.button(f"Open feature {feature}", icon=":material/category:", key="heat-open"):
             widgets.go_to("features", feature=str(feature))

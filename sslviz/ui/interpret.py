@@ -58,9 +58,9 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     span = gaps[("core - blob", "all")]["interval"] if ("core - blob", "all") in gaps else None
     beside = f"**{_how(span, 'as much as')} a blob in the middle of every picture would**" if span else "a blob in the middle"
     words = (
-        f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps cover the object to **{core:.2f}** (mean IoU), "
-        f"{beside} ({blob:.2f}); another image's heatmap reaches {shuffled}, and the mask itself, as a map of "
-        f"{summary['map_size'][0]} x {summary['map_size'][1]} places, {ceiling:.2f}. The surroundings are covered to {spurious}."
+        f"Over {summary['n']:,} {summary['judged_on']} images the heatmaps overlap the object with a mean IoU of **{core:.2f}**, "
+        f"{beside} ({blob:.2f}). Another image's heatmap reaches {shuffled}; the mask itself, reduced to the heatmaps' "
+        f"{summary['map_size'][0]} x {summary['map_size'][1]} resolution, {ceiling:.2f}. IoU with the surroundings: {spurious}."
     )
     if ("core", "both masks", "map") in mean:
         n, alike = summary["n_with_spurious"], mean[("core", "both masks", "map")]
@@ -72,9 +72,10 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
         words += " Of right or of wrong images there are fewer than ten: too few to compare them."
     elif gap and beyond:
         words += (
-            f" Images the probe gets right cover the object by {_span(gap)} more than those it gets wrong; of that a blob in the "
-            f"middle gains {gap['mean'] - beyond['mean']:+.2f} too. Beyond the blob, {_span(beyond)}: "
-            f"**{_how(beyond['interval'], 'not measurably otherwise than')} those it gets wrong**."
+            f" Heatmaps of images the probe gets right overlap the object by {_span(gap)} more than those of images it gets "
+            f"wrong; of this a blob in the middle gains {gap['mean'] - beyond['mean']:+.2f} too. "
+            f"Beyond the blob, {_span(beyond)}: "
+            f"**{_how(beyond['interval'], 'not measurably different from')} those it gets wrong**."
         )
     st.markdown(words)
     widgets.facts(

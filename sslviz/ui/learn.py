@@ -30,12 +30,15 @@ WORDS = {
     "empty set": "no discriminative feature fires in a picture",
     "linear probe": "the simplest classifier on the frozen features, trained with labels; top-1 is the share it gets right",
     "AUROC": "how often a picture the probe gets right has a higher score than one it gets wrong; 50 % is chance",
-    "AUPRC": "mean share of right pictures among those kept, best scores first; any score reaches the base rate",
-    "rival": "another score to be seen beside Q: the length of the row, similarity to train pictures, the probe's confidence",
+    "AUPRC": "mean share of right pictures among those kept, best scores first; a random score reaches the base rate",
+    "rival": "a baseline score shown next to Q: the length of the row, similarity to train pictures, the probe's confidence",
+    "damage check": "does a score fall when pictures are covered, shrunk, blurred? Needs no labels",
     "RankMe": "how many directions the representations use; near 1 the encoder has collapsed",
     "heatmap": "where in a picture its features come from",
     "IoU": "how far a heatmap and a mask cover each other: 0 nowhere, 1 everywhere",
-    "control": "the same further training without the regulariser: only what is gained beside it is the regulariser's doing",
+    "arm": "one variant of fine-tuning, from the same start and on the same pictures as the others",
+    "control": "the arm without the regulariser: only what another arm gains over it is the regulariser's doing",
+    "mended, broken": "pictures that only the fine-tuned encoder's probe gets right; that only the base's does",
 }
 
 
@@ -99,7 +102,7 @@ def show(lesson: Class, step: int) -> None:
         st.button("Back", on_click=go, args=(step - 1,), disabled=step == 0, icon=":material/arrow_back:", key="learn-back")
         label = f"Next: {STEPS[step + 1].title}" if step < last else "That was all"
         st.button(label, on_click=go, args=(step + 1,), disabled=step == last, type="primary", key="learn-next")
-    with st.expander("All words"):
+    with st.expander("Glossary"):
         st.dataframe(pd.DataFrame({"word": list(WORDS), "means": list(WORDS.values())}), hide_index=True, width="stretch")
 
 
@@ -126,14 +129,14 @@ def _numbers(lesson: Class) -> None:
     h = lesson.found.h
     st.markdown(
         f"**{plain(lesson.here.encoder)}** is an *encoder*: it turns a picture into {len(h):,} numbers, its *representation*. "
-        "Each number is a *feature*. A self-supervised encoder was never told what a picture shows; it learnt from them alone."
+        "Each number is a *feature*. A self-supervised encoder was never told what a picture shows: it learnt without labels."
     )
     every = {f"features ({len(h):,})": (np.arange(len(h)), figures.CHOSEN)}
     _beside_picture(lesson, lambda: _bars(lesson, every, {}, "The representation of this picture, one bar a feature"))
     top = np.sort(h.clip(min=0))[::-1][: max(1, len(h) // 10)].sum() / max(float(h.clip(min=0).sum()), 1e-12)
     _say(
         "Choose another picture. Which bars stay, which change?",
-        f"A few features stand out: the highest tenth of them holds {percent(top, 0)} of the whole. In other pictures others do.",
+        f"A few features stand out: the highest tenth makes up {percent(top, 0)} of the total. Others do in other pictures.",
         "The row is scaled to length 1, so that pictures can be compared whatever their brightness or size.",
     )
 
@@ -160,7 +163,7 @@ def _fires(lesson: Class) -> None:
     _say(
         "Move eps. From where on does nothing fire any more? Is it the same in every picture?",
         f"At eps {eps:g}, {len(firing):,} of {len(h):,} features fire here; at {used:g}, which the scores use, {len(usual):,}.",
-        "The bar is set by the picture's own mean and spread, so that a picture in which everything is a little louder gains "
+        "The threshold is set by the picture's own mean and spread, so that a picture whose numbers are all higher gains "
         "nothing by it. The paper takes eps 4; here it is chosen so that a few percent of the features fire, without labels.",
     )
 
@@ -183,7 +186,7 @@ def _discriminative(lesson: Class) -> None:
         persist_state="session",
     )
     if high <= low:
-        st.warning("The percentiles enclose nothing: draw them apart.")
+        st.warning("The upper percentile must be above the lower one: move the two ends apart.")
         return
     stored = reads.table(lesson.scores.result, "features")
     table, band = features.at(stored, summary, features.on_grid(summary["eps"]), low, high)
@@ -260,13 +263,13 @@ def _worth(lesson: Class) -> None:
         rows.append(
             {"score": title, "wrong among those kept": 100 * float((~right[best]).mean()), "AUROC": auroc and 100 * auroc}
         )
-    rows.append({"score": "drawn by lot", "wrong among those kept": 100 * float((~right).mean()), "AUROC": 50.0})
+    rows.append({"score": "drawn at random", "wrong among those kept": 100 * float((~right).mean()), "AUROC": 50.0})
     columns = {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("wrong among those kept", "AUROC")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns)
     own = rows[0]
     _say(
-        "Keep fewer. A good score's errors fall; a useless one's stay as they are by lot.",
-        f"Of the best {kept} % by Q-Score {own['wrong among those kept']:.1f} % are wrong, of pictures drawn by lot "
+        "Keep fewer. With a good score the share of errors falls; with a useless one it stays as high as in a random choice.",
+        f"Of the best {kept} % by Q-Score {own['wrong among those kept']:.1f} % are wrong, of pictures drawn at random "
         f"{rows[-1]['wrong among those kept']:.1f} %.",
         "AUROC sums this up: draw a right and a wrong picture; how often has the right one the higher score? 50 % is chance. A "
         "score is of use only where it beats simpler ones, which stand in the same table.",
@@ -292,8 +295,8 @@ def _looks(lesson: Class) -> None:
 
 def _mend(lesson: Class) -> None:
     st.markdown(
-        "If low scores mean bad representations, raise them: the encoder is trained on with its own loss and two more terms, one "
-        "that lifts the Q-Scores which are below the mean, one that thins out columns which are above it."
+        "If low scores mean bad representations, raise them: the encoder's training continues with its own loss and two more "
+        "terms: one that raises Q-Scores below the batch mean, one that penalises features that are too active in the batch."
     )
     made = reads.stage(lesson.here.workspace, lesson.here.dataset, lesson.here.encoder, "fine-tuning", "finetune")
     found = reads.summary(made).get("verdict") or "no fine-tuning of this encoder here yet; the Fine-tune page has the form."

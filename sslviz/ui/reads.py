@@ -172,7 +172,7 @@ def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) ->
 
 
 def is_arrays(workspace: Workspace, encoder: str) -> bool:
-    """Whether an encoder is a name only, for embeddings that came in as arrays."""
+    """Whether an encoder is a name only, for embeddings that were imported as arrays."""
     return load_spec(workspace, encoder).backbone == "arrays"
 
 

@@ -78,7 +78,7 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
             "AUPRC of Q",
             percent(q and q["auprc"]),
             f"base rate {percent(q['base_rate'])}" if q else "needs labels",
-            "Mean share of correct images among those kept, best Q-Scores first. Any score reaches the base rate.",
+            "Average precision: share of correct images among those kept, best Q first. A random score reaches the base rate.",
         ),
         (
             "Empty sets",
@@ -117,7 +117,7 @@ def say_upside_down(summary: dict[str, Any]) -> None:
 def damage(summary: dict[str, Any]) -> None:
     """The damage check: for Q and each rival, the share of pictures whose score falls under each damage."""
     if not summary["damage"]:
-        st.info("No damage check: these embeddings came in as arrays, or the scores were made without it (damage 0).")
+        st.info("No damage check: these embeddings were imported as arrays, or the scores were made without it (damage 0).")
         return
     table = pd.DataFrame(summary["damage"])
     titles = score_titles(table["score"].unique())
@@ -134,9 +134,9 @@ def damage(summary: dict[str, Any]) -> None:
     st.caption(
         "95 % intervals for the Q-Score: "
         + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
-        + ". Where the whole interval is below half on covered or shrunk images, the check says that the order of Q is not to "
-        "be trusted. That rule is ours, a hypothesis; docs/evidence.md in the source lists the cases, more against it than for "
-        "it so far."
+        + ". If the whole interval lies below 50 % for covered or shrunk images, the check warns that the ranking by Q may be "
+        "upside down. This rule is a hypothesis of ours; the cases in docs/evidence.md (in the source) so far speak against it "
+        "more than for it."
     )
 
 
@@ -173,7 +173,7 @@ def no_maps(here: Frame) -> str:
     """Why an encoder has no heatmaps at all; "" where it has."""
     spec = load_spec(here.workspace, here.encoder)
     if spec.backbone == "arrays":
-        return "came in as arrays: there is no network to look into"
+        return "was imported as arrays: there is no network to look into"
     return "" if BACKBONES[spec.backbone].has_maps else "has no layer with maps"
 
 
@@ -368,7 +368,7 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
         st.info("No image fits these filters.")
         return
     if "correct" in part and part["correct"].notna().any():
-        st.caption("Blue edge: the probe is right. Orange edge: it is wrong, and what it says stands beside the score.")
+        st.caption("Blue frame: the probe is right. Orange frame: it is wrong; its prediction is shown next to the score.")
     if len(part) < len(table):
         arguments = (
             here.workspace,

@@ -77,7 +77,7 @@ def show_picture(here: Frame, row: pd.Series) -> None:
     """The picture as the file shows it, upright."""
     label = row["title"] if isinstance(row["title"], str) else "no label"
     if here.dataset.root is None:
-        st.info("This data set came in as arrays; there is no picture.")
+        st.info("This data set was imported as arrays; there is no picture.")
     elif pd.isna(row["row"]):
         st.info("This picture is no longer in the data set.")
     else:
@@ -119,7 +119,7 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
 def _three_metrics(q: float, below: float, split: str, n_chosen: int, n_firing: int) -> None:
     with st.container(horizontal=True):
         st.metric("Q-Score", f"{q:.4f}", help="Mean excess of the firing discriminative features over mu.", width=130)
-        st.metric("Below it", percent(below, 0), help=f"Share of {split} images with a lower Q-Score.", width=100)
+        st.metric("Percentile", percent(below, 0), help=f"Share of {split} images with a lower Q-Score.", width=100)
         st.metric("Firing", f"{n_chosen} / {n_firing}", help="Discriminative features that fire, of all that fire.", width=130)
 
 
@@ -131,7 +131,7 @@ def show_probe(scores: Result, probe: Result | None, row: pd.Series) -> None:
     line = predictions[predictions["sample_id"] == row["sample_id"]]
     if line.empty:
         st.caption(
-            "The probe was trained on this image, so its answer is not shown (probe --train-predictions judges train images)."
+            "The probe was trained on this image, so its answer is not shown (sslviz probe --train-predictions gives one)."
         )
         return
     titles = scores.content["summary"]["titles"]

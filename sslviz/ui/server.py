@@ -114,7 +114,7 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
             await super().startup(sockets=sockets)
             if self.started:
                 print(f"sslviz is at {url}/?token={token}", flush=True)
-                print("Ctrl-C ends it; runs go on.", flush=True)
+                print("Ctrl-C stops the app; running jobs continue.", flush=True)
                 threading.Thread(target=_warm_up, daemon=True).start()
 
     settings = uvicorn.Config(

@@ -220,7 +220,7 @@ def test_a_picture_of_ones_own_is_kept_in_memory_only(serve, page, workspace, tm
     assert metric(page, "Q-Score") == f"{line['q']:.4f}"
     assert metric(page, "Firing") == f"{line['n_chosen']} / {line['n_firing']}"
     below = (scores.loc[scores["split"] == "train", "q"] < line["q"]).mean()
-    assert metric(page, "Below it") == f"{100 * below:.0f} %"
+    assert metric(page, "Percentile") == f"{100 * below:.0f} %"
     assert sorted(p for p in workspace.root.rglob("*") if p.is_file()) == before
     (tmp_path / "no picture.png").write_text("hello")
     upload.set_input_files(tmp_path / "no picture.png")
@@ -349,7 +349,7 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     drawn(page, "image heat core", 60)
     assert page.url == before
     page.get_by_role("button", name=re.compile(r"Open feature \d+")).click()
-    page.get_by_text("Strongest in, and where").wait_for()
+    page.get_by_text("Strongest in, with heatmaps").wait_for()
     page.wait_for_function(
         "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
         ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"

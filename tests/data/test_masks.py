@@ -87,7 +87,7 @@ def test_masks_in_the_forms_that_tools_write():
     with pytest.raises(InputError, match="m.tif holds numbers outside"):
         decode_mask(encoded(Image.fromarray(ramp * 1000), "TIFF"), "m.tif")
     lab = Image.fromarray(photo, "LAB")
-    with pytest.raises(InputError, match="m.tif is no picture that can be read"):
+    with pytest.raises(InputError, match="m.tif is not a readable image"):
         decode_mask(encoded(lab, "TIFF"), "m.tif")
 
 

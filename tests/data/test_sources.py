@@ -110,13 +110,13 @@ def test_cifar_comes_in_pixel_by_pixel(cifar, served, workspace):
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(cifar, served, workspace, monkeypatch):
     with pytest.raises(InputError, match='unknown torchvision data set "CIFAR11"'):
         run(workspace, "c", "torchvision:CIFAR11")
-    with pytest.raises(InputError, match=r'"CIFAR10" is no data set\'s name. Write hf:OWNER/NAME or torchvision:NAME'):
+    with pytest.raises(InputError, match=r'"CIFAR10" is not the name of a data set. Write hf:OWNER/NAME or torchvision:NAME'):
         run(workspace, "c", "CIFAR10")
     (served[0] / "cifar.tar.gz").unlink()
-    with pytest.raises(InputError, match=r"torchvision:CIFAR10 cannot be had \(HTTP Error 404.*sslviz data add NAME FOLDER$"):
+    with pytest.raises(InputError, match=r"torchvision:CIFAR10 could not be downloaded \(HTTP Error 404.*data add NAME FOLDER$"):
         run(workspace, "c", "torchvision:CIFAR10")
     archive(served[0] / "cifar.tar.gz", {"other": b"x"})
-    with pytest.raises(InputError, match="cannot be had"):  # another MD5 than its authors'
+    with pytest.raises(InputError, match="could not be downloaded"):  # another MD5 than its authors'
         run(workspace, "c", "torchvision:CIFAR10")
     assert workspace.datasets() == []
     assert not workspace.dataset("c").exists()
@@ -327,7 +327,7 @@ def test_a_hugging_face_data_set_without_pictures_is_refused(tmp_path, workspace
         run(workspace, "t", f"hf:{tmp_path / 'texts'}")
     monkeypatch.setattr(hugging.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="hf:nobody/nothing cannot be had"):
+    with pytest.raises(InputError, match="hf:nobody/nothing could not be downloaded"):
         run(workspace, "t", "hf:nobody/nothing")
 
 

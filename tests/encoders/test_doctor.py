@@ -128,8 +128,8 @@ def test_a_partly_random_network_is_never_used(tmp_path, nets, change, words):
     [
         ("conv1.weight", lambda t: t.to(torch.int8), "conv1.weight holds int8, expected floating-point weights"),
         ("conv1.weight", lambda t: t.to(torch.complex64), "conv1.weight holds complex64"),
-        ("fc.weight", lambda t: t.to_sparse(), "fc.weight is no plain tensor"),
-        ("conv1.weight", lambda t: t.to("meta"), "conv1.weight is no plain tensor"),
+        ("fc.weight", lambda t: t.to_sparse(), "fc.weight is not a plain tensor"),
+        ("conv1.weight", lambda t: t.to("meta"), "conv1.weight is not a plain tensor"),
         ("bn1.bias", lambda t: t.double() + 1e100, "bn1.bias holds NaN or infinity"),
         ("bn1.running_var", lambda t: t - 1.5, "bn1.running_var holds variances below zero"),
     ],
@@ -292,7 +292,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, nets):
         with pytest.raises(InputError, match=words):
             read_encoder(tmp_path / "x.pth", "x")
     (tmp_path / "x.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(InputError, match="no whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         read_encoder(tmp_path / "x.safetensors", "x")
     with pytest.raises(InputError, match="is a folder"):
         read_encoder(tmp_path, "x")

@@ -145,7 +145,7 @@ def test_what_cannot_be_had_is_one_line(hub, workspace, tmp_path, source, words)
 def test_no_hub_is_one_line(workspace, tmp_path):
     code, out, err = add("hf:me/one", workspace, tmp_path, "http://127.0.0.1:9")
     assert (code, "Retrying" in err) == (2, False), err
-    assert "hf:me/one cannot be had here" in out
+    assert "hf:me/one could not be downloaded here" in out
     assert "Is this machine online?" in out
 
 

@@ -72,7 +72,7 @@ def test_the_words_of_the_damage_check():
     found = verdict(falls(q=(0.8, 0.42), norm=(0.6, 0.8), nn1=(0.95, 0.7), msp=(1.0, 1.0)))
     assert (found["damage"], found["better"]) == ("shrunk", "nn1")  # msp uses labels; the weaker of both counts
     assert found["words"] == (
-        "On these images Q rises more often than it falls where the picture is shrunk, so that its order may be upside down; "
+        "When these images are shrunk, their Q rises more often than it falls: the ranking by Q may be upside down; "
         "compare it with similarity to the nearest train image. (shrunk: Q falls in 42 % of 300 images, 95 % 37 to 47.) "
         "A hypothesis of ours, which our own measurements do not bear out so far (docs/evidence.md in the source)."
     )

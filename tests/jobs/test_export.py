@@ -131,5 +131,5 @@ def test_arrays_have_no_weights_to_cut(place, tmp_path):
     np.save(tmp_path / "H.npy", np.random.default_rng(0).random((20, 16), np.float32))
     settings = ImportSettings(dataset="elsewhere", encoder="theirs", file=str(tmp_path / "H.npy"))
     import_arrays(settings, place, Progress())
-    with pytest.raises(InputError, match="came in as arrays"):
+    with pytest.raises(InputError, match="was imported as arrays"):
         export(ExportSettings(dataset="elsewhere", encoder="theirs"), place, Progress())

@@ -558,7 +558,7 @@ def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypat
     assert given().exception is None
     assert asked[2].dataset == "pets"
     path.write_text(json.dumps({"job": "finetune", "settings": {"epoch": 3}}))
-    assert "epoch is no setting of finetune" in str(given().exception)
+    assert "epoch is not a setting of finetune" in str(given().exception)
     path.write_text(json.dumps({"job": "pretrain", "settings": {}}))
     assert 'expected {"job": "finetune"' in str(given().exception)
     assert "no file" in str(given(config=tmp_path / "none.json").exception)

@@ -120,7 +120,7 @@ def test_bad_files_are_listed_and_shift_nothing(workspace, photos, tmp_path):
     rows_a, rows_b = (s.rows().set_index("sample_id")["row"] for s in (a, b))
     assert set(rows_a.index) == set(rows_b.index)
     assert_allclose(b.read(rows_b[rows_a.index].to_numpy()), a.read(rows_a.to_numpy()), rtol=1e-5, atol=1e-5)
-    with pytest.raises(InputError, match=r"5 files are no whole pictures \(--strict\): train/disc/001b.jpg"):
+    with pytest.raises(InputError, match=r"5 files are not readable images \(--strict\): train/disc/001b.jpg"):
         run_embed(workspace, "dirty", strict=True)
 
 
@@ -382,7 +382,7 @@ def test_arrays_join_a_folder_by_id(workspace, photos, tmp_path):
     b = latest_result(workspace.results("photos", "other", "score")).table("scores").set_index("sample_id")["norm"]
     assert_allclose(b, a[b.index], rtol=1e-6)
     assert theirs["n"] == ours["n"] - 1
-    with pytest.raises(InputError, match="came in as arrays .* no weights to embed with"):
+    with pytest.raises(InputError, match="was imported as arrays .* no weights to embed with"):
         embed(EmbedSettings(dataset="photos", encoder="other"), workspace, QUIET)
 
 

@@ -328,7 +328,7 @@ def test_full_memory_is_no_bug(workspace, photos, monkeypatch, words):
     run_id, _ = runner.launch("embed", embed_settings(), workspace)
     monkeypatch.setitem(JOBS._entries, "embed", replace(JOBS["embed"], run=full))
     assert runner.execute(workspace, run_id) == 2
-    assert runner.read_run(workspace, run_id)["error"].startswith("memory is full. Choose a smaller --batch-size")
+    assert runner.read_run(workspace, run_id)["error"].startswith("out of memory. Choose a smaller --batch-size")
 
 
 def test_what_a_surrounding_allocation_says_of_processes_is_not_believed(workspace, photos, monkeypatch):

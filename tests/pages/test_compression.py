@@ -71,7 +71,7 @@ def test_the_curve_in_words_and_a_subset_to_take_away(app, scored, workspace):
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
-        ([-0.03, 0.01], "not to be told from random features"),
+        ([-0.03, 0.01], "not distinguishable from random features"),
         ([0.01, 0.03], "better than random features"),
         ([-0.03, -0.01], "worse than random features"),
     ],

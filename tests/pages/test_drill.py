@@ -257,7 +257,7 @@ def test_percentiles_are_of_the_samples_own_split(app, scored, workspace):
     part = scores[scores["split"] == "val"].set_index("sample_id")["q"]
     middle = part.sort_values().index[6]
     test = app("sample", sample=middle)
-    assert {m.label: m.value for m in test.metric}["Below it"] == f"{100 * (part < part[middle]).mean():.0f} %"
+    assert {m.label: m.value for m in test.metric}["Percentile"] == f"{100 * (part < part[middle]).mean():.0f} %"
 
 
 def test_the_words_over_a_selection_count_the_misclassified(app, scored, workspace):

@@ -107,19 +107,19 @@ def test_the_page_says_what_the_job_says(app, masked, workspace, monkeypatch):
     test = app("heatmaps")
     mean = {(g["kind"], g["who"]): g["mean"] for g in summary["groups"] if g["metric"] == "iou" and g["group"] == "all"}
     words = text(test)
-    assert f"cover the object to **{mean['core', 'map']:.2f}**" in words
+    assert f"overlap the object with a mean IoU of **{mean['core', 'map']:.2f}**" in words
     gaps = {(d["what"], d["of"]): d for d in summary["differences"]}
     low, high = gaps["core - blob", "all"]["interval"]
     beside = "more than" if low > 0 else "less than" if high < 0 else "as much as"
     assert f"**{beside} a blob in the middle of every picture would** ({mean['core', 'blob']:.2f})" in words
     gap, beyond = (gaps[what, "core"] for what in ("correct - wrong", "correct - wrong, beyond the blob"))
     low, high = beyond["interval"]
-    assert f"cover the object by {gap['mean']:+.2f} (95 %" in words
+    assert f"overlap the object by {gap['mean']:+.2f} (95 %" in words
     assert f"a blob in the middle gains {gap['mean'] - beyond['mean']:+.2f} too. Beyond the blob, {beyond['mean']:+.2f}" in words
-    how = "more than" if low > 0 else "less than" if high < 0 else "not measurably otherwise than"
+    how = "more than" if low > 0 else "less than" if high < 0 else "not measurably different from"
     assert f"**{how} those it gets wrong**" in words
-    assert f"another image's heatmap reaches {mean['core', 'shuffled']:.2f}" in words
-    assert f"the mask itself, as a map of 8 x 8 places, {mean['core', 'ceiling']:.2f}" in words
+    assert f"Another image's heatmap reaches {mean['core', 'shuffled']:.2f}" in words
+    assert f"the mask itself, reduced to the heatmaps' 8 x 8 resolution, {mean['core', 'ceiling']:.2f}" in words
     figures = {m.label: m.value for m in test.metric}
     assert figures["Right"] == str(summary["n_correct"])
     assert figures["Wrong"] == str(summary["n_wrong"])
@@ -372,7 +372,7 @@ def test_the_gallery_shows_pictures_side_by_side(app, two, workspace, monkeypatc
 
 def test_a_features_images_are_its_strongest_under_its_map(app, masked, workspace, tmp_path):
     test = app("features", feature="3")
-    assert "Strongest in, and where" in text(test)
+    assert "Strongest in, with heatmaps" in text(test)
     assert not test.exception
     for path in (tmp_path / "photos").rglob("*.png"):
         path.write_bytes(b"gone")

@@ -65,7 +65,7 @@ def test_the_band_is_the_sliders(app, scored, workspace):
     chosen = reference.discriminative(embedded.store.read(train).astype(float), scored["eps"], 20, 80)
     assert f"Between P20 and P80 lie {len(chosen)} of 32 features" in text(test)
     test.slider(key="learn-band").set_value((50.0, 50.0)).run()
-    assert "enclose nothing" in text(test)
+    assert "must be above the lower one" in text(test)
 
 
 @pytest.mark.parametrize("place", [0, 5])
@@ -89,7 +89,7 @@ def test_errors_among_the_pictures_that_are_kept(app, scored, workspace):
     shown = table.loc["similarity to the nearest train image"]
     assert shown["wrong among those kept"] == pytest.approx(100 * (1 - best.mean()))
     assert shown["AUROC"] == pytest.approx(100 * scored["reports"]["nn1"]["auroc"])
-    assert table.loc["drawn by lot", "wrong among those kept"] == pytest.approx(100 * (1 - val["correct"].astype(bool).mean()))
+    assert table.loc["drawn at random", "wrong among those kept"] == pytest.approx(100 * (1 - val["correct"].astype(bool).mean()))
 
 
 def test_without_labels_the_steps_that_need_them_say_so(app, workspace, tmp_path):

@@ -286,7 +286,7 @@ def test_sample_page_of_a_link_and_the_way_through(app, scored, workspace):
     assert ids[ids.index(first) + (1 if step == "Next" else -1)] in text(test)
     linked = app("sample", sample="val/ring/004.png")
     assert "val/ring/004.png" in text(linked)
-    assert {m.label for m in linked.metric} == {"Q-Score", "Below it", "Firing"}
+    assert {m.label for m in linked.metric} == {"Q-Score", "Percentile", "Firing"}
     assert "has no score here" in text(app("sample", sample="val/ring/none.png"))
 
 

@@ -63,7 +63,7 @@ def scene_of(sample_id: str) -> Scene:
     for split in SPLITS:
         if sample_id.startswith(f"{split}/") and sample_id in (known := scenes(split)):
             return known[sample_id]
-    raise InputError(f'"{sample_id}" is no sample of the demo set.')
+    raise InputError(f'"{sample_id}" is not a sample of the demo set.')
 
 
 def counterfactual(scene: Scene, usual_place: bool, trouble: str, change: str) -> Scene:

@@ -61,8 +61,8 @@ def cannot_be_had(what: str, error: Exception) -> InputError:
     """What is said where a library could not bring something, in its own words."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return InputError(
-        f"{what} cannot be had ({reason}). Is this machine online, and the name right? Behind a proxy: set HTTPS_PROXY. Pictures "
-        "from elsewhere: sslviz data add NAME FOLDER"
+        f"{what} could not be downloaded ({reason}). Is this machine online, and the name right? Behind a proxy: "
+        "set HTTPS_PROXY. Images from elsewhere: sslviz data add NAME FOLDER"
     )
 
 
