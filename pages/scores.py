@@ -13,7 +13,6 @@ if scores.result is None:
 
 summary = reads.summary(scores)
 report.say_stale(scores)
-report.say_upside_down(summary)
 st.markdown(report.verdict(summary))
 table = reads.scores(scores.result, probe.result, here.dataset)
 chosen = selection.current(here.workspace, here.dataset.name)
@@ -35,7 +34,7 @@ if rivals.open:
         report.rivals(summary)
 if damage.open:
     with damage:
-        report.damage(summary)
+        report.damage(here, summary)
 st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )

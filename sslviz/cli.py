@@ -291,16 +291,17 @@ def _run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: 
 def _run(job: Job, settings: Settings, workspace: Workspace, slurm: str = "") -> dict[str, Any]:
     from sslviz.jobs.runner import launch
 
-    def start() -> str:
+    def start() -> tuple[str, bool]:
         run_id, how = launch(job.name, settings, workspace, slurm=slurm)
         err.print(f"run {run_id} {how}.", style="dim", markup=False)
-        return run_id
+        return run_id, how != "joined"
 
     return _follow(start, workspace)
 
 
-def _follow(start: Callable[[], str], workspace: Workspace) -> dict[str, Any]:
-    """Start a run and show its progress until it ends; Ctrl-C and SIGTERM cancel it, a hung-up terminal leaves it running."""
+def _follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[str, Any]:
+    """Start a run and show its progress until it ends; a hung-up terminal leaves it running. start: (run id, whether it is ours:
+    then Ctrl-C and SIGTERM cancel it; one that was only joined goes on)."""
     import signal
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -325,10 +326,12 @@ def _follow(start: Callable[[], str], workspace: Workspace) -> dict[str, Any]:
     said: list[str] = []
     cancelled = False
     try:
-        run_id = start()
+        run_id, ours = start()
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("starting", total=None, facts="")
             while True:
+                if heard and not ours:
+                    _fail(f"run {run_id} goes on, others wait for it. Stop it: sslviz runs cancel {run_id}", Cancelled.exit_code)
                 if heard and not cancelled:
                     cancelled = True
                     err.print("stopping; what is finished is kept …", markup=False)
@@ -569,13 +572,19 @@ def _app_url(workspace: Workspace, result: dict[str, Any]) -> str:
     return f"{base}/scores?{query}" if base else f"sslviz app --workspace {workspace.root}, then /scores?{query}"
 
 
+def _absolute(values: dict[str, Any], _: Workspace) -> dict[str, Any]:
+    """Files by their whole path: a resumed run may be started elsewhere."""
+    files = {k: values[k] for k in ("file", "ids", "labels", "splits") if values.get(k)}
+    return {**values, **{k: os.path.abspath(os.path.expanduser(v)) for k, v in files.items()}}
+
+
 def _register_jobs() -> None:
     for name in JOBS.names():
         entry = JOBS[name]
         if name == "analyze":
             app.command(name)(_command(entry, _prepare_analyze, {"images": "dataset"}))
         elif name == "import_arrays":
-            app.command("import")(_command(entry, lambda values, _: {**values, "file": os.path.abspath(values["file"])}, {}))
+            app.command("import")(_command(entry, _absolute, {}))
         elif name not in ("import_encoder", "import_data"):  # sslviz encoders add, sslviz data add
             app.command(name)(_command(entry, _names, {}))
 
@@ -665,8 +674,12 @@ def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take a data set and all results made from it out of the workspace; images elsewhere stay."""
     import shutil
 
+    from sslviz.jobs.runner import check_idle
+
     where = Workspace(workspace)
-    shutil.rmtree(where.existing_dataset(name))
+    folder = where.existing_dataset(name)
+    check_idle(where, "dataset", name)
+    shutil.rmtree(folder)
     for kind in ("embeddings", "results"):
         shutil.rmtree(where.root / kind / name, ignore_errors=True)
 
@@ -769,8 +782,12 @@ def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take an encoder and all results made with it out of the workspace."""
     import shutil
 
+    from sslviz.jobs.runner import check_idle
+
     where = Workspace(workspace)
-    shutil.rmtree(where.existing_encoder(name))
+    folder = where.existing_encoder(name)
+    check_idle(where, "encoder", name)
+    shutil.rmtree(folder)
     for kind in ("embeddings", "results"):
         for folder in (where.root / kind).glob(f"*/{name}"):
             shutil.rmtree(folder)
@@ -827,9 +844,9 @@ def runs_resume(run: str, workspace: WorkspaceOption = None, as_json: JsonOption
 
     where = Workspace(workspace)
 
-    def start() -> str:
+    def start() -> tuple[str, bool]:
         resume(where, run)
-        return run
+        return run, True
 
     result = _follow(start, where)
     if as_json:

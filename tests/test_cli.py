@@ -224,6 +224,12 @@ def test_interrupted_commands_cancel_their_run(workspace, photos, tmp_path):
     end = time.monotonic() + 90
     while time.monotonic() < end and not any(run["done"] > 2 for run in list_runs(workspace)):
         time.sleep(0.1)
+    joined = subprocess.Popen([*SSLVIZ, *arguments.split()], stderr=subprocess.PIPE, text=True)
+    assert "joined" in joined.stderr.readline()
+    joined.send_signal(signal.SIGTERM)
+    assert joined.wait(60) == 130
+    assert "goes on, others wait for it" in joined.stderr.read()
+    assert [run["status"] for run in list_runs(workspace)] == ["running"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     assert [run["status"] for run in list_runs(workspace)] == ["cancelled"]

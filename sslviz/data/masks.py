@@ -21,7 +21,7 @@ from sslviz.data.dataset import Dataset
 from sslviz.data.folder import walk_pictures
 from sslviz.data.images import DAMAGES, FORMATS
 from sslviz.errors import InputError, NotFound, shown
-from sslviz.store.files import read_json, read_table, write_json, write_table
+from sslviz.store.files import only_writer, read_json, read_table, write_json, write_table
 
 Kind = Literal["core", "spurious"]
 KINDS: tuple[Kind, ...] = ("core", "spurious")
@@ -277,12 +277,15 @@ def _save(dataset: Dataset, table: pd.DataFrame, facts: dict[str, Any], seen: Se
         facts["notes"].append("no spurious masks: what is not core counts as spurious")
     keys = pd.util.hash_pandas_object(table[["sample_id", "kind", "feature", "path"]], index=False).to_numpy().tobytes()
     facts["fingerprint"] = hashlib.sha256(keys + repr(seen).encode()).hexdigest()[:16]
-    write_table(dataset.folder / "masks.parquet", table)
-    if words:
-        write_json(dataset.folder / "mask_words.json", words)
-    else:
-        (dataset.folder / "mask_words.json").unlink(missing_ok=True)
-    write_json(dataset.folder / "masks.json", facts)
+    if mask_facts(dataset) == facts:
+        return Masks(facts, table, words)
+    with only_writer(dataset.folder / "masks.json", f"the masks of {dataset.name}", wait=True):
+        write_table(dataset.folder / "masks.parquet", table)
+        if words:
+            write_json(dataset.folder / "mask_words.json", words)
+        else:
+            (dataset.folder / "mask_words.json").unlink(missing_ok=True)
+        write_json(dataset.folder / "masks.json", facts)
     return Masks(facts, table, words)
 
 

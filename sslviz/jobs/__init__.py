@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_S = TypeVar("_S", bound=Settings)
 Run = Callable[[Any, Workspace, Progress], dict[str, Any]]
 
 
@@ -70,7 +71,7 @@ def command_of(job: str, settings: Settings) -> str:
     return shlex.join(words)
 
 
-def parse(settings: type[Settings], values: dict[str, Any]) -> Settings:
+def parse(settings: type[_S], values: dict[str, Any]) -> _S:
     """Settings from plain values. Raises InputError naming the first wrong field."""
     try:
         return settings.model_validate(values)
@@ -81,3 +82,11 @@ def parse(settings: type[Settings], values: dict[str, Any]) -> Settings:
             dict.fromkeys(e["msg"].replace("Input should be ", "") for e in found if e["loc"][:1] == found[0]["loc"][:1])
         )
         raise InputError(f"{field.replace('_', '-')}: expected {wants} (got {found[0]['input']!r}).") from None
+
+
+def remade(settings: type[_S], was: dict[str, Any], **names: str) -> _S:
+    """Settings to make a result again as it was made, for these names; the default ones where another version made it."""
+    try:
+        return parse(settings, {**was, **names})
+    except InputError:
+        return parse(settings, dict(names))

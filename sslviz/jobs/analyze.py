@@ -12,7 +12,7 @@ from sslviz.store.workspace import Workspace
 class AnalyzeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: Eps = Field("auto", description="a feature fires above mean + eps * std of its sample; auto: by sparsity")
+    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
     batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
     chunk_rows: int | None = Field(None, ge=1, description="rows per chunk on disk; default a twentieth, at most 16 MB")
     workers: int | None = Field(
@@ -26,14 +26,16 @@ class AnalyzeSettings(Settings):
 def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Register, embed, train a probe if there are labels, score, list the lowest scores; run again to resume."""
     from sslviz.data import dataset as datasets
+    from sslviz.encoders.spec import load_spec
     from sslviz.jobs.embed import EmbedSettings, embed
     from sslviz.jobs.project import ProjectSettings, project
     from sslviz.jobs.score import ScoreSettings, score
 
     names = {"dataset": settings.dataset, "encoder": settings.encoder}
-    if datasets.load(workspace, settings.dataset).root is not None:
+    workspace.existing_encoder(settings.encoder)
+    has_weights = load_spec(workspace, settings.encoder).backbone != "arrays"
+    if has_weights and datasets.load(workspace, settings.dataset).root is not None:
         passed = settings.model_dump(include={"batch_size", "chunk_rows", "workers", "device"})
-        passed |= _as_stored(workspace, settings)
         embedded: dict[str, Any] = embed(EmbedSettings(**names, **passed), workspace, progress)
     else:
         embedded = {}
@@ -42,14 +44,3 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
         project(ProjectSettings(**names), workspace, progress)
     kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}
     return {**scored, "embed": kept}
-
-
-def _as_stored(workspace: Workspace, settings: AnalyzeSettings) -> dict[str, Any]:
-    """Precision and dtype of embeddings that are there already: going on must not throw them away."""
-    from sslviz.store.files import read_json
-
-    path = workspace.embeddings(settings.dataset, settings.encoder) / "meta.json"
-    if not path.exists():
-        return {}
-    depends = read_json(path)["depends"]
-    return {"precision": depends["precision"], "store_dtype": depends["dtype"]}

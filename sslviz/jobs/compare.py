@@ -55,8 +55,11 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
                 progress.check()
             dataset, _ = datasets.refresh(workspace, settings.dataset)  # its files may have changed meanwhile
     tables = {name: judged(workspace, dataset, name) for name in names}
+    for note in (notes := differing(workspace, dataset, names)):
+        progress.warn(note)
     return {
         "dataset": dataset.name,
+        "notes": notes,
         "rows": [row(workspace, dataset, name) for name in names],
         "pairs": [{"encoders": [a, b], **pair(tables[a], tables[b])} for a, b in combinations(names, 2)],
     }
@@ -78,6 +81,23 @@ def fresh_results(workspace: Workspace, dataset: "Dataset", name: str) -> "tuple
     if score is None or state != "fresh":
         raise Stale(f"the scores of {dataset.name} by {name} are {state}: {why}. Run sslviz compare --dataset {dataset.name}")
     return score, result_state(workspace, dataset, name, "probe")[2] if "probe" in score.inputs else None
+
+
+def differing(workspace: Workspace, dataset: "Dataset", names: list[str]) -> list[str]:
+    """A remark for each setting that not all encoders were scored and probed with."""
+    made: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        score, probe = fresh_results(workspace, dataset, name)
+        own = {f"score {k}": score.content["settings"].get(k) for k in ("lower", "upper")}
+        if probe is not None:
+            own["probe protocol"] = probe.content["settings"].get("protocol")
+        for what, value in own.items():
+            made.setdefault(what, {}).setdefault(str(value), []).append(name)
+    return [
+        f"not made alike, {what}: " + "; ".join(f"{value} for {', '.join(who)}" for value, who in values.items())
+        for what, values in made.items()
+        if len(values) > 1
+    ]
 
 
 def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:

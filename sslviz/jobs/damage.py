@@ -1,6 +1,6 @@
 """The damage check (ours): does a score fall when the picture is damaged? No labels are used.
 
-A score that rises when the object is covered or shrunk looks at something else; docs/evidence.md says how far to trust this.
+docs/evidence.md has what it has said so far, and why no conclusion is drawn from it.
 """
 
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-MOST_TELLING = ("covered", "shrunk")
 _BATCH = 50
 
 
@@ -70,26 +69,6 @@ def check_damage(
             low, high = np.percentile(falls.to_numpy()[draws].mean(1), [2.5, 97.5])
             rows.append((name, column, float(falls.mean()), float(low), float(high), len(intact)))
     return pd.DataFrame(rows, columns=["damage", "score", "falls", "low", "high", "n"])
-
-
-def verdict(table: pd.DataFrame) -> dict[str, Any] | None:
-    """What to say where Q rises, beyond chance, under one of the most telling damages; None elsewhere."""
-    from sslviz.analysis.rivals import RIVALS
-
-    part = table[table["damage"].isin(MOST_TELLING)]
-    rises = part[(part["score"] == "q") & (part["high"] < 0.5)].sort_values("falls")
-    if rises.empty:
-        return None
-    line, telling = rises.iloc[0], part.pivot(index="score", columns="damage", values="falls")
-    worst = str(line["damage"])
-    rivals = telling.loc[[s for s in telling.index if s in RIVALS.names() and not RIVALS[s].uses_labels]].min(axis=1)
-    better = str(rivals.idxmax()) if len(rivals) and rivals.max() > 0.5 else None
-    words = f"When these images are {worst}, their Q rises more often than it falls: the ranking by Q may be upside down"
-    words += f"; compare it with {RIVALS[better].title}." if better else ". No other label-free score here does better."
-    falls, low, high = (f"{100 * line[c]:.0f}" for c in ("falls", "low", "high"))
-    words += f" ({worst}: Q falls in {falls} % of {line['n']} images, 95 % {low} to {high}.)"
-    words += " A hypothesis of ours, which our own measurements do not bear out so far (docs/evidence.md in the source)."
-    return {"damage": worst, "better": better, "words": words}
 
 
 class _Scores:

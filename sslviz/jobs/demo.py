@@ -22,7 +22,7 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     from sslviz.data.demo import files
     from sslviz.data.masks import save_packed
     from sslviz.encoders.add import add_encoder
-    from sslviz.errors import InputError, unknown_name
+    from sslviz.errors import Busy, InputError, unknown_name
     from sslviz.jobs import runner
     from sslviz.jobs.analyze import AnalyzeSettings, analyze
     from sslviz.jobs.compare import CompareSettings
@@ -60,7 +60,12 @@ def demo(settings: DemoSettings, workspace: Workspace, progress: Progress) -> di
     follow: list[tuple[str, Settings]] = [("project", ProjectSettings(**names)), ("interpret", InterpretSettings(**names))]
     if others:
         follow.append(("compare", CompareSettings(dataset=dataset.name, encoders=others, controls=False, project=True)))
-    runs = [runner.launch(name, wanted, workspace, background=True)[0] for name, wanted in follow]
+    runs = []
+    for name, wanted in follow:
+        try:
+            runs.append(runner.launch(name, wanted, workspace, background=True)[0])
+        except Busy as error:  # somebody makes it with other settings
+            progress.warn(str(error))
     return {**result, "images": sum(dataset.facts["counts"].values()), "differing_rows": differ, "runs": runs}
 
 

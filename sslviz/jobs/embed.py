@@ -24,8 +24,12 @@ class EmbedSettings(Settings):
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
-    precision: Literal["32", "bf16"] = Field("32", description="arithmetic of the forward pass; part of the result's identity")
-    store_dtype: Literal["float32", "float16"] = Field("float32", description="numbers on disk; part of the result's identity")
+    precision: Literal["32", "bf16"] | None = Field(
+        None, description="arithmetic of the forward pass; default that of the embeddings which are there, else 32"
+    )
+    store_dtype: Literal["float32", "float16"] | None = Field(
+        None, description="numbers on disk; default that of the embeddings which are there, else float32"
+    )
     strict: bool = Field(False, description="fail when a file is not a readable image, instead of listing it")
     digest: bool = Field(False, description="check every stored chunk and read every file again, whatever its size and time say")
 
@@ -47,20 +51,21 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         device = pick_device(settings.device)
         encoder = load_encoder(workspace, settings.encoder, device)
         store = EmbeddingStore(folder)
-        depends = {
-            "encoder": encoder.spec.fingerprint(),
-            "precision": settings.precision,
-            "dtype": settings.store_dtype,
-        }
+        precision, dtype = _as_stored(settings, store)
+        settings = settings.model_copy(update={"precision": precision, "store_dtype": dtype})
+        depends = {"encoder": encoder.spec.fingerprint(), "precision": precision, "dtype": dtype}
         width = encoder.spec.feature_dim
-        plan = store.begin(depends, width, settings.store_dtype, settings.chunk_rows, dataset.samples)
+        seconds_an_image = _seconds_an_image(encoder, settings)
+        if not store.goes_on(depends):  # before what is there is given up
+            _check_disk(workspace.root, len(dataset.samples), width, dtype, folder)
+        plan = store.begin(depends, width, dtype, settings.chunk_rows, dataset.samples)
         if settings.digest:
             store.forget(store.damaged_chunks())
             plan = plan.assign(todo=True)
         todo = plan[plan["todo"]]
-        progress.note(device=device, precision=settings.precision, to_compute=len(todo), kept=len(plan) - len(todo))
-        gigabytes = _check_disk(workspace.root, len(todo), width, settings.store_dtype)
-        seconds = len(todo) * _seconds_an_image(encoder, settings) if len(todo) else 0.0
+        progress.note(device=device, precision=precision, to_compute=len(todo), kept=len(plan) - len(todo))
+        gigabytes = _check_disk(workspace.root, len(todo), width, dtype)
+        seconds = len(todo) * seconds_an_image
         if seconds > 60:
             progress.warn(f"about {seconds / 60:.0f} min for {len(todo):,} images on {device}, {gigabytes:.2f} GB on disk")
         run = _Pass(settings, dataset.root, encoder, store, dataset.folder, plan, progress)
@@ -108,10 +113,12 @@ class _Pass:
     def __init__(
         self, settings: EmbedSettings, root: Path, encoder: Any, store: Any, dataset_folder: Path, plan: Any, progress: Progress
     ) -> None:
+        from sslviz.data import thumbs
         from sslviz.data.loading import ahead, read_picture
 
         self.settings, self.encoder, self.store, self.progress = settings, encoder, store, progress
         self.dataset_folder = dataset_folder
+        self.thumbs = set(thumbs.index(dataset_folder)[["sample_id", "sha256"]].itertuples(index=False, name=None))
         self.chunk_rows = int(store.meta["chunk_rows"])
         self.width = int(store.meta["width"])
         self.computed = self.bad = self.n_zero = 0
@@ -149,7 +156,8 @@ class _Pass:
                 values[row - start] = np.nan
                 self.progress.advance()
                 continue
-            thumbs.append((sample_id, got.sha256, got.thumb))
+            if (sample_id, got.sha256) not in self.thumbs:
+                thumbs.append((sample_id, got.sha256, got.thumb))
             if sample_id in known.index and known.loc[sample_id, "sha256"] == got.sha256:
                 vector = previous.get(known.loc[sample_id, "row"])  # by the row it had then, which may be another one now
                 if vector is not None:
@@ -226,12 +234,20 @@ def _seconds_an_image(encoder: Any, settings: EmbedSettings) -> float:
     return (time.perf_counter() - start) / len(images)
 
 
-def _check_disk(root: Path, n: int, width: int, dtype: str) -> float:
-    """Gigabytes the work will write; refused before it starts when the disk has no room."""
+def _as_stored(settings: EmbedSettings, store: Any) -> tuple[str, str]:
+    """(precision, dtype on disk): as asked for, else those of embeddings that are there, else 32 and float32."""
+    there = store.meta["depends"] if (store.folder / "meta.json").exists() else {}
+    precision = there["precision"] if there.get("precision") in ("32", "bf16") else "32"  # not that of imported arrays
+    return settings.precision or precision, settings.store_dtype or there.get("dtype", "float32")
+
+
+def _check_disk(root: Path, n: int, width: int, dtype: str, instead_of: Path | None = None) -> float:
+    """Gigabytes the work will write; refused before it starts when the disk has no room. instead_of: a folder that goes first."""
     import numpy as np
 
     need = n * (width * np.dtype(dtype).itemsize + 4096)
-    free = shutil.disk_usage(root).free
+    freed = sum(path.stat().st_size for path in instead_of.rglob("*")) if instead_of else 0
+    free = shutil.disk_usage(root).free + freed
     if need * 1.05 > free:
         raise InputError(
             f"embedding {n:,} images needs about {need / 1e9:.1f} GB below {root}, and {free / 1e9:.1f} GB are free. "

@@ -284,12 +284,12 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
 
     device, made = torch.device(pick_device(settings.device)), origin.made
     world, here = processes(settings.processes)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
     bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
     steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
     if origin.head is None:
         steps += n // settings.batch_size * settings.head_epochs
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     found = Estimate(
         head="; ".join(origin.notes) or f"goes on with its own {made.method} head",
         steps=steps,

@@ -58,6 +58,21 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     if len(set(ids)) != n:
         twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
         raise InputError(f'id "{twice}" occurs twice; ids must be unique, they join embeddings to samples.')
+    spec = EncoderSpec(
+        name=settings.encoder,
+        backbone="arrays",
+        architecture={},
+        feature_dim=H.shape[1],
+        input=InputSpec(),
+        source="imported arrays",
+        digest=fingerprint(["arrays", settings.encoder, H.shape[1]]),  # one encoder may have been run on several data sets
+    )
+    old = load_spec(workspace, settings.encoder) if settings.encoder in workspace.encoders() else spec
+    if old != spec:
+        raise InputError(
+            f'encoder "{settings.encoder}" is another one ({old.source}, {old.feature_dim} features). '
+            f"Choose another name with --encoder."
+        )
     known = settings.dataset in workspace.datasets()
     notes = []
     if known:
@@ -85,21 +100,6 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
         H = H[pd.Series(np.arange(n), index=ids).loc[dataset.samples["sample_id"]].to_numpy()]
         samples = dataset.samples
     digest = file_digest(path)
-    spec = EncoderSpec(
-        name=settings.encoder,
-        backbone="arrays",
-        architecture={},
-        feature_dim=H.shape[1],
-        input=InputSpec(),
-        source="imported arrays",
-        digest=fingerprint(["arrays", settings.encoder, H.shape[1]]),  # one encoder may have been run on several data sets
-    )
-    old = load_spec(workspace, settings.encoder) if settings.encoder in workspace.encoders() else spec
-    if old != spec:
-        raise InputError(
-            f'encoder "{settings.encoder}" is another one ({old.source}, {old.feature_dim} features). '
-            f"Choose another name with --encoder."
-        )
     write_json(workspace.create().encoder(settings.encoder) / "encoder.json", spec.model_dump(mode="json"))
     folder = workspace.embeddings(settings.dataset, settings.encoder)
     progress.stage("writing", len(H))

@@ -72,11 +72,8 @@ class Embedded:
     encoder: str
     store: EmbeddingStore
     samples: pd.DataFrame
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Fingerprints that a result made from these lists as its inputs."""
-        return {"dataset": self.dataset.fingerprint, "embeddings": str(self.store.meta["fingerprint"])}
+    inputs: dict[str, str]
+    """Fingerprints that a result made from these lists as its inputs, as they were when these were opened."""
 
     def rows(self, split: str) -> np.ndarray:
         chosen: np.ndarray = self.samples.loc[self.samples["split"] == split, "row"].to_numpy(dtype=np.int64)
@@ -163,6 +160,7 @@ def open_embedded(workspace: Workspace, dataset_name: str, encoder: str) -> Embe
     workspace.existing_encoder(encoder)
     state, why = embeddings_state(workspace, dataset, encoder)
     store = EmbeddingStore(workspace.embeddings(dataset_name, encoder))
+    inputs = {"dataset": dataset.fingerprint, "embeddings": str(store.meta["fingerprint"]) if state == "fresh" else ""}
     arrays = load_spec(workspace, encoder).backbone == "arrays"
     remedy = f"sslviz import --dataset {dataset_name} --encoder {encoder} --file FILE" if arrays else store.remedy
     if state == "missing":
@@ -175,7 +173,7 @@ def open_embedded(workspace: Workspace, dataset_name: str, encoder: str) -> Embe
         raise InputError(
             f'data set "{dataset_name}" has no train images; discriminative features and the probe come from the train split.'
         )
-    return Embedded(dataset, encoder, store, samples)
+    return Embedded(dataset, encoder, store, samples, inputs)
 
 
 def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, job: str) -> tuple[State, str, Result | None]:

@@ -97,6 +97,11 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     ids = train_ids(dataset)
     from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
     source, images = train_images(dataset, ids, settings.size, from_files, readers(settings.workers), settings.seed, progress)
+    if len(source) < settings.batch_size:
+        raise InputError(
+            f'data set "{dataset.name}" has {len(source):,} train images that can be read; expected at least one batch of '
+            f"{settings.batch_size}. Choose a smaller --batch-size or another data set."
+        )
 
     torch.manual_seed(settings.seed)
     architecture = {

@@ -40,15 +40,18 @@ _BEAT_LOST = 60.0
 _DIES_WITHIN = 10.0
 _FOLLOWER = "process-{}.json"
 """In a run's folder: another process of the run than the first, and what ended it."""
+_OF_MACHINE = frozenset({"device", "workers"})
+"""Settings that change no result."""
 _OF_PROCESSES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
 """Names in the environment, SLURM_* too, by which a launcher counts processes: a run that starts here has its own."""
 
 
 def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
-    """Start a job; returns (run id, what happened: "started", "resumed", or "joined", and then which settings are not its own).
+    """Start a job; returns (run id, what happened: "started", "resumed" or "joined").
 
-    `background`: nobody waits for it · slurm: options of a cluster to submit it to, "" to run it here. Where the same job on the
-    same target is running it is joined; an unfinished run of the very same settings is resumed.
+    `background`: nobody waits for it · slurm: options of a cluster to submit it to, "" to run it here. Where the same job is
+    running with the same settings it is joined; an unfinished run of the very same settings is resumed. Raises Busy where it
+    is running on the same target with other settings.
     """
     workspace.create()
     config: dict[str, Any] = {"job": job, "settings": settings.model_dump(mode="json")}
@@ -57,11 +60,15 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
             if state["job"] != job:
                 continue
             if state["status"] in ACTIVE and _target(state) == _target(config):
+                if others := [k for k, v in config["settings"].items() if k not in _OF_MACHINE and state["settings"].get(k) != v]:
+                    raise Busy(
+                        f"{job} of {works_on(state)} is running with other settings ({', '.join(others)}). Wait for it, or "
+                        f"cancel it: sslviz runs cancel {state['id']}"
+                    )
                 if state["background"] and not background:  # now somebody waits for it
                     path = workspace.run(state["id"]) / "config.json"
                     write_json(path, {**read_json(path), "background": False})
-                others = [k for k, v in config["settings"].items() if k in state["settings"] and state["settings"][k] != v]
-                return state["id"], "joined" + (f"; it goes on with its own {', '.join(others)}" if others else "")
+                return state["id"], "joined"
         for state in list_runs(workspace):
             if state["job"] == job and state["settings"] == config["settings"]:
                 if state["status"] in ("cancelled", "killed", "failed"):
@@ -204,6 +211,14 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
         except (NotFound, FileNotFoundError):
             continue  # deleted while we looked
     return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
+
+
+def check_idle(workspace: Workspace, kind: str, name: str) -> None:
+    """Raises Busy where a run works on this "dataset" or "encoder"."""
+    for run in list_runs(workspace):
+        own = run["settings"]
+        if run["status"] in ACTIVE and name in (own.get(kind), *own.get(f"{kind}s", ())):
+            raise Busy(f'run {run["id"]} works on "{name}". Wait for it, or cancel it: sslviz runs cancel {run["id"]}')
 
 
 def works_on(state: dict[str, Any]) -> str:
@@ -449,7 +464,7 @@ def _program(settings: dict[str, Any]) -> list[str]:
 
 def _target(config: dict[str, Any]) -> list[Any]:
     settings = config["settings"]
-    if config["job"] == "finetune":  # other arms or seeds of an encoder are another run
+    if config["job"] in ("finetune", "export"):  # other arms or seeds of an encoder, another part of it, are another run
         return [settings]
     return [settings.get(k) for k in ("dataset", "encoder", "encoders", "name", "method", "source")]
 

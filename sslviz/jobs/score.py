@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from sslviz.errors import Busy, InputError, Stale
-from sslviz.jobs import Eps, Settings, job
+from sslviz.jobs import Eps, Settings, job, remade
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
@@ -24,7 +24,7 @@ class ScoreSettings(Settings):
     lower: float = Field(50.0, ge=0, le=100, description="discriminative features: lower percentile of their activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="discriminative features: upper percentile")
     rivals: bool | None = Field(None, description=f"also compute nearest-neighbour scores; default up to {RIVALS_UP_TO:,} images")
-    damage: int = Field(300, ge=0, description="images for the damage check (do scores fall on damaged images?); 0 skips it")
+    damage: int = Field(0, ge=0, description="images for the damage check (do scores fall on damaged images?); 0 skips it")
     seed: int = Field(0, ge=0, description="random seed of the bootstrap and of samples")
 
 
@@ -36,7 +36,6 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
 
     from sslviz.analysis.features import EPS, EPS_GRID, LOWER, UPPER
     from sslviz.arrays import check_eps, check_percentiles
-    from sslviz.jobs.damage import verdict
     from sslviz.jobs.inputs import open_embedded
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
@@ -45,7 +44,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     eps = settings.eps if settings.eps == "auto" else check_eps(settings.eps)
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     samples, store = embedded.samples, embedded.store
-    inputs = embedded.inputs
+    inputs = dict(embedded.inputs)
     probe, probe_note = _probe(settings, workspace, progress, embedded)
     if probe is not None:
         inputs["probe"] = probe.key
@@ -65,11 +64,9 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     reports = {} if predictions is None else _judge(table, predictions, ["q", "q_paper", *rival_names], split, settings.seed)
 
     damage = _damage(settings, workspace, embedded, selection, near, probe, progress)
-    upside_down = None if damage is None else verdict(damage)
 
     empty = (table["n_chosen"] == 0).groupby(table["split"]).mean()
-    said = "" if upside_down is None else upside_down["words"]
-    notes = [n for n in (said, probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
+    notes = [n for n in (probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
     for note in notes:
         progress.warn(note)
     summary = {
@@ -95,7 +92,6 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
         "reports": {name: {**report.as_dict(), "verdict": report.verdict} for name, report in reports.items()},
         "best_rival": _best_rival(reports),
         "damage": [] if damage is None else damage.to_dict("records"),
-        "upside_down": upside_down,
         **_rank(store, embedded.rows("train")),
         "notes": notes,
     }
@@ -144,7 +140,8 @@ def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, em
     state, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
     if state != "fresh":
         try:
-            probe(ProbeSettings(dataset=settings.dataset, encoder=settings.encoder), workspace, progress)
+            made = result.content["settings"] if result else {}
+            probe(remade(ProbeSettings, made, dataset=settings.dataset, encoder=settings.encoder), workspace, progress)
         except (Busy, Stale):
             raise
         except InputError as error:
@@ -236,7 +233,7 @@ def _damage(
     probe: Any,
     progress: Progress,
 ) -> Any:
-    """The damage check's table; None where there are no pixels, no weights, or no wish."""
+    """The damage check's table; None where it was not asked for, or there are no pixels or no weights."""
     from sslviz.encoders.spec import load_spec
     from sslviz.jobs.damage import check_damage
 

@@ -53,6 +53,11 @@ class EmbeddingStore:
 
     # ---- writing
 
+    def goes_on(self, depends: dict[str, Any]) -> bool:
+        """Whether `begin` would keep what is here, or nothing is here."""
+        path = self.folder / "meta.json"
+        return not path.exists() or bool(read_json(path)["depends"] == depends)
+
     def begin(
         self, depends: dict[str, Any], width: int, dtype: str, chunk_rows: int | None, samples: pd.DataFrame
     ) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pandas as pd
 import streamlit as st
@@ -299,7 +299,7 @@ def form(here: Frame, running: bool) -> None:
     values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
     own = {"epochs": int(epochs), "lr": float(lr), "images": int(images)}
     values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}
-    settings = cast(FinetuneSettings, parse(FinetuneSettings, values))
+    settings = parse(FinetuneSettings, values)
     with st.container(horizontal=True):
         check = st.button("Check what it needs", icon=":material/checklist:", key="tune-check")
         start = st.button(

@@ -105,19 +105,12 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         st.caption(plain(note))
 
 
-def say_upside_down(summary: dict[str, Any]) -> None:
-    """What the damage check found, before anything else, where Q rises when the object is damaged."""
-    if not summary["upside_down"]:
-        return
-    st.warning(plain(summary["upside_down"]["words"]), icon=":material/swap_vert:")
-    if summary["reports"]:
-        st.caption("This check uses no labels. The labels' verdict below counts for more.")
-
-
-def damage(summary: dict[str, Any]) -> None:
+def damage(here: Frame, summary: dict[str, Any]) -> None:
     """The damage check: for Q and each rival, the share of pictures whose score falls under each damage."""
     if not summary["damage"]:
-        st.info("No damage check: these embeddings were imported as arrays, or the scores were made without it (damage 0).")
+        st.info("Do scores fall when images are covered, shrunk, darkened, noised or blurred? To try it:")
+        names = f"--dataset {shlex.quote(here.dataset.name)} --encoder {shlex.quote(here.encoder)}"
+        st.code(f"sslviz score {names} --damage 300", language="bash")
         return
     table = pd.DataFrame(summary["damage"])
     titles = score_titles(table["score"].unique())
@@ -134,9 +127,7 @@ def damage(summary: dict[str, Any]) -> None:
     st.caption(
         "95 % intervals for the Q-Score: "
         + ", ".join(f"{r['damage']} {interval((r['low'], r['high']), 0)}" for r in spans.to_dict("records"))
-        + ". If the whole interval lies below 50 % for covered or shrunk images, the check warns that the ranking by Q may be "
-        "upside down. This rule is a hypothesis of ours; the cases in docs/evidence.md (in the source) so far speak against it "
-        "more than for it."
+        + ". What this says about the ranking by Q is open: docs/evidence.md (in the source) has the cases so far."
     )
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sslviz.errors import InputError
 from sslviz.store.files import is_held, read_json, write_json
@@ -38,7 +38,7 @@ def serve_app(workspace: Workspace, port: int | None, address: str) -> None:
     sock = _listen(address, port)
     port = int(sock.getsockname()[1])
     token = secrets.token_urlsafe(16)
-    url = f"http://{address}:{port}"
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     with (workspace.root / ".app.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +142,7 @@ def _hosts(address: str) -> list[str]:
         ["127.0.0.1", "localhost"]
         if address == "127.0.0.1"
         else [address, "127.0.0.1", "localhost"]
-        if address != "0.0.0.0"
+        if address not in ("0.0.0.0", "::")
         else ["*"]
     )
 
@@ -162,7 +162,7 @@ class TokenGate:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        host = connection.headers.get("host", "").rsplit(":", 1)[0]
+        host = urlsplit("//" + connection.headers.get("host", "")).hostname or ""
         known_host = "*" in self.hosts or host in self.hosts
         if scope["type"] == "http" and known_host:
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)

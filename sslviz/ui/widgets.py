@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from sslviz.data.dataset import Dataset
-from sslviz.errors import EXPECTED, InputError, SslvizError, said
-from sslviz.jobs import JOBS, Settings, parse
+from sslviz.errors import EXPECTED, SslvizError, said
+from sslviz.jobs import JOBS, Settings, remade
 from sslviz.jobs.runner import ACTIVE, cancel, in_words, kill, launch, list_runs, read_run, resume
 from sslviz.store.results import Result
 from sslviz.store.workspace import Workspace
@@ -167,13 +167,11 @@ def go_to(page: str, **params: str) -> None:
 def start_job(workspace: Workspace, job: str, settings: Settings, slurm: str = "") -> bool:
     """Launch a job, here or on a cluster, and say whether it could be; a second click, or a second tab, joins its run."""
     try:
-        run_id, how = launch(job, settings, workspace, slurm=slurm)
+        run_id, _ = launch(job, settings, workspace, slurm=slurm)
     except EXPECTED as error:
         st.error(plain(said(error)))
         return False
     st.session_state["run"] = run_id
-    if how.startswith("joined;"):
-        st.toast(plain(f"A run of this is going on: {how}."))
     return True
 
 
@@ -183,12 +181,8 @@ def job_button(
     """A button that makes a result; again in the way it was made before."""
 
     def start() -> None:
-        names, entry = {"dataset": dataset, "encoder": encoder}, JOBS[job]
-        try:
-            settings = parse(entry.settings, {**(made.content["settings"] if made else {}), **names})
-        except InputError:  # of another version
-            settings = parse(entry.settings, names)
-        start_job(workspace, job, settings)
+        was = made.content["settings"] if made else {}
+        start_job(workspace, job, remade(JOBS[job].settings, was, dataset=dataset, encoder=encoder))
 
     st.button(label, on_click=start, key=f"start-{job}", **kwargs)
 
@@ -284,8 +278,8 @@ def quietly(action: Any, *given: Any) -> Any:
     def act() -> None:
         try:
             action(*given)
-        except SslvizError as error:
-            st.toast(plain(str(error)))
+        except EXPECTED as error:
+            st.toast(plain(said(error)))
 
     return act
 

@@ -15,6 +15,7 @@ from sslviz.data import dataset as datasets
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
+from sslviz.store.workspace import Workspace
 from tests.inputs import folder, small_encoder
 
 ARGUMENTS = [
@@ -79,6 +80,19 @@ class App:
         return "".join(self.log) + rest
 
 
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """A running app on scored pictures, for tests that only look: (app, what `score` said)."""
+    root = tmp_path_factory.mktemp("gallery")
+    workspace = Workspace(root / "workspace").create()
+    scored = score_photos(workspace, root)
+    small_encoder(workspace, "other", seed=1)
+    app = App(workspace, root)
+    yield app, scored
+    app.process.kill()
+    app.process.communicate()
+
+
 @pytest.fixture
 def serve(workspace, tmp_path):
     running = []
@@ -108,12 +122,21 @@ def page(chromium):
 
 @pytest.fixture
 def photos(tmp_path, workspace):
-    layout = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 8)) for c in ("disc", "ring", "bars")}
-    datasets.add_folder(workspace, "photos", folder(tmp_path / "photos", layout))
-    small_encoder(workspace)
+    register_photos(workspace, tmp_path)
 
 
 @pytest.fixture
-def scored(workspace, photos):
+def scored(workspace, tmp_path):
+    return score_photos(workspace, tmp_path)
+
+
+def register_photos(workspace, root):
+    layout = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 8)) for c in ("disc", "ring", "bars")}
+    datasets.add_folder(workspace, "photos", folder(root / "photos", layout))
+    small_encoder(workspace)
+
+
+def score_photos(workspace, root):
+    register_photos(workspace, root)
     embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     return score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())

@@ -55,9 +55,9 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
 
 
-def test_a_step_of_the_course_is_opened_by_its_address_and_handed_on(serve, page, scored):
-    app = serve()
-    page.goto(app.url("learn?step=3&picture=2"))
+def test_a_step_of_the_course_is_opened_by_its_address_and_handed_on(gallery, page):
+    app, scored = gallery
+    page.goto(app.url("learn?dataset=photos&encoder=tiny&step=3&picture=2"))
     page.get_by_role("heading", name="3. Features that tell pictures apart").wait_for()
     settled(page)
     page.get_by_role("button", name="Next: The Q-Score of a picture").click()
@@ -72,9 +72,9 @@ def test_a_step_of_the_course_is_opened_by_its_address_and_handed_on(serve, page
     page.get_by_text(lowest["sample_id"]).wait_for()
 
 
-def test_the_grid_works_by_keyboard(serve, page, scored):
-    app = serve()
-    page.goto(app.url("scores"))
+def test_the_grid_works_by_keyboard(gallery, page):
+    app, scored = gallery
+    page.goto(app.url("scores?dataset=photos&encoder=tiny"))
     thumbs_are_drawn(page, 20)
     first, second = scored["worst"][0]["sample_id"], scored["worst"][1]["sample_id"]
     settled(page)
@@ -85,9 +85,8 @@ def test_the_grid_works_by_keyboard(serve, page, scored):
     page.get_by_text(second).wait_for()
 
 
-def test_two_tabs_have_choices_of_their_own(serve, chromium, scored, workspace):
-    small_encoder(workspace, "other", seed=1)
-    app = serve()
+def test_two_tabs_have_choices_of_their_own(gallery, chromium):
+    app, _ = gallery
     context = chromium.new_context()
     first, second = context.new_page(), context.new_page()
     first.goto(app.url("?encoder=tiny"))
@@ -99,8 +98,8 @@ def test_two_tabs_have_choices_of_their_own(serve, chromium, scored, workspace):
     context.close()
 
 
-def test_only_the_token_opens_the_door(serve, scored):
-    app = serve()
+def test_only_the_token_opens_the_door(gallery):
+    app, _ = gallery
 
     def status(path, **headers):
         try:

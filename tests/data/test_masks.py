@@ -105,7 +105,7 @@ def test_trimaps():
     assert decode_mask(encoded(Image.fromarray(trimap)), "t.png", "trimap").tolist() == [[0, 128, 255], [0, 255, 255]]
     with pytest.raises(InputError, match="t.png holds 0; a trimap holds 1"):
         decode_mask(encoded(Image.fromarray(trimap * 0)), "t.png", "trimap")
-    with pytest.raises(InputError, match=r"t.png is no picture"):
+    with pytest.raises(InputError, match=r"t.png is not a readable image"):
         decode_mask(b"hello", "t.png")
 
 
@@ -223,7 +223,10 @@ def test_files_that_change_are_seen(photos, tmp_path):
     dataset = photos({"train/cat": 2})
     put(tmp_path / "m/core/train/cat/000.png", blob(0, 32, 32))
     before = add_masks(dataset, tmp_path / "m")
+    stored = dataset.folder / "masks.parquet"
+    stamp = stored.stat().st_mtime_ns
     assert refresh_masks(dataset).fingerprint == before.fingerprint
+    assert stored.stat().st_mtime_ns == stamp  # nothing is written while nothing changes
     put(tmp_path / "m/core/train/cat/001.png", blob(0, 32, 32))
     assert len(refresh_masks(dataset).samples()) == 2
     assert load_masks(dataset).fingerprint != before.fingerprint

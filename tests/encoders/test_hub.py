@@ -83,29 +83,25 @@ def hub():
         server.shutdown()
 
 
-def add(source, workspace, tmp_path, hub):
-    """In a process of its own: the hub's address is read once, at import."""
+def add(workspace, tmp_path, hub, *sources):
+    """Add each as encoder x: [(exit code, what is printed)], stderr. In a process of its own: the hub's address is read once,
+    at import."""
     code = (
-        "import sys\nfrom sslviz.encoders.add import add_encoder\nfrom sslviz.errors import InputError\n"
+        "import json, sys\nfrom sslviz.encoders.add import add_encoder\nfrom sslviz.errors import InputError\n"
         "from sslviz.store.workspace import Workspace\n"
-        "try:\n    spec, notes = add_encoder(Workspace(sys.argv[1]), sys.argv[2], 'x')\n    print(spec.model_dump_json())\n"
-        "except InputError as error:\n    print(error)\n    sys.exit(2)\n"
+        "for source in sys.argv[2:]:\n"
+        "    try:\n        print(json.dumps([0, add_encoder(Workspace(sys.argv[1]), source, 'x')[0].model_dump_json()]))\n"
+        "    except InputError as error:\n        print(json.dumps([error.exit_code, str(error)]))\n"
     )
     keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     env = {**keep, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(workspace.root), source],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=200,
-        check=False,
-    )
-    return done.returncode, done.stdout.strip(), done.stderr
+    command = [sys.executable, "-c", code, str(workspace.root), *sources]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=True)
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()], done.stderr
 
 
 def test_a_checkpoint_of_a_repository_goes_through_the_doctor(hub, workspace, tmp_path):
-    code, out, err = add("hf:me/one", workspace, tmp_path, hub)
+    ((code, out),), err = add(workspace, tmp_path, hub, "hf:me/one")
     assert code == 0, out + err
     assert json.loads(out)["architecture"]["layers"] == [2, 2, 2, 2]
     stored = load_file(workspace.encoder("x") / "weights.safetensors")
@@ -113,39 +109,36 @@ def test_a_checkpoint_of_a_repository_goes_through_the_doctor(hub, workspace, tm
 
 
 def test_a_timm_repository_is_timms(hub, workspace, tmp_path):
-    code, out, err = add("hf:me/timm", workspace, tmp_path, hub)
+    ((code, out), (again, refused)), err = add(workspace, tmp_path, hub, "hf:me/timm", "hf:me/one")
     assert code == 0, out + err
     spec = json.loads(out)
     assert (spec["backbone"], spec["architecture"], spec["source"]) == ("timm", {"model": "test_resnet"}, "hf:me/timm")
-    code, out, err = add("hf:me/one", workspace, tmp_path, hub)
-    assert (code, 'encoder "x" is already there, from hf:me/timm' in out) == (2, True), out + err
+    assert (again, 'encoder "x" is already there, from hf:me/timm' in refused) == (2, True), refused + err
     workspace.encoder("x").joinpath("encoder.json").unlink()
     small_encoder(workspace, "x")
-    code, out, err = add("hf:me/timm", workspace, tmp_path, hub)
+    ((code, out),), err = add(workspace, tmp_path, hub, "hf:me/timm")
     assert (code, 'encoder "x" is already there, from test' in out) == (2, True), out + err
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("hf:me/two", "holds 2 checkpoint files: a.pth, b.ckpt. Say which: hf:me/two/FILE"),
-        ("hf:me/nobody", "the Hugging Face hub has no me/nobody"),
-        ("hf:me/one/none.pth", "the Hugging Face hub has no me/one/none.pth"),
-        ("hf:a b", "expected OWNER/REPO"),
-    ],
-)
-def test_what_cannot_be_had_is_one_line(hub, workspace, tmp_path, source, words):
-    code, out, err = add(source, workspace, tmp_path, hub)
-    assert code == 2, out + err
-    assert words in out
-    assert "\n" not in out
+def test_what_is_not_there_is_one_line(hub, workspace, tmp_path):
+    expected = {
+        "hf:me/two": "holds 2 checkpoint files: a.pth, b.ckpt. Say which: hf:me/two/FILE",
+        "hf:me/nobody": "the Hugging Face hub has no me/nobody",
+        "hf:me/one/none.pth": "the Hugging Face hub has no me/one/none.pth",
+        "hf:a b": "expected OWNER/REPO",
+    }
+    found, err = add(workspace, tmp_path, hub, *expected)
+    for (code, out), words in zip(found, expected.values(), strict=True):
+        assert code == 2, out + err
+        assert words in out
+        assert "\n" not in out
     assert workspace.encoders() == []
 
 
 def test_no_hub_is_one_line(workspace, tmp_path):
-    code, out, err = add("hf:me/one", workspace, tmp_path, "http://127.0.0.1:9")
+    ((code, out),), err = add(workspace, tmp_path, "http://127.0.0.1:9", "hf:me/one")
     assert (code, "Retrying" in err) == (2, False), err
-    assert "hf:me/one could not be downloaded here" in out
+    assert "hf:me/one could not be downloaded (" in out
     assert "Is this machine online?" in out
 
 

@@ -9,8 +9,10 @@ from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights
 from sslviz.errors import Busy, InputError, NotFound, Stale
-from sslviz.jobs.compare import CompareSettings, compare, judged, row
+from sslviz.jobs.compare import CompareSettings, compare, differing, judged, row
 from sslviz.jobs.inputs import result_state
+from sslviz.jobs.probe import ProbeSettings, probe
+from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 from tests.inputs import folder, picture, pixels, small_encoder
@@ -160,6 +162,22 @@ def test_a_probe_that_is_not_the_scores_own_is_no_probe_of_theirs(tmp_path):
     dataset, _ = datasets.refresh(workspace, "pets")
     assert compare(settings, workspace, Progress())["rows"][0]["top1"] is None
     assert judged(workspace, dataset, "one")["correct"].isna().all()
+
+
+def test_what_was_not_made_alike_is_said(place):
+    workspace, result = place
+    assert result["notes"] == []
+    names, dataset = ["one", "two"], datasets.load(workspace, "pets")
+    probe(ProbeSettings(dataset="pets", encoder="two", protocol="sgd100"), workspace, Progress())
+    score(ScoreSettings(dataset="pets", encoder="two", upper=90), workspace, Progress())
+    try:
+        assert differing(workspace, dataset, names) == [
+            "not made alike, score upper: 95.0 for one; 90.0 for two",
+            "not made alike, probe protocol: lbfgs for one; sgd100 for two",
+        ]
+    finally:
+        probe(ProbeSettings(dataset="pets", encoder="two"), workspace, Progress())
+        score(ScoreSettings(dataset="pets", encoder="two"), workspace, Progress())
 
 
 def test_stale_scores_are_no_line(place):

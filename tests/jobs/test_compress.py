@@ -77,7 +77,7 @@ def test_embeddings_that_do_not_fit_into_memory_give_the_same(place, monkeypatch
     held = run(place, l2=1e-2)
     monkeypatch.setattr("sslviz.jobs.inputs.available_memory", lambda: 1000)
     read = run(place, l2=1e-2)
-    assert "read anew at each pass" in read["notes"][0]
+    assert "read again at each pass" in read["notes"][0]
     assert read["top1"] == held["top1"]
 
 

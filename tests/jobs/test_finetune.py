@@ -279,7 +279,7 @@ def test_features_are_refreshed_when_asked_for_and_between_the_bases_percentiles
     workspace = prepared(tmp_path)
     names = {"dataset": "pets", "encoder": "small"}
     analyze(AnalyzeSettings(**names, project=False), workspace, Progress())
-    score(ScoreSettings(**names, eps=0.5, lower=10, upper=70, damage=0), workspace, Progress())
+    score(ScoreSettings(**names, eps=0.5, lower=10, upper=70), workspace, Progress())
     chosen = refreshes(monkeypatch)
     run(workspace, tmp_path / "run", arms=["both"], refresh_every=2, epochs=4, judge_every=3)
     ((selection, weights),) = chosen  # after the second epoch; after the last one there is nothing to choose for
@@ -840,11 +840,11 @@ def test_the_bases_own_scores_keep_their_other_settings(tmp_path):
 
     workspace = prepared(tmp_path)
     run(workspace, tmp_path / "first", arms=["control"], epochs=1)
-    score(ScoreSettings(dataset="pets", encoder="small", eps=1.5, lower=20, damage=0), workspace, Progress())
+    score(ScoreSettings(dataset="pets", encoder="small", eps=1.5, lower=20), workspace, Progress())
     assert result_state(workspace, datasets.load(workspace, "pets"), "small", "finetune")[0] == "stale"  # of another D
     result, _ = run(workspace, tmp_path / "second", arms=["both"], epochs=1)
     made = latest_result(workspace.results("pets", "small", "score")).content["settings"]
-    assert (made["eps"], made["lower"], made["damage"]) == (0.5, 20, 0)
+    assert (made["eps"], made["lower"]) == (0.5, 20)
     assert "small had scores at eps 1.5; they were made again at 0.5" in result["notes"]
 
 

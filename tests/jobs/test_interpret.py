@@ -109,7 +109,7 @@ def test_the_shuffled_base_rate_is_another_images_map(place):
 
 
 def test_images_in_which_nothing_fires_are_counted(place):
-    score(ScoreSettings(dataset="photos", encoder="tiny", eps=30, damage=0), place, Progress())
+    score(ScoreSettings(dataset="photos", encoder="tiny", eps=30), place, Progress())
     summary = run(place)
     assert summary["n_zero"] == summary["n"] == 13
     assert any("13 images have a map without positive evidence" in note for note in summary["notes"])

@@ -17,6 +17,7 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import save_encoder
 from sslviz.errors import Cancelled, InputError, NotFound, Stale
 from sslviz.jobs import inputs
+from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.import_arrays import ImportSettings, import_arrays
 from sslviz.jobs.probe import ProbeSettings, probe
@@ -175,12 +176,50 @@ def test_a_damaged_chunk_is_computed_whole_when_one_of_its_files_changes(workspa
     run_score(workspace)
 
 
-def test_analyze_goes_on_with_the_precision_that_is_stored(workspace, photos):
-    from sslviz.jobs.analyze import AnalyzeSettings, analyze
+def test_embeddings_keep_the_precision_they_are_stored_in(workspace, photos):
+    run_embed(workspace, store_dtype="float16", precision="bf16")
+    assert analyze(AnalyzeSettings(dataset="photos", encoder="tiny"), workspace, QUIET)["embed"]["computed"] == 0
+    assert run_embed(workspace)["computed"] == 0  # as a button or the remedy in a message has it
+    assert run_embed(workspace, store_dtype="float32")["computed"] == 36
+    assert store_of(workspace).meta["depends"]["precision"] == "bf16"
 
-    run_embed(workspace, store_dtype="float16")
-    result = analyze(AnalyzeSettings(dataset="photos", encoder="tiny"), workspace, QUIET)
-    assert result["embed"]["computed"] == 0
+
+def test_results_are_stamped_with_the_embeddings_they_read(workspace, photos, monkeypatch):
+    """The encoder is changed and embedded again while a probe is fitted on the embeddings of before."""
+    from sslviz.jobs import probe as module
+
+    run_embed(workspace)
+    fit = module._fit
+
+    def meanwhile(*args):
+        small_encoder(workspace, seed=9)
+        run_embed(workspace)
+        return fit(*args)
+
+    monkeypatch.setattr(module, "_fit", meanwhile)
+    probe(ProbeSettings(dataset="photos", encoder="tiny"), workspace, QUIET)
+    assert inputs.result_state(workspace, datasets.load(workspace, "photos"), "tiny", "probe")[0] == "stale"
+
+
+def test_a_stale_probe_is_made_again_as_it_was(workspace, photos):
+    run_embed(workspace)
+    probe(ProbeSettings(dataset="photos", encoder="tiny", protocol="sgd100"), workspace, QUIET)
+    picture(78).save(photos / "train/bars/001.png")
+    run_embed(workspace)
+    run_score(workspace)
+    again = latest_result(workspace.results("photos", "tiny", "probe"))
+    assert again.content["settings"]["protocol"] == "sgd100"
+
+
+def test_another_encoder_writes_no_thumbnails_again(workspace, photos):
+    run_embed(workspace)
+    packs = set((workspace.dataset("photos") / "thumbs").iterdir())
+    small_encoder(workspace, "other", seed=1)
+    embed(EmbedSettings(dataset="photos", encoder="other"), workspace, QUIET)
+    assert set((workspace.dataset("photos") / "thumbs").iterdir()) == packs
+    picture(79).save(photos / "train/bars/001.png")
+    run_embed(workspace)
+    assert len(set((workspace.dataset("photos") / "thumbs").glob("*.pack")) - packs) == 1
 
 
 def test_an_encoder_that_gives_nan_names_the_sample(workspace, photos):
@@ -271,6 +310,20 @@ def test_a_full_disk_is_refused_before_the_work(workspace, photos, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="needs about 0.0 GB .* 0.0 GB are free"):
         run_embed(workspace)
+
+
+def test_a_refused_embed_leaves_what_is_there(workspace, photos, monkeypatch):
+    run_embed(workspace)
+    before = store_of(workspace).read(np.arange(36))
+    small_encoder(workspace, seed=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=-(10**9)))
+    with pytest.raises(InputError, match="GB are free"):
+        run_embed(workspace)
+    monkeypatch.undo()
+    monkeypatch.setattr("sslviz.jobs.embed._seconds_an_image", lambda *_: 1 / 0)  # as a GPU that is full
+    with pytest.raises(ZeroDivisionError):
+        run_embed(workspace)
+    assert_allclose(store_of(workspace).read(np.arange(36)), before, rtol=0)
 
 
 def test_unlabelled_images_are_scored_without_a_judgement(workspace, tmp_path):
@@ -384,6 +437,7 @@ def test_arrays_join_a_folder_by_id(workspace, photos, tmp_path):
     assert theirs["n"] == ours["n"] - 1
     with pytest.raises(InputError, match="was imported as arrays .* no weights to embed with"):
         embed(EmbedSettings(dataset="photos", encoder="other"), workspace, QUIET)
+    assert analyze(AnalyzeSettings(dataset="photos", encoder="other"), workspace, QUIET)["n"] == theirs["n"]
 
 
 def test_one_encoder_on_two_data_sets(workspace, tmp_path):
@@ -400,6 +454,7 @@ def test_one_encoder_on_two_data_sets(workspace, tmp_path):
     assert score(ScoreSettings(dataset="first", encoder="bare"), workspace, QUIET)["reports"]
     with pytest.raises(InputError, match='encoder "e" is another one'):
         import_arrays(ImportSettings(file=str(tmp_path / "wide.npz"), dataset="third", encoder="e"), workspace, QUIET)
+    assert workspace.datasets() == ["first", "second"]
     np.savez(tmp_path / "first.npz", h=H * 2, labels=y)  # the same samples again: results know that they changed
     import_arrays(ImportSettings(file=str(tmp_path / "first.npz"), dataset="first", encoder="e"), workspace, QUIET)
     assert inputs.result_state(workspace, datasets.load(workspace, "first"), "e", "score")[0] == "stale"

@@ -146,6 +146,14 @@ def test_what_cannot_be_is_said_before_the_work(trained, tmp_path, changes, word
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_data_set_without_train_images_is_said(workspace, tmp_path):
+    progress = Progress()
+    progress.folder = tmp_path
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"test/a": 20}))
+    with pytest.raises(InputError, match="has 0 train images that can be read; expected at least one batch"):
+        pretrain(PretrainSettings(**SETTINGS), workspace, progress)
+
+
 def test_what_the_flags_make_of_the_views():
     own = made_with(PretrainSettings(dataset="d", method="dino", size=96)).views
     assert (own.scale, own.local_scale, own.n_local) == ((0.14, 1.0), (0.05, 0.14), 2)

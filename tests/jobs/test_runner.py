@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
+from sslviz.cli import app
 from sslviz.data import dataset as datasets
 from sslviz.errors import Busy, InputError, NotFound
 from sslviz.jobs import JOBS, runner
@@ -79,10 +81,11 @@ def test_another_source_is_another_run(workspace, monkeypatch):
 
 def test_a_second_click_joins(workspace, photos):
     first, _ = runner.launch("pretrain", pretrain_settings(), workspace)
-    _, how = runner.launch("pretrain", pretrain_settings(epochs=61, lr=0.5), workspace)
-    assert how == "joined; it goes on with its own epochs, lr"
-    second, how = runner.launch("pretrain", pretrain_settings(), workspace)
-    assert (second, how) == (first, "joined")
+    with pytest.raises(Busy, match=rf"running with other settings \(epochs, lr\)\. .* sslviz runs cancel {first}"):
+        runner.launch("pretrain", pretrain_settings(epochs=61, lr=0.5), workspace)
+    for same in ({}, {"workers": 3}):
+        second, how = runner.launch("pretrain", pretrain_settings(**same), workspace)
+        assert (second, how) == (first, "joined")
     wait(workspace, first, lambda s: s["done"] > 3)
     with pytest.raises(Busy, match="cancel it first"):
         runner.delete(workspace, first)
@@ -106,6 +109,19 @@ def test_other_arms_of_an_encoder_are_another_run(workspace, photos, monkeypatch
     (first, how), (second, how_second), (third, how_third) = started
     assert (how, how_second, how_third) == ("started", "started", "joined")
     assert first == third != second
+
+
+def test_what_a_run_works_on_is_not_removed(workspace, photos, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    runner.launch("compare", JOBS["compare"].settings(dataset="photos", encoders=["tiny"]), workspace)
+    for command in (["data", "remove", "photos"], ["encoders", "remove", "tiny"]):
+        with pytest.raises(Busy, match=f'works on "{command[-1]}"'):
+            CliRunner().invoke(app, [*command, "--workspace", str(workspace.root)], catch_exceptions=False)
+    assert (workspace.datasets(), workspace.encoders()) == (["photos"], ["tiny"])
+    monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)  # it never began
+    for command in (["data", "remove", "photos"], ["encoders", "remove", "tiny"]):
+        assert CliRunner().invoke(app, [*command, "--workspace", str(workspace.root)]).exit_code == 0
+    assert (workspace.datasets(), workspace.encoders()) == ([], [])
 
 
 def test_a_killed_run_is_seen_at_once_and_goes_on(workspace, photos):
@@ -255,12 +271,6 @@ def test_a_run_that_never_started_does_not_run_for_ever(workspace, photos, monke
         runner.kill(workspace, run_id)
     monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)
     assert runner.read_run(workspace, run_id)["status"] == "killed"
-
-
-def test_an_existing_encoder_is_not_trained_over(workspace, photos):
-    run_id, _ = runner.launch("pretrain", pretrain_settings(name="tiny"), workspace)
-    state = wait(workspace, run_id)
-    assert (state["exit_code"], 'encoder "tiny" is already there' in state["error"]) == (2, True)
 
 
 def test_two_processes_train_cancel_and_resume_as_one_run(workspace, photos):

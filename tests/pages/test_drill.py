@@ -8,9 +8,10 @@ from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.project import ProjectSettings, project
+from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
-from sslviz.store.files import read_json, write_json
+from sslviz.store.files import write_json
 from sslviz.store.results import latest_result
 from tests.inputs import demo_part, small_encoder
 from tests.pages.conftest import text
@@ -166,20 +167,11 @@ def test_the_sample_page_shows_what_fires(app, scored, workspace):
     assert "What if" not in text(test)  # only where pictures can be drawn again
 
 
-def test_the_scores_page_opens_with_an_upside_down_damage_check(app, scored, workspace):
-    path = latest_result(workspace.results("photos", "tiny", "score")).folder / "result.json"
-    content = read_json(path)
-    words = "On these images Q rises when the object is damaged: do not trust its order; sort by standard deviation of h."
-    content["summary"]["upside_down"] = {"damage": "covered", "better": "std", "words": words}
-    write_json(path, content)
-    test = app("scores")
-    assert test.warning[0].value.replace("\\", "") == words
-    assert "images were damaged in five ways" in text(app("scores", tab="Damage check"))
-    content["summary"] |= {"upside_down": None, "damage": []}
-    write_json(path, content)
-    test = app("scores")
-    assert not test.warning
-    assert "No damage check" in text(app("scores", tab="Damage check"))
+def test_the_damage_check_is_shown_where_it_was_made(app, scored, workspace):
+    test = app("scores", tab="Damage check")
+    assert test.code[0].value == "sslviz score --dataset photos --encoder tiny --damage 300"
+    score(ScoreSettings(dataset="photos", encoder="tiny", damage=10), workspace, Progress())
+    assert "10 images were damaged in five ways" in text(app("scores", tab="Damage check"))
 
 
 @pytest.fixture

@@ -218,10 +218,10 @@ def test_filtered_images_become_the_selection(app, scored):
 
 
 def test_commands_name_the_settings_of_the_numbers(app, scored, workspace):
-    score(ScoreSettings(dataset="photos", encoder="tiny", eps=1.5, lower=40, damage=0), workspace, Progress())
+    score(ScoreSettings(dataset="photos", encoder="tiny", eps=1.5, lower=40, damage=4), workspace, Progress())
     (command,) = (c.value for c in app("scores").code if c.language == "bash")
     assert command == (
-        f"sslviz score --dataset photos --encoder tiny --eps 1.5 --lower 40.0 --damage 0 --workspace {workspace.root} --json"
+        f"sslviz score --dataset photos --encoder tiny --eps 1.5 --lower 40.0 --damage 4 --workspace {workspace.root} --json"
     )
     assert "given; P40 to P95" in text(app())
 

@@ -1,0 +1,44 @@
+"""Who is let in, by the name that a browser asks for."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sslviz.ui.server import TokenGate, _hosts
+
+
+def status(address, host):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent = []
+
+    async def ask():
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", host.encode()), (b"cookie", b"sslviz-8501=secret")]
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+        await TokenGate(app, "secret", _hosts(address), 8501)(scope, None, send)
+
+    with ThreadPoolExecutor(1) as other:  # Playwright leaves a running loop in this thread
+        other.submit(lambda: asyncio.run(ask())).result()
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1:8501", 200),
+        ("127.0.0.1", "localhost", 200),
+        ("127.0.0.1", "evil.example:8501", 403),
+        ("127.0.0.1", "", 403),
+        ("::1", "[::1]:8501", 200),
+        ("::1", "[::2]:8501", 403),
+        ("::", "[fe80::1]:8501", 200),
+        ("0.0.0.0", "lab.example:8501", 200),
+    ],
+)
+def test_hosts(address, host, expected):
+    assert status(address, host) == expected
