@@ -9,7 +9,6 @@ from sslviz.analysis import expression
 from sslviz.analysis.rows import count_firing
 from sslviz.arrays import Array, check_embeddings, check_eps, check_percentiles, is_torch
 from sslviz.errors import InputError
-from sslviz.store.fingerprints import fingerprint
 
 EPS = 4.0
 LOWER, UPPER = 50.0, 95.0
@@ -46,13 +45,9 @@ class FeatureSelection:
         """Chosen features that never fire: D holds them where the lower percentile of the shares is 0."""
         return int((self.shares[self.features] == 0).sum())
 
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint([self.features.tolist(), self.eps, len(self.shares)])
-
 
 class ActivationCounts:
-    """How often each feature fires, for several eps at once, over chunks of rows: `update`, `merge`, then `result`.
+    """How often each feature fires, for several eps at once, over chunks of rows: `update`, `merge`, then `select`.
 
     Memory O(len(eps) * D), whatever N. Counts are integers, so chunked equals whole, bit for bit.
     """

@@ -292,14 +292,10 @@ def _best_rival(reports: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _rank(store: Any, train_rows: Any) -> dict[str, Any]:
-    import numpy as np
-
     from sslviz.analysis.rank import MAX_ROWS, alpha_req, rank_me
+    from sslviz.jobs.inputs import sampled
 
-    rows = train_rows
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_ROWS, replace=False))
-    H = store.read(rows)
+    H = store.read(sampled(train_rows, MAX_ROWS, 0))
     try:
         alpha: float | None = alpha_req(H)
     except InputError:

@@ -16,7 +16,7 @@ from sslviz.jobs import Settings, parse
 from sslviz.jobs.analyze import AnalyzeSettings
 from sslviz.methods import METHODS
 from sslviz.store.workspace import Workspace, check_name, name_from_path
-from sslviz.ui import widgets
+from sslviz.ui import reads, widgets
 from sslviz.ui.widgets import plain
 
 _SPELT = {"lr": "learning rate", "l2": "L2"}
@@ -254,7 +254,7 @@ def check_source(source: str) -> None:
 def masks_form(workspace: Workspace) -> None:
     """The masks of a data set: `sslviz data add --masks`."""
     with st.expander("Masks of what the images show"):
-        names = [name for name in workspace.datasets() if datasets.load(workspace, name).root is not None]
+        names = [name for name in workspace.datasets() if reads.listed(workspace, name).root is not None]
         if not names:
             st.info("Register a folder of images first, above.")
             return
@@ -287,7 +287,7 @@ def show_datasets(workspace: Workspace) -> None:
     """The registered data sets."""
     rows = []
     for name in workspace.datasets():
-        facts = datasets.load(workspace, name).facts
+        facts = reads.listed(workspace, name).facts
         rows.append(
             {
                 "data set": name,
@@ -306,7 +306,7 @@ def show_datasets(workspace: Workspace) -> None:
 
 
 def _masks(workspace: Workspace, name: str) -> str:
-    found = mask_facts(datasets.load(workspace, name))
+    found = mask_facts(reads.listed(workspace, name))
     return "" if found is None else f"{found['counts']['core']:,} core, {found['counts']['spurious']:,} spurious"
 
 

@@ -35,11 +35,16 @@ class Stage:
 
 def dataset(workspace: Workspace, name: str) -> datasets.Dataset:
     """A data set as it is on disk now (listed again at most once a minute, up to 100,000 files)."""
-    found = _dataset(str(workspace.root), name, _stamp(workspace.existing_dataset(name)))
+    found = listed(workspace, name)
     if found.root is not None and len(found.samples) <= LIST_AGAIN_UP_TO:
         _list_again(str(workspace.root), name)
-        found = _dataset(str(workspace.root), name, _stamp(workspace.dataset(name)))
+        found = listed(workspace, name)
     return found
+
+
+def listed(workspace: Workspace, name: str) -> datasets.Dataset:
+    """A data set as it was last listed."""
+    return _dataset(str(workspace.root), name, _stamp(workspace.existing_dataset(name)))
 
 
 def _stamp(folder: Path) -> tuple[int, int]:
