@@ -24,11 +24,11 @@ class EmbedSettings(Settings):
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
-    precision: Literal["32", "bf16"] | None = Field(
-        None, description="arithmetic of the forward pass; default that of the embeddings which are there, else 32"
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="arithmetic of the forward pass; auto: that of embeddings which are there, else 32"
     )
-    store_dtype: Literal["float32", "float16"] | None = Field(
-        None, description="numbers on disk; default that of the embeddings which are there, else float32"
+    store_dtype: Literal["auto", "float32", "float16"] = Field(
+        "auto", description="numbers on disk; auto: those of embeddings which are there, else float32"
     )
     strict: bool = Field(False, description="fail when a file is not a readable image, instead of listing it")
     digest: bool = Field(False, description="check every stored chunk and read every file again, whatever its size and time say")
@@ -238,7 +238,11 @@ def _as_stored(settings: EmbedSettings, store: Any) -> tuple[str, str]:
     """(precision, dtype on disk): as asked for, else those of embeddings that are there, else 32 and float32."""
     there = store.meta["depends"] if (store.folder / "meta.json").exists() else {}
     precision = there["precision"] if there.get("precision") in ("32", "bf16") else "32"  # not that of imported arrays
-    return settings.precision or precision, settings.store_dtype or there.get("dtype", "float32")
+    dtype = there.get("dtype", "float32")
+    return (
+        precision if settings.precision == "auto" else settings.precision,
+        dtype if settings.store_dtype == "auto" else settings.store_dtype,
+    )
 
 
 def _check_disk(root: Path, n: int, width: int, dtype: str, instead_of: Path | None = None) -> float:
