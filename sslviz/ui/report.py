@@ -33,7 +33,7 @@ _SAYS = {
     "predicts": "**The Q-Score predicts which images the linear probe gets right here**",
     "weakly predicts": "**The Q-Score weakly predicts which images the linear probe gets right here**",
     "does not separate here": "**The Q-Score does not separate correct from misclassified images here**",
-    "upside down here": "**The Q-Score is upside down here: misclassified images score higher. Do not trust its order**",
+    "upside down here": "**The Q-Score is upside down here: misclassified images score higher. Do not trust its ranking**",
     "cannot be judged here": "**Whether the Q-Score predicts errors cannot be judged here**",
 }
 
