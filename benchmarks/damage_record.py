@@ -30,6 +30,8 @@ def main() -> None:
         if result is None or state != "fresh":
             raise SystemExit(f"{pair}: {state} ({why})")
         summary = result.content["summary"]
+        if not summary["damage"]:
+            raise SystemExit(f"{pair}: no damage check. Make it: sslviz score --dataset {name} --encoder {encoder} --damage 300")
         table = pd.DataFrame(summary["damage"])
         falls = table[table["score"] == options.score].set_index("damage")["falls"]
         report = summary["reports"][options.score]

@@ -34,7 +34,7 @@ if rivals.open:
         report.rivals(summary)
 if damage.open:
     with damage:
-        report.damage(here, summary)
+        report.damage(here, summary, scores.result.content["settings"])
 st.download_button(
     "Download all scores (CSV)", lambda: table.to_csv(index=False), file_name=f"{here.dataset.name}-{here.encoder}-scores.csv"
 )

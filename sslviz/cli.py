@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from sslviz.errors import Cancelled, InputError, SslvizError, said
+from sslviz.errors import Busy, Cancelled, InputError, SslvizError, said
 from sslviz.jobs import JOBS, Job, Settings, parse
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
@@ -331,7 +331,10 @@ def _follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict
             task = bar.add_task("starting", total=None, facts="")
             while True:
                 if heard and not ours:
-                    _fail(f"run {run_id} goes on, others wait for it. Stop it: sslviz runs cancel {run_id}", Cancelled.exit_code)
+                    _fail(
+                        f"run {run_id} goes on; it was started elsewhere. Stop it: sslviz runs cancel {run_id}",
+                        Cancelled.exit_code,
+                    )
                 if heard and not cancelled:
                     cancelled = True
                     err.print("stopping; what is finished is kept …", markup=False)
@@ -885,8 +888,12 @@ def serve(
     if root:
         os.environ["SSLVIZ_ROOTS"] = os.pathsep.join(str(p.expanduser().absolute()) for p in root)
     where = Workspace(workspace).create()
-    if demo and (run_id := start_demo(where)):
-        err.print(f"run {run_id} prepares the demo; the page shows its progress.", style="dim", markup=False)
+    if demo:
+        try:
+            if run_id := start_demo(where):
+                err.print(f"run {run_id} prepares the demo; the page shows its progress.", style="dim", markup=False)
+        except Busy as error:  # somebody renders it
+            err.print(str(error), style="dim", markup=False)
     serve_app(where, port, address)
 
 

@@ -277,7 +277,7 @@ def _save(dataset: Dataset, table: pd.DataFrame, facts: dict[str, Any], seen: Se
         facts["notes"].append("no spurious masks: what is not core counts as spurious")
     keys = pd.util.hash_pandas_object(table[["sample_id", "kind", "feature", "path"]], index=False).to_numpy().tobytes()
     facts["fingerprint"] = hashlib.sha256(keys + repr(seen).encode()).hexdigest()[:16]
-    if mask_facts(dataset) == facts:
+    if _stored(dataset, facts, words):
         return Masks(facts, table, words)
     with only_writer(dataset.folder / "masks.json", f"the masks of {dataset.name}", wait=True):
         write_table(dataset.folder / "masks.parquet", table)
@@ -287,6 +287,16 @@ def _save(dataset: Dataset, table: pd.DataFrame, facts: dict[str, Any], seen: Se
             (dataset.folder / "mask_words.json").unlink(missing_ok=True)
         write_json(dataset.folder / "masks.json", facts)
     return Masks(facts, table, words)
+
+
+def _stored(dataset: Dataset, facts: dict[str, Any], words: dict[str, Any]) -> bool:
+    """Whether these masks are what is stored, and whole."""
+    try:
+        read_table(dataset.folder / "masks.parquet", ["sample_id"])
+        known = dataset.folder / "mask_words.json"
+        return bool(read_json(dataset.folder / "masks.json") == facts and (read_json(known) if known.exists() else {}) == words)
+    except (FileNotFoundError, InputError):
+        return False
 
 
 def _form(root: Path) -> tuple[str, list[tuple[Kind, Path]]]:

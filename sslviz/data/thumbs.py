@@ -34,6 +34,13 @@ def index(folder: Path) -> pd.DataFrame:
     return pd.concat([read_table(p) for p in packs]).drop_duplicates("sample_id", keep="last", ignore_index=True)
 
 
+def stored(folder: Path) -> set[tuple[str, str]]:
+    """(sample_id, sha256 of the picture) of the thumbnails whose pack is there."""
+    found = index(folder)
+    there = {pack for pack in found["pack"].unique() if (folder / "thumbs" / f"{pack}.pack").exists()}
+    return set(found.loc[found["pack"].isin(there), ["sample_id", "sha256"]].itertuples(index=False, name=None))
+
+
 def read_thumb(folder: Path, pack: str, offset: int, size: int) -> bytes:
     """One thumbnail's file content."""
     with (folder / "thumbs" / f"{pack}.pack").open("rb") as handle:

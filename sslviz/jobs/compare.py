@@ -88,9 +88,9 @@ def differing(workspace: Workspace, dataset: "Dataset", names: list[str]) -> lis
     made: dict[str, dict[str, list[str]]] = {}
     for name in names:
         score, probe = fresh_results(workspace, dataset, name)
-        own = {f"score {k}": score.content["settings"].get(k) for k in ("lower", "upper")}
+        own = {f"score {k}": score.content["settings"].get(k) for k in ("eps", "lower", "upper")}
         if probe is not None:
-            own["probe protocol"] = probe.content["settings"].get("protocol")
+            own |= {f"probe {k}": probe.content["settings"].get(k) for k in ("protocol", "l2")}
         for what, value in own.items():
             made.setdefault(what, {}).setdefault(str(value), []).append(name)
     return [

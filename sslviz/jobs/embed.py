@@ -55,8 +55,9 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         settings = settings.model_copy(update={"precision": precision, "store_dtype": dtype})
         depends = {"encoder": encoder.spec.fingerprint(), "precision": precision, "dtype": dtype}
         width = encoder.spec.feature_dim
-        seconds_an_image = _seconds_an_image(encoder, settings)
+        seconds_an_image = 0.0
         if not store.goes_on(depends):  # before what is there is given up
+            seconds_an_image = _seconds_an_image(encoder, settings)
             _check_disk(workspace.root, len(dataset.samples), width, dtype, folder)
         plan = store.begin(depends, width, dtype, settings.chunk_rows, dataset.samples)
         if settings.digest:
@@ -65,7 +66,7 @@ def embed(settings: EmbedSettings, workspace: Workspace, progress: Progress) -> 
         todo = plan[plan["todo"]]
         progress.note(device=device, precision=precision, to_compute=len(todo), kept=len(plan) - len(todo))
         gigabytes = _check_disk(workspace.root, len(todo), width, dtype)
-        seconds = len(todo) * seconds_an_image
+        seconds = len(todo) * (seconds_an_image or _seconds_an_image(encoder, settings)) if len(todo) else 0.0
         if seconds > 60:
             progress.warn(f"about {seconds / 60:.0f} min for {len(todo):,} images on {device}, {gigabytes:.2f} GB on disk")
         run = _Pass(settings, dataset.root, encoder, store, dataset.folder, plan, progress)
@@ -118,7 +119,7 @@ class _Pass:
 
         self.settings, self.encoder, self.store, self.progress = settings, encoder, store, progress
         self.dataset_folder = dataset_folder
-        self.thumbs = set(thumbs.index(dataset_folder)[["sample_id", "sha256"]].itertuples(index=False, name=None))
+        self.thumbs = thumbs.stored(dataset_folder) if plan["todo"].any() and not settings.digest else set()
         self.chunk_rows = int(store.meta["chunk_rows"])
         self.width = int(store.meta["width"])
         self.computed = self.bad = self.n_zero = 0

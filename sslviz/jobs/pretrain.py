@@ -99,7 +99,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     source, images = train_images(dataset, ids, settings.size, from_files, readers(settings.workers), settings.seed, progress)
     if len(source) < settings.batch_size:
         raise InputError(
-            f'data set "{dataset.name}" has {len(source):,} train images that can be read; expected at least one batch of '
+            f'data set "{dataset.name}" has {len(source):,} train images; expected at least one batch of '
             f"{settings.batch_size}. Choose a smaller --batch-size or another data set."
         )
 

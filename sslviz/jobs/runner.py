@@ -217,7 +217,10 @@ def check_idle(workspace: Workspace, kind: str, name: str) -> None:
     """Raises Busy where a run works on this "dataset" or "encoder"."""
     for run in list_runs(workspace):
         own = run["settings"]
-        if run["status"] in ACTIVE and name in (own.get(kind), *own.get(f"{kind}s", ())):
+        several = own.get(f"{kind}s", ())
+        arms = run["job"] == "finetune" and kind == "encoder" and name.startswith(f"{own['name'] or own['encoder']}-")
+        everything = several == []  # compare: all that are scored
+        if run["status"] in ACTIVE and (arms or everything or name in (own.get(kind), own.get("name"), *several)):
             raise Busy(f'run {run["id"]} works on "{name}". Wait for it, or cancel it: sslviz runs cancel {run["id"]}')
 
 

@@ -138,16 +138,22 @@ def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, em
     if not embedded.dataset.has_labels:
         return None, "no labels: scores stand alone, nothing says whether they predict errors here"
     state, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
+    note = ""
     if state != "fresh":
-        try:
-            made = result.content["settings"] if result else {}
-            probe(remade(ProbeSettings, made, dataset=settings.dataset, encoder=settings.encoder), workspace, progress)
-        except (Busy, Stale):
-            raise
-        except InputError as error:
-            return None, str(error)
+        names = {"dataset": settings.dataset, "encoder": settings.encoder}
+        as_it_was = remade(ProbeSettings, result.content["settings"] if result else {}, **names)
+        for wanted in dict.fromkeys((as_it_was, ProbeSettings(**names))):
+            try:
+                probe(wanted, workspace, progress)
+                break
+            except (Busy, Stale):
+                raise
+            except InputError as error:
+                note = str(error)
+        else:
+            return None, note
         _, _, result = result_state(workspace, embedded.dataset, settings.encoder, "probe")
-    return result, ""
+    return result, note and f"the probe could not be made again as it was and has the default settings now: {note}"
 
 
 def _score_rows(embedded: Any, selection: Any, paper: Any, seed: int, progress: Progress) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import streamlit as st
 from sslviz.analysis.agreement import agreement
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
-from sslviz.jobs.compare import CompareSettings, fresh_results, judged, pair, row
+from sslviz.jobs.compare import CompareSettings, differing, fresh_results, judged, pair, row
 from sslviz.jobs.inputs import result_state
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.workspace import Workspace
@@ -82,6 +82,8 @@ def table(here: Frame, names: list[str]) -> list[str]:
         "images in which no discriminative feature fires. Mean share: share of train images in which a feature fires, averaged "
         "over all features. In percent, except eps, RankMe (directions in use) and the number of features."
     )
+    for note in differing(here.workspace, here.dataset, names):
+        st.caption(plain(note))
     return list(lines["encoder"])
 
 

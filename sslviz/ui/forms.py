@@ -95,7 +95,8 @@ def start(
         name = name_from_path(root)
         datasets.add_folder(workspace, name, root, inside=allowed_roots())
         encoder = add_encoder(workspace, str(allowed_path(file)), **input_spec)[0].name if file else choice
-    widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=name, encoder=encoder, **settings))
+    if not widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=name, encoder=encoder, **settings)):
+        return
     st.session_state["_go"] = {"dataset": name, "encoder": encoder}
     st.switch_page("pages/overview.py", query_params={})
 
@@ -182,8 +183,7 @@ def catalogue_form(workspace: Workspace) -> None:
         entry = st.text_input("Name", key="catalogue-hub", placeholder="timm:resnet50.a1_in1k or hf:OWNER/REPO")
     if right.button("Add it", icon=":material/download:", disabled=not entry, key="catalogue-take"):
         if entry.startswith(("timm:", "hf:")) or entry in set(table["name"]):
-            widgets.start_job(workspace, "import_encoder", ImportEncoderSettings(name=name_of(entry), source=entry))
-            _show_run()
+            _start(workspace, "import_encoder", ImportEncoderSettings(name=name_of(entry), source=entry))
         else:
             st.error("Write timm:NAME or hf:OWNER/REPO.")
 
@@ -206,8 +206,7 @@ def pretrain_form(workspace: Workspace) -> None:
             "Takes hours on a CPU; the run shows its speed and an estimate after ten steps, and can be stopped and resumed."
         )
         if st.button("Pre-train", icon=":material/model_training:", key="pretrain-start"):
-            widgets.start_job(workspace, "pretrain", PretrainSettings(dataset=dataset, method=method, **values))
-            _show_run()
+            _start(workspace, "pretrain", PretrainSettings(dataset=dataset, method=method, **values))
 
 
 def known_data_form(workspace: Workspace) -> None:
@@ -237,8 +236,7 @@ def known_data_form(workspace: Workspace) -> None:
             except EXPECTED as error:
                 st.error(plain(said(error)))
                 return
-            widgets.start_job(workspace, "import_data", settings)
-            _show_run()
+            _start(workspace, "import_data", settings)
 
 
 def check_source(source: str) -> None:
@@ -277,10 +275,10 @@ def masks_form(workspace: Workspace) -> None:
             )
 
 
-def _show_run() -> None:
-    """Go to the run that was just started; stay, with its error, where none was."""
-    if run := st.session_state.pop("run", None):
-        st.switch_page("pages/runs.py", query_params={"run": run})
+def _start(workspace: Workspace, job: str, settings: Settings) -> None:
+    """Start a run and go to it; stay, with the reason, where it cannot be."""
+    if widgets.start_job(workspace, job, settings):
+        st.switch_page("pages/runs.py", query_params={"run": st.session_state.pop("run")})
 
 
 def show_datasets(workspace: Workspace) -> None:

@@ -105,12 +105,15 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         st.caption(plain(note))
 
 
-def damage(here: Frame, summary: dict[str, Any]) -> None:
-    """The damage check: for Q and each rival, the share of pictures whose score falls under each damage."""
+def damage(here: Frame, summary: dict[str, Any], made_with: dict[str, Any]) -> None:
+    """The damage check: for Q and each rival, the share of images whose score falls under each damage. made_with: the scores'
+    settings."""
     if not summary["damage"]:
-        st.info("Do scores fall when images are covered, shrunk, darkened, noised or blurred? To try it:")
-        names = f"--dataset {shlex.quote(here.dataset.name)} --encoder {shlex.quote(here.encoder)}"
-        st.code(f"sslviz score {names} --damage 300", language="bash")
+        st.info("Do scores fall when images are covered, shrunk, darkened, noised or blurred?")
+        if here.dataset.root is None or reads.is_arrays(here.workspace, here.encoder):
+            st.caption("It cannot be tried here: these embeddings were imported as arrays.")
+        else:
+            command(here, "score", {**made_with, "damage": 300})
         return
     table = pd.DataFrame(summary["damage"])
     titles = score_titles(table["score"].unique())

@@ -141,10 +141,19 @@ def _hosts(address: str) -> list[str]:
     return (
         ["127.0.0.1", "localhost"]
         if address == "127.0.0.1"
-        else [address, "127.0.0.1", "localhost"]
+        else [address.lower(), "127.0.0.1", "localhost"]
         if address not in ("0.0.0.0", "::")
         else ["*"]
     )
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a Host header, without port and brackets; None where there is none."""
+    try:
+        found = urlsplit(f"//{host}")
+        return found.hostname if found.netloc == host and found.username is None else None
+    except ValueError:
+        return None
 
 
 class TokenGate:
@@ -162,8 +171,7 @@ class TokenGate:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        host = urlsplit("//" + connection.headers.get("host", "")).hostname or ""
-        known_host = "*" in self.hosts or host in self.hosts
+        known_host = "*" in self.hosts or _name_of(connection.headers.get("host", "")) in self.hosts
         if scope["type"] == "http" and known_host:
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             given = next((v for k, v in query if k == "token"), None)

@@ -171,7 +171,7 @@ def test_shipped_pictures_are_what_the_renderer_makes(sample_id):
 def test_scenes_are_found_by_id_only():
     assert files.scene_of("test/mug/1000000.webp") == Scene("mug", 1_000_000)
     for wrong in ("test/mug/0000000.webp", "val/mug/1000000.webp", "../secret"):
-        with pytest.raises(InputError, match="no sample of the demo set"):
+        with pytest.raises(InputError, match="not a sample of the demo set"):
             files.scene_of(wrong)
 
 

@@ -227,6 +227,10 @@ def test_files_that_change_are_seen(photos, tmp_path):
     stamp = stored.stat().st_mtime_ns
     assert refresh_masks(dataset).fingerprint == before.fingerprint
     assert stored.stat().st_mtime_ns == stamp  # nothing is written while nothing changes
+    for lost in (lambda: stored.write_bytes(b"PAR1"), stored.unlink):
+        lost()
+        refresh_masks(dataset)
+        assert load_masks(dataset).samples() == before.samples()
     put(tmp_path / "m/core/train/cat/001.png", blob(0, 32, 32))
     assert len(refresh_masks(dataset).samples()) == 2
     assert load_masks(dataset).fingerprint != before.fingerprint

@@ -41,7 +41,7 @@ def test_one_scored_encoder_has_a_line_and_nothing_beside_it(app, scored, worksp
     found = shown_table(test)
     assert list(found.index) == ["tiny"]
     assert found.loc["tiny", "AUROC of Q"] == pytest.approx(100 * scored["reports"]["q"]["auroc"])
-    assert "Two scored encoders" in text(test)
+    assert "and another encoder are scored, they can be compared" in text(test)
     assert len(test.get("plotly_chart")) == 0
     assert button(test, "Add the controls")
 

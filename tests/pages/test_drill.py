@@ -169,7 +169,8 @@ def test_the_sample_page_shows_what_fires(app, scored, workspace):
 
 def test_the_damage_check_is_shown_where_it_was_made(app, scored, workspace):
     test = app("scores", tab="Damage check")
-    assert test.code[0].value == "sslviz score --dataset photos --encoder tiny --damage 300"
+    command = f"sslviz score --dataset photos --encoder tiny --damage 300 --workspace {workspace.root} --json"
+    assert test.code[0].value == command
     score(ScoreSettings(dataset="photos", encoder="tiny", damage=10), workspace, Progress())
     assert "10 images were damaged in five ways" in text(app("scores", tab="Damage check"))
 
