@@ -92,7 +92,7 @@ def test_the_better_of_two_is_named(app, three, monkeypatch, difference, better)
 def test_an_encoder_in_the_sidebar_without_scores_is_said(app, three, workspace):
     small_encoder(workspace, "fourth", seed=9)
     test = app("compare", encoder="fourth")
-    assert "fourth one of them" in text(test)
+    assert "Once fourth and another encoder are scored" in text(test)
     assert list(test.multiselect[0].options) == ["fourth"]
 
 
