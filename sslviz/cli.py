@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sslviz.errors import Busy, Cancelled, InputError, SslvizError, said
 from sslviz.jobs import JOBS, Job, Settings, parse
+from sslviz.jobs.import_encoder import ImportEncoderSettings
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
@@ -153,12 +154,13 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
 
 
 ClassesOption = Annotated[str | None, typer.Option("--classes", help="file with one class name a line: take only these")]
-NetworkOption = Annotated[str | None, typer.Option("--network", help='which network of the file, e.g. "student"')]
-MeanOption = Annotated[str | None, typer.Option("--mean", help="input normalisation: mean of each channel, for pixels in 0..1")]
-StdOption = Annotated[str | None, typer.Option("--std", help="input normalisation: standard deviation of each channel")]
-SizeOption = Annotated[int | None, typer.Option("--size", help="input size (side of the centre crop, in pixels)")]
-ResizeOption = Annotated[int | None, typer.Option("--resize", help="shorter side after resizing, before the centre crop")]
-PaddingOption = Annotated[int | None, typer.Option("--stem-padding", help="padding of a 3x3 stem (shapes cannot tell)")]
+_INPUT = ImportEncoderSettings.model_fields
+NetworkOption = Annotated[str | None, typer.Option("--network", help=_INPUT["network"].description)]
+MeanOption = Annotated[str | None, typer.Option("--mean", help=_INPUT["mean"].description)]
+StdOption = Annotated[str | None, typer.Option("--std", help=_INPUT["std"].description)]
+SizeOption = Annotated[int | None, typer.Option("--size", help=_INPUT["size"].description)]
+ResizeOption = Annotated[int | None, typer.Option("--resize", help=_INPUT["resize"].description)]
+PaddingOption = Annotated[int | None, typer.Option("--stem-padding", help=_INPUT["stem_padding"].description)]
 
 SlurmOption = Annotated[
     str | None, typer.Option("--slurm", help="submit it to a SLURM cluster, e.g. partition=gpu,nodes=2,gpus=8,time=24:00:00")

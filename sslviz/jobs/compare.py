@@ -55,12 +55,13 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
                 progress.check()
             dataset, _ = datasets.refresh(workspace, settings.dataset)  # its files may have changed meanwhile
     tables = {name: judged(workspace, dataset, name) for name in names}
-    for note in (notes := differing(workspace, dataset, names)):
+    rows = [row(workspace, dataset, name) for name in names]
+    for note in (notes := differing(rows)):
         progress.warn(note)
     return {
         "dataset": dataset.name,
         "notes": notes,
-        "rows": [row(workspace, dataset, name) for name in names],
+        "rows": rows,
         "pairs": [{"encoders": [a, b], **pair(tables[a], tables[b])} for a, b in combinations(names, 2)],
     }
 
@@ -83,16 +84,12 @@ def fresh_results(workspace: Workspace, dataset: "Dataset", name: str) -> "tuple
     return score, result_state(workspace, dataset, name, "probe")[2] if "probe" in score.inputs else None
 
 
-def differing(workspace: Workspace, dataset: "Dataset", names: list[str]) -> list[str]:
-    """A remark for each setting that not all encoders were scored and probed with."""
+def differing(rows: list[dict[str, Any]]) -> list[str]:
+    """A remark for each setting that not all encoders were scored and probed with (`row`)."""
     made: dict[str, dict[str, list[str]]] = {}
-    for name in names:
-        score, probe = fresh_results(workspace, dataset, name)
-        own = {f"score {k}": score.content["settings"].get(k) for k in ("eps", "lower", "upper")}
-        if probe is not None:
-            own |= {f"probe {k}": probe.content["settings"].get(k) for k in ("protocol", "l2")}
-        for what, value in own.items():
-            made.setdefault(what, {}).setdefault(str(value), []).append(name)
+    for line in rows:
+        for what, value in line["made_with"].items():
+            made.setdefault(what, {}).setdefault(str(value), []).append(line["encoder"])
     return [
         f"not made alike, {what}: " + "; ".join(f"{value} for {', '.join(who)}" for value, who in values.items())
         for what, values in made.items()
@@ -108,6 +105,9 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
     score, probe = fresh_results(workspace, dataset, name)
     summary, spec = score.content["summary"], load_spec(workspace, name)
     reports = summary["reports"]
+    made_with = {f"score {k}": score.content["settings"].get(k) for k in ("eps", "lower", "upper")}
+    if probe is not None:
+        made_with |= {f"probe {k}": probe.content["settings"].get(k) for k in ("protocol", "l2")}
     return {
         "encoder": name,
         "method": spec.method,
@@ -121,6 +121,7 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
         "reports": reports,
         "best_rival": best_label_free({n: r["auroc"] for n, r in reports.items()}),
         "verdict": reports["q"]["verdict"] if reports else None,
+        "made_with": made_with,
     }
 
 

@@ -160,13 +160,13 @@ def open_embedded(workspace: Workspace, dataset_name: str, encoder: str) -> Embe
     workspace.existing_encoder(encoder)
     state, why = embeddings_state(workspace, dataset, encoder)
     store = EmbeddingStore(workspace.embeddings(dataset_name, encoder))
-    inputs = {"dataset": dataset.fingerprint, "embeddings": str(store.meta["fingerprint"]) if state == "fresh" else ""}
     arrays = load_spec(workspace, encoder).backbone == "arrays"
     remedy = f"sslviz import --dataset {dataset_name} --encoder {encoder} --file FILE" if arrays else store.remedy
     if state == "missing":
         raise NotFound(f"no {store.name}: {why}. Compute them: {remedy}")
     if state == "stale":
         raise Stale(f"{store.name} are stale: {why}. Recompute what changed: {remedy}")
+    inputs = {"dataset": dataset.fingerprint, "embeddings": str(store.meta["fingerprint"])}
     rows = store.rows()[["sample_id", "row"]]
     samples = rows.merge(dataset.samples, on="sample_id", how="inner").sort_values("row", ignore_index=True)
     if not (samples["split"] == "train").any():

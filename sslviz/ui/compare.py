@@ -72,7 +72,8 @@ def more(here: Frame, found: dict[str, str], busy: bool) -> None:
 
 def table(here: Frame, names: list[str]) -> list[str]:
     """A line an encoder, a click on a column sorts by it; the names in the order shown, best probe first."""
-    lines = pd.DataFrame([_line(row(here.workspace, here.dataset, name)) for name in names])
+    rows = [row(here.workspace, here.dataset, name) for name in names]
+    lines = pd.DataFrame([_line(one) for one in rows])
     lines = lines.sort_values("top-1", ascending=False, na_position="last", ignore_index=True)
     config = {c: st.column_config.NumberColumn(format=f) for c, f in _FORMATS.items()}
     st.dataframe(lines, hide_index=True, width="stretch", column_config=config)
@@ -82,7 +83,7 @@ def table(here: Frame, names: list[str]) -> list[str]:
         "images in which no discriminative feature fires. Mean share: share of train images in which a feature fires, averaged "
         "over all features. In percent, except eps, RankMe (directions in use) and the number of features."
     )
-    for note in differing(here.workspace, here.dataset, names):
+    for note in differing(rows):
         st.caption(plain(note))
     return list(lines["encoder"])
 

@@ -171,7 +171,7 @@ def test_what_was_not_made_alike_is_said(place):
     probe(ProbeSettings(dataset="pets", encoder="two", protocol="sgd100"), workspace, Progress())
     score(ScoreSettings(dataset="pets", encoder="two", upper=90), workspace, Progress())
     try:
-        assert differing(workspace, dataset, names) == [
+        assert differing([row(workspace, dataset, name) for name in names]) == [
             "not made alike, score upper: 95.0 for one; 90.0 for two",
             "not made alike, probe protocol: lbfgs for one; sgd100 for two",
         ]
