@@ -37,7 +37,7 @@ class Job:
     summary: str
 
 
-_NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "slurm", "training"})
+_NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "origin", "arms", "slurm", "training"})
 JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 

@@ -1,20 +1,29 @@
 """An encoder judged for a before and after: the same images, figures and intervals for the base and for every arm."""
 
+import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+
+from sslviz.analysis import expression, mending
+from sslviz.analysis.compression import subset
+from sslviz.analysis.probe import linear_probe
+from sslviz.analysis.rows import score_rows
+from sslviz.data import dataset as datasets
+from sslviz.data.dataset import Dataset
+from sslviz.data.masks import mask_facts
 from sslviz.errors import Busy, InputError
+from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.inputs import Embedded, embeddings_state, open_embedded, result_state
+from sslviz.jobs.interpret import InterpretSettings, interpret
+from sslviz.jobs.probe import ProbeSettings, probe
+from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from sslviz.data.dataset import Dataset
-    from sslviz.jobs.inputs import Embedded
-    from sslviz.training.regulariser import Selection
+from sslviz.training.regulariser import Selection
 
 _REDUCTION = 0.4
 _PANEL = 40
@@ -31,10 +40,10 @@ class Judged:
     and interpret · made_from: keys of the results that all this was read from.
     """
 
-    images: "pd.DataFrame"
-    looks: "pd.DataFrame"
-    panel: "pd.DataFrame"
-    fixed: "Selection"
+    images: pd.DataFrame
+    looks: pd.DataFrame
+    panel: pd.DataFrame
+    fixed: Selection
     split: str
     l2: float | None
     rank_me: float
@@ -44,23 +53,17 @@ class Judged:
     notes: list[str]
 
     def figures(self) -> dict[str, Any]:
-        import math
-
-        from sslviz.analysis import mending
-
         seen = {k: v for k, v in mending.figures(self.looks).items() if not math.isnan(v) and k != "top1"}
         return {**mending.figures(self.images), **seen, "rank_me": self.rank_me, "eps": self.eps}
 
     def changed(self, after: "Judged") -> dict[str, int]:
         """Images that the probe of the other gets right and this one's wrong, and the other way round."""
-        from sslviz.analysis import mending
-
         if "correct" not in self.images or "correct" not in after.images:
             return {}
         mended, broken = mending.mended_and_broken(self.images["correct"], after.images["correct"])
         return {"mended": mended, "broken": broken}
 
-    def sample(self, most: int) -> "pd.DataFrame":
+    def sample(self, most: int) -> pd.DataFrame:
         """A seeded sample of the images."""
         return self.images.sample(min(most, len(self.images)), random_state=0)
 
@@ -78,14 +81,6 @@ def judge(
 
     base: the encoder to compare with, whose settings and D count; None: this is it · machine: device and workers.
     """
-    import numpy as np
-    import pandas as pd
-
-    from sslviz.analysis import expression
-    from sslviz.analysis.rows import score_rows
-    from sslviz.jobs.inputs import open_embedded, result_state
-    from sslviz.training.regulariser import Selection
-
     notes: list[str] = []
     while True:
         try:
@@ -164,19 +159,11 @@ def _computed(
     progress: Progress,
     machine: dict[str, Any],
     notes: list[str],
-) -> "Dataset":
+) -> Dataset:
     """Make what is missing, or was made with other settings than the base's; `notes` gets what has to be said of it.
 
     Raises Busy while another run is at it.
     """
-    from sslviz.data import dataset as datasets
-    from sslviz.data.masks import mask_facts
-    from sslviz.jobs.embed import EmbedSettings, embed
-    from sslviz.jobs.inputs import embeddings_state, open_embedded, result_state
-    from sslviz.jobs.interpret import InterpretSettings, interpret
-    from sslviz.jobs.probe import ProbeSettings, probe
-    from sslviz.jobs.score import ScoreSettings, score
-
     names = {"dataset": dataset_name, "encoder": encoder}
     like = base.rulers if base else {}
     dataset, _ = datasets.refresh(workspace, dataset_name)
@@ -207,17 +194,13 @@ def _computed(
     return dataset
 
 
-def _embedded_as(embedded: "Embedded") -> dict[str, Any]:
+def _embedded_as(embedded: Embedded) -> dict[str, Any]:
     depends = embedded.store.meta["depends"]
     return {"precision": depends["precision"], "store_dtype": depends["dtype"]}
 
 
-def _panel(images: "pd.DataFrame", unit: "np.ndarray", features: "np.ndarray") -> "pd.DataFrame":
+def _panel(images: pd.DataFrame, unit: np.ndarray, features: np.ndarray) -> pd.DataFrame:
     """Class-average representations on these features, right and wrong images apart; empty where they are not known."""
-    import numpy as np
-
-    from sslviz.analysis import mending
-
     known = images["label"].to_numpy() >= 0
     if "correct" not in images or not known.any():
         return mending.class_means(np.empty((0, 0)), np.empty(0), np.empty(0, bool), np.empty(0, np.int64))
@@ -226,12 +209,9 @@ def _panel(images: "pd.DataFrame", unit: "np.ndarray", features: "np.ndarray") -
 
 
 def _compressed(
-    embedded: "Embedded", shares: "np.ndarray", images: "pd.DataFrame", H: "np.ndarray", l2: float | None, progress: Progress
-) -> "tuple[np.ndarray | None, str]":
+    embedded: Embedded, shares: np.ndarray, images: pd.DataFrame, H: np.ndarray, l2: float | None, progress: Progress
+) -> tuple[np.ndarray | None, str]:
     """(whether a probe on the 60 % of the features that are discriminative is right, bool[N]; or None, and why)."""
-    from sslviz.analysis.compression import subset
-    from sslviz.analysis.probe import linear_probe
-
     train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
     if embedded.judged_on is None:
         return None, "there is no test split"

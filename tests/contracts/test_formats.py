@@ -15,7 +15,8 @@ from torchvision.models import resnet18
 
 from sslviz.encoders.add import add_encoder
 from sslviz.errors import InputError
-from sslviz.jobs.finetune import FinetuneSettings, Origin
+from sslviz.jobs.finetune import FinetuneSettings
+from sslviz.jobs.origin import Origin
 from sslviz.methods import Clock
 from sslviz.store.workspace import Workspace
 

@@ -14,8 +14,9 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_head, save_encoder
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import command_of, parse
-from sslviz.jobs.finetune import FinetuneSettings, Origin, finetune
+from sslviz.jobs.finetune import FinetuneSettings, finetune
 from sslviz.jobs.inputs import result_state
+from sslviz.jobs.origin import Origin
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
 from sslviz.jobs.training import train_ids
 from sslviz.progress import Progress
@@ -228,7 +229,7 @@ def test_learning_rate_zero_leaves_every_weight(mended, tmp_path):
 
 def refreshes(monkeypatch):
     """What every choice of features anew gives, beside the weights at that moment."""
-    import sslviz.jobs.finetune as job
+    import sslviz.jobs.arms as job
 
     chosen = []
     refresh = job._Watch._refresh
@@ -301,13 +302,13 @@ def test_what_the_first_epoch_of_a_training_holds_still_moves_in_a_further_one(t
 
 
 def test_a_fresh_head_leaves_both_networks_of_dino_as_they_were(tmp_path):
-    from sslviz.jobs.finetune import _Trainer
+    from sslviz.jobs.arms import Trainer
 
     workspace = prepared(tmp_path, method="dino")
     spec = load_spec(workspace, "small").model_copy(update={"name": "bare"})
     save_encoder(workspace, spec, weights_of(workspace, "small"))
     settings = FinetuneSettings(**{**SETTINGS, "encoder": "bare", "head_epochs": 2})
-    trainer = _Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path / "run"))
+    trainer = Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path / "run"))
     found, base = trainer._fresh, weights_of(workspace, "small")
     for lead in ("backbone.", "teacher_backbone."):
         for name, weight in base.items():  # the second is a mean of equal numbers, to rounding
@@ -361,11 +362,12 @@ def test_the_strong_arm_pulls_with_a_hundredth_of_the_force(mended, tmp_path):
 
 
 def test_what_each_arm_weighs(mended, tmp_path):
-    from sslviz.jobs.finetune import ARMS, _Trainer
+    from sslviz.jobs.arms import Trainer
+    from sslviz.jobs.finetune import ARMS
 
     workspace, _, _, _ = mended
     settings = FinetuneSettings(**{**SETTINGS, "lambda1": 3.0, "lambda2": 5.0})
-    trainer = _Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path))
+    trainer = Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path))
     trainer.strong = 7.0
     weights = {arm: trainer._weights(arm)[0] for arm in ARMS}
     assert {arm: (w.lambda1, w.lambda2, w.lasso) for arm, w in weights.items()} == {
@@ -659,19 +661,19 @@ def test_arms_are_measured_as_the_base_was(tmp_path):
 
 
 def test_a_data_set_that_changed_meanwhile_gives_no_before_and_after(tmp_path, monkeypatch):
-    import sslviz.jobs.finetune as job
+    import sslviz.jobs.arms as job
     from sslviz.errors import Stale
     from tests.inputs import encoded, picture
 
     workspace = prepared(tmp_path)
-    trained = job._Trainer.train
+    trained = job.Trainer.train
 
     def then_one_more(self, plan, progress):
         made = trained(self, plan, progress)
         (tmp_path / "pets/test/cat/new.png").write_bytes(encoded(picture(77)))
         return made
 
-    monkeypatch.setattr(job._Trainer, "train", then_one_more)
+    monkeypatch.setattr(job.Trainer, "train", then_one_more)
     with pytest.raises(Stale, match=r'images of "pets" came or went .* The encoders stay \(small-both-s0\): sslviz compare'):
         run(workspace, tmp_path / "run", arms=["both"], epochs=1)
     assert "small-both-s0" in workspace.encoders()
@@ -798,9 +800,9 @@ def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_wa
             found.images.drop(index=found.images.index[0], inplace=True)
         return found
 
-    from sslviz.data import loading
+    from sslviz.jobs import arms
 
-    read = loading.read_picture
+    read = arms.read_picture
     unread = []
 
     def fails(path, *rest, **more):
@@ -809,7 +811,7 @@ def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_wa
         return read(path, *rest, **more)
 
     monkeypatch.setattr(job, "judge", less_one)
-    monkeypatch.setattr(loading, "read_picture", fails)
+    monkeypatch.setattr(arms, "read_picture", fails)
     settings = FinetuneSettings(**{**SETTINGS, "arms": ["control"], "epochs": 1})
     progress = InFolder(tmp_path / "run")
     stage = progress.stage
@@ -849,7 +851,7 @@ def test_the_bases_own_scores_keep_their_other_settings(tmp_path):
 
 
 def test_masks_of_other_images_only_do_not_stop_it(tmp_path, monkeypatch):
-    import sslviz.jobs.interpret as module
+    import sslviz.jobs.mended as module
     from sslviz.data.masks import add_masks
     from tests.data.test_masks import blob, put
 
