@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from sslviz.arrays import Array, check_labels
 from sslviz.errors import InputError
@@ -40,6 +39,8 @@ def agreement(first: Array, second: Array, n_bootstrap: int = 1000, seed: int = 
     first, second: bool[N], the same samples in the same order. Raises InputError: empty, lengths that differ, values other than
     0 and 1.
     """
+    from scipy.stats import binomtest
+
     a = check_labels(first, len(first), "first")
     b = check_labels(second, len(a), "second")
     if len(a) == 0:

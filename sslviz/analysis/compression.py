@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, norm, t
 
 from sslviz.analysis.features import select_features
 from sslviz.analysis.probe import choose_l2
@@ -147,6 +146,8 @@ def compression_curve(
 
 def table(probes: Sequence[Subset]) -> pd.DataFrame:
     """The rows of `compression_curve`. Bootstrap intervals of a share are quantiles of its binomial: no draws are needed."""
+    from scipy.stats import binom
+
     top1 = np.array([p.correct.mean() for p in probes])
     n = len(probes[0].correct)
     low, high = (binom.ppf(q, n, top1) / n for q in (0.025, 0.975))
@@ -193,6 +194,8 @@ class Drop:
 def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> list[Drop]:
     """The loss of every kind at every reduction. `probes`: of one curve, the full width among them."""
     rng = np.random.default_rng(seed)
+    from scipy.stats import norm, t
+
     right = np.stack([p.correct for p in probes])
     top1, drawn = right.mean(1), resampled_means(right.T.astype(np.float64), rng, n_bootstrap)
     full = next(k for k, p in enumerate(probes) if p.kind == "full")

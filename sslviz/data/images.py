@@ -4,14 +4,15 @@ import io
 import re
 import struct
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslviz.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class BadImage(InputError):
@@ -21,7 +22,7 @@ class BadImage(InputError):
 class Picture(NamedTuple):
     """pixels uint8[3, H, W], upright; `plain` where the file's own bytes show the same in a browser; a remark or ''."""
 
-    pixels: torch.Tensor
+    pixels: "torch.Tensor"
     plain: bool
     remark: str
 
@@ -39,6 +40,8 @@ def decode(content: bytes) -> Picture:
 
     16-bit grey is scaled by 1/257, floats from 0..1. Raises BadImage with the reason.
     """
+    import torch
+
     if not content:
         raise BadImage("empty file")
     try:
@@ -75,7 +78,7 @@ def thumbnail(picture: Picture, content: bytes, side: int = 128) -> bytes:
     return buffer.getvalue()
 
 
-def fit(pixels: torch.Tensor, resize: int, size: int) -> torch.Tensor:
+def fit(pixels: "torch.Tensor", resize: int, size: int) -> "torch.Tensor":
     """Shorter side to `resize` (bilinear, antialiased), centre crop to `size`: uint8[3, H, W] -> uint8[3, size, size]."""
     from torchvision.transforms.v2 import functional as F
 
@@ -87,7 +90,10 @@ def fit(pixels: torch.Tensor, resize: int, size: int) -> torch.Tensor:
     return pixels
 
 
-def _decode_jpeg(content: bytes) -> torch.Tensor:
+def _decode_jpeg(content: bytes) -> "torch.Tensor":
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:
         pixels: torch.Tensor = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)

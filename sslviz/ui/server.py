@@ -1,6 +1,7 @@
 """The app's server: Streamlit behind a token made at each start, with thumbnails by id, on this machine's own address."""
 
 import hmac
+import importlib
 import os
 import secrets
 import socket
@@ -128,10 +129,8 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
 
 def _warm_up() -> None:
     """Import what pages need, seconds' worth, while the user still copies the address."""
-    import sslviz.data.images
-    import sslviz.jobs.project
-    import sslviz.ui.figures.projection
-    import sslviz.ui.live  # noqa: F401
+    for name in ("torchvision.io", "scipy.stats", "sslviz.jobs.project", "sslviz.ui.figures.projection", "sslviz.ui.live"):
+        importlib.import_module(name)
     from sslviz.jobs.import_encoder import published
 
     published()

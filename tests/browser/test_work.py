@@ -69,7 +69,7 @@ def test_the_form_takes_a_folder_and_a_checkpoint(serve, page, workspace, tmp_pa
     page.get_by_label("Checkpoint file").fill(str(tmp_path / "own.safetensors"))
     page.get_by_label("Checkpoint file").press("Enter")
     page.get_by_role("button", name="Inspect the checkpoint").click()
-    page.get_by_text("small ResNet, width 8, 32 features").wait_for()
+    page.get_by_test_id("stAlertContentSuccess").get_by_text("small ResNet, width 8, 32 features").wait_for()
     page.get_by_role("button", name="Analyze").click()
     page.get_by_role("heading", name="The ten lowest Q-Scores").wait_for(timeout=180_000)
     thumbs_are_drawn(page, 10)
