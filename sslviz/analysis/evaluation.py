@@ -116,6 +116,19 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     )
 
 
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 15) -> float | None:
+    """Expected calibration error of confidences float[N] in 0..1 (Guo et al., ICML 2017, equation 3); None without a sample.
+
+    How far the mean confidence of an even bin (its upper edge belongs to it) is from the share correct[N] in it, weighted by its
+    samples. As torchmetrics', whose import takes longer than a probe.
+    """
+    if len(confidence) == 0:
+        return None
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=correct - confidence.astype(np.float64), minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
 class Ranked:
     """Samples in order of a score float[N], to be counted differently often: bool[N] correct."""
 

@@ -35,6 +35,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     """Fit a linear probe on the train embeddings and say which images it gets right (needs labels)."""
     import pandas as pd
 
+    from sslviz.analysis.evaluation import calibration_error
     from sslviz.analysis.probe import at_an_end, out_of_fold
     from sslviz.analysis.rivals import MAX_TRAIN_ROWS
     from sslviz.jobs.inputs import open_embedded
@@ -109,7 +110,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
         "n_unknown": n_unknown,
         "n_classes": len(design.classes),
         "knn_top1": knn,
-        "ece": _calibration_error(judged),
+        "ece": calibration_error(judged["confidence"].to_numpy(), judged["correct"].to_numpy(dtype=bool)),
         "protocol": settings.protocol,
         "l2": l2,
         "converged": fit.converged,
@@ -153,18 +154,6 @@ def _knn(embedded: "Embedded", settings: ProbeSettings, judged: Any, progress: P
         right += int((knn_probe(H, y, block, settings.knn) == truth.loc[at].to_numpy()).sum())
         progress.check()
     return right / len(truth)
-
-
-def _calibration_error(judged: Any) -> float | None:
-    """Expected calibration error over 15 bins of confidence (Guo et al., ICML 2017)."""
-    import torch
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    if judged.empty:
-        return None
-    confidence = torch.tensor(judged["confidence"].to_numpy(dtype="float32"))
-    correct = torch.tensor(judged["correct"].to_numpy(dtype="int64"))
-    return float(binary_calibration_error(confidence, correct, n_bins=15))
 
 
 def _by_class(judged: Any) -> Any:

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sslviz import evaluate_score
+from sslviz.analysis.evaluation import calibration_error
 from tests.reference import aurc_and_augrc
 
 
@@ -101,3 +103,21 @@ def test_each_verdict_is_reached(shift, n, verdict):
     rng = np.random.default_rng(0)
     correct = rng.random(n) < 0.7
     assert evaluate_score(rng.normal(correct * shift, 1), correct).verdict == verdict
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60))
+def test_calibration_error_is_torchmetrics(seed, n):
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    rng = np.random.default_rng(seed)
+    confidence, correct = rng.random(n).astype(np.float32), rng.random(n) < 0.7
+    theirs = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct.astype(int)), n_bins=15)
+    assert calibration_error(confidence, correct) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_calibration_error_by_hand():
+    """Bins of a third: sure 1.0 and right, 0.9 and wrong share one (gap 0.45); 1/3 is the first one's and right (gap 2/3)."""
+    found = calibration_error(np.array([1.0, 0.9, 1 / 3]), np.array([True, False, True]), n_bins=3)
+    assert found == pytest.approx((abs(1 - 1.9) + abs(1 - 1 / 3)) / 3)
+    assert calibration_error(np.empty(0), np.empty(0, bool)) is None
