@@ -12,6 +12,7 @@ from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.methods import METHODS, Clock, Made, Views
 from sslviz.methods.heads import take_apart
 from tests.inputs import picture, pixels
+from tests.processes import in_two
 from tests.training.test_views import random_views
 
 OPTIONS = {"hidden_dim": 16, "output_dim": 16, "prototypes": 6, "queue_size": 12}
@@ -329,20 +330,20 @@ def gradient_of(name, rank, world, **options):
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def shared_gradients(folder):
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
     found = {name: gradient_of(name, rank, 2) for name in METHODS} | {"moco v3": gradient_of("moco", rank, 2, version=3)}
     for gradient in found.values():
         distributed.all_reduce(gradient)
     if rank == 0:
-        torch.save({name: gradient / 2 for name, gradient in found.items()}, f"{folder}/gradients.pt")
+        torch.save({name: gradient / 2 for name, gradient in found.items()}, folder / "gradients.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_share_one_loss(tmp_path):
     """Averaged over processes, as training does, the gradient of each method is that of the whole batch in one."""
-    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    in_two(shared_gradients, tmp_path)
     for name, shared in torch.load(tmp_path / "gradients.pt", weights_only=True).items():
         whole = gradient_of("moco", 0, 1, version=3) if name == "moco v3" else gradient_of(name, 0, 1)
         assert float((shared - whole).norm() / whole.norm()) < 1e-3, name

@@ -1,10 +1,10 @@
 import itertools
 import math
-import os
-import sys
+from unittest.mock import patch
 
 import lightning
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,10 +12,12 @@ from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
 from sslviz.methods import METHODS, Step, Views
 from sslviz.progress import Progress
+from sslviz.training import loop
 from sslviz.training.loop import Schedule, batches_of, choose_precision, collapse, learning_rate, spread, train
 from sslviz.training.regulariser import Regulariser, Selection, Weights
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
+from tests.processes import in_two
 
 IMAGES = torch.stack([pixels(picture(s, 16, 16, kind=s)) for s in range(40)])
 NORMALISE = ((0.5,) * 3, (0.25,) * 3)
@@ -280,32 +282,25 @@ def test_collapse_is_said(tmp_path):
     assert any("collapsed" in line for line in said)
 
 
-TWO = """
-import sys, torch, lightning
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.training.test_loop import (
-    IMAGES, NORMALISE, InMemory, Regulariser, Schedule, Selection, Views, Weights, method, np, train
-)
-from sslviz.progress import Progress
-torch.manual_seed(0)
-fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
-fabric.launch()
-torch.manual_seed(0)
-model = method()
-for module in model.modules():  # statistics of a part of the batch differ: compare what the loop itself does
-    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.eval(); module.train = lambda mode=True: module
-import sslviz.training.loop as loop
-whole = Views(scale=(2.0, 2.0), flip_share=0)
-loop.recolour = lambda shown, views, generator: [shown[0], shown[1].flip(3)]
-schedule = Schedule(2, 16, 0.05, 0, 0)
-terms = Regulariser(Selection(np.arange(3), 0.5), Weights(0.0, 0.0))
-def choose(rows):
-    terms.selection = Selection(np.arange(len(rows), 5), 1.5)
-    return {{}}
-metrics = train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, Path({folder!r}), fabric, Progress(), choose, terms)
-Path({folder!r}, f"D{{fabric.global_rank}}").write_text(str((terms.selection.features.tolist(), terms.selection.eps)))
-"""
+def two_epochs(folder, devices=1):
+    """Steps whose views and statistics do not depend on how many processes share a batch."""
+    fabric = lightning.Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    fabric.launch()
+    model = method()
+    for module in model.modules():  # statistics of a part of the batch differ: compare what the loop itself does
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+    terms = Regulariser(Selection(np.arange(3), 0.5), Weights(0.0, 0.0))
+
+    def choose(rows):
+        terms.selection = Selection(np.arange(len(rows), 5), 1.5)
+        return {}
+
+    whole, schedule = Views(scale=(2.0, 2.0), flip_share=0), Schedule(2, 16, 0.05, 0, 0)
+    with patch.object(loop, "recolour", lambda shown, views, generator: [shown[0], shown[1].flip(3)]):
+        train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, folder, fabric, Progress(), choose, terms)
+    (folder / f"D{fabric.global_rank}").write_text(str((terms.selection.features.tolist(), terms.selection.eps)))
 
 
 @pytest.mark.parametrize("views", [Views(jitter_share=0, grey_share=0), Views(scale=(2.0, 2.0), flip_share=0)])
@@ -324,22 +319,17 @@ def test_processes_draw_views_of_their_own(views):
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
-    import subprocess
-
-    import pandas as pd
-
-    losses = {}
+    weights = {}
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        script = tmp_path / f"run{devices}.py"
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        script.write_text(TWO.format(root=root, devices=devices, folder=str(folder)))
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        losses[devices] = torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
+        if devices == 1:
+            two_epochs(folder)
+        else:
+            in_two(two_epochs, folder, devices)
+        weights[devices] = torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
         assert len(pd.read_parquet(folder / "metrics.parquet")) == 2
         for rank in range(devices):  # what the first one chose after an epoch is everybody's
             assert (folder / f"D{rank}").read_text() == "([2, 3, 4], 1.5)"
-    for name, weight in losses[1].items():
-        torch.testing.assert_close(losses[2][name], weight, rtol=1e-4, atol=1e-5)
+    for name, weight in weights[1].items():
+        torch.testing.assert_close(weights[2][name], weight, rtol=1e-4, atol=1e-5)

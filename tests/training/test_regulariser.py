@@ -1,11 +1,8 @@
 """The regulariser against hand-worked rows, slow loops, finite differences, and itself in two processes."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -13,6 +10,7 @@ import torch
 from sslviz.methods import METHODS
 from sslviz.training.regulariser import Objective, Regulariser, Selection, Weights
 from tests.contracts.test_methods import SECOND_EPOCH, make, views_of
+from tests.processes import in_two
 
 # unit rows (0, 0, .6, .8) and (0, .6, 0, .8): mean .35, population std .357, threshold at eps .65 .582
 ROWS = torch.tensor([[0, 0, 0.6, 0.8], [0, 0.6, 0, 0.8]], dtype=torch.float64)
@@ -158,44 +156,37 @@ def test_mixed_precision_reaches_only_the_features():
         torch.testing.assert_close(term, getattr(plain, name), rtol=0, atol=0)
 
 
-TWO = """
-import sys, torch, lightning
-sys.path.insert(0, {root!r})
-from tests.training.test_regulariser import GIVEN, ROWS_8, Regulariser, Weights
-fabric = lightning.Fabric(accelerator="cpu", devices={devices}, strategy="ddp" if {devices} > 1 else "auto")
-fabric.launch()
+ROWS_8 = torch.linspace(-1, 1, 40).reshape(8, 5).sin()
+GIVEN = Selection(np.arange(2, 10), 0.8)
+
+
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.layer = torch.nn.Linear(5, 12)
         self.own = Regulariser(GIVEN, Weights(lambda1=0.7, lambda2=0.3))
+
     def forward(self, x):
         return self.own(torch.relu(self.layer(x)))
-net = Net()
-model, _ = fabric.setup(net, torch.optim.SGD(net.parameters(), 0.1))
-rows = ROWS_8[fabric.global_rank * 8 // {devices} :][: 8 // {devices}]
-terms = model(rows)
-fabric.backward(terms.q_term + terms.l1_term)
-if fabric.is_global_zero:
-    facts = [float(terms.mean_q), float(terms.mean_l1), float(terms.empty_share)]
-    torch.save({{"facts": torch.tensor(facts), "gradient": net.layer.weight.grad}}, {out!r})
-"""
-ROWS_8 = torch.linspace(-1, 1, 40).reshape(8, 5).sin()
-GIVEN = Selection(np.arange(2, 10), 0.8)
+
+
+def terms_of_a_share(out, devices=1):
+    """Facts and gradient of a batch of eight rows, of which this process sees its share."""
+    fabric = lightning.Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    fabric.launch()
+    net = Net()
+    model, _ = fabric.setup(net, torch.optim.SGD(net.parameters(), 0.1))
+    terms = model(ROWS_8.chunk(devices)[fabric.global_rank])
+    fabric.backward(terms.q_term + terms.l1_term)
+    if fabric.is_global_zero:
+        facts = [float(terms.mean_q), float(terms.mean_l1), float(terms.empty_share)]
+        torch.save({"facts": torch.tensor(facts), "gradient": net.layer.weight.grad}, out)
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
-    found = []
-    for devices in (1, 2):
-        out = tmp_path / f"{devices}.pt"
-        script = tmp_path / f"run{devices}.py"
-        root = str(Path(__file__).parents[2])
-        script.write_text(TWO.format(root=root, devices=devices, out=str(out)))
-        done = subprocess.run(
-            [sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False, env=dict(os.environ)
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(torch.load(out, weights_only=True))
-    torch.testing.assert_close(found[1]["facts"], found[0]["facts"])
-    torch.testing.assert_close(found[1]["gradient"], found[0]["gradient"])
+    terms_of_a_share(tmp_path / "1.pt")
+    in_two(terms_of_a_share, tmp_path / "2.pt", 2)
+    one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
+    torch.testing.assert_close(two["facts"], one["facts"])
+    torch.testing.assert_close(two["gradient"], one["gradient"])

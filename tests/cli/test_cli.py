@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from sslviz.cli import app
 from sslviz.jobs import JOBS
 from tests.inputs import encoded, folder, picture, small_encoder
 
-ROOT = Path(__file__).parents[1]
 SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
 
 
