@@ -53,7 +53,8 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
     source, origin, fetched = settings.source, dict[str, Any](), None
     given = settings.model_dump(exclude={"name", "source"})
     shipped = {path.parent.name: path for path in files.encoder_files()}
-    offered = {checkpoint.name: (method, checkpoint) for method, checkpoint in published()}
+    a_file = Path(source).suffix or Path(source).name != source  # then lightly is not imported to look for its name
+    offered = {} if a_file else {checkpoint.name: (method, checkpoint) for method, checkpoint in published()}
     if source in shipped:
         source = str(shipped[source])
     elif source in offered:
