@@ -193,9 +193,9 @@ class Drop:
 
 def drops(probes: Sequence[Subset], n_bootstrap: int = 1000, seed: int = 0) -> list[Drop]:
     """The loss of every kind at every reduction. `probes`: of one curve, the full width among them."""
-    rng = np.random.default_rng(seed)
     from scipy.stats import norm, t
 
+    rng = np.random.default_rng(seed)
     right = np.stack([p.correct for p in probes])
     top1, drawn = right.mean(1), resampled_means(right.T.astype(np.float64), rng, n_bootstrap)
     full = next(k for k, p in enumerate(probes) if p.kind == "full")

@@ -233,3 +233,10 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, server, monkey
     with pytest.raises(InputError, match=r"needs 5 MB, more than is free"):
         download(server.url, tmp_path / "a.pth", Progress())
     assert not list(tmp_path.glob("a.pth.part"))
+
+
+def test_no_published_name_looks_like_a_file():
+    """`import_encoder` does not look for a file's name among them."""
+    from sslviz.jobs.import_encoder import published
+
+    assert [checkpoint.name for _, checkpoint in published() if "." in checkpoint.name or "/" in checkpoint.name] == []

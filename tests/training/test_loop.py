@@ -10,6 +10,7 @@ import torch
 
 from sslviz.encoders.backbones.small_resnet import SmallResNet
 from sslviz.errors import Cancelled, InputError, RunFailed
+from sslviz.jobs.training import fabric_for
 from sslviz.methods import METHODS, Step, Views
 from sslviz.progress import Progress
 from sslviz.training import loop
@@ -282,11 +283,10 @@ def test_collapse_is_said(tmp_path):
     assert any("collapsed" in line for line in said)
 
 
-def two_epochs(folder, devices=1):
+def two_epochs(folder):
     """Steps whose views and statistics do not depend on how many processes share a batch."""
-    fabric = lightning.Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
-    fabric.launch()
-    model = method()
+    folder.mkdir(exist_ok=True)
+    shared, model = fabric_for("cpu", "32-true"), method()
     for module in model.modules():  # statistics of a part of the batch differ: compare what the loop itself does
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -299,8 +299,8 @@ def two_epochs(folder, devices=1):
 
     whole, schedule = Views(scale=(2.0, 2.0), flip_share=0), Schedule(2, 16, 0.05, 0, 0)
     with patch.object(loop, "recolour", lambda shown, views, generator: [shown[0], shown[1].flip(3)]):
-        train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, folder, fabric, Progress(), choose, terms)
-    (folder / f"D{fabric.global_rank}").write_text(str((terms.selection.features.tolist(), terms.selection.eps)))
+        train(model, whole, InMemory(IMAGES), 16, NORMALISE, schedule, folder, shared, Progress(), choose, terms)
+    (folder / f"D{shared.global_rank}").write_text(str((terms.selection.features.tolist(), terms.selection.eps)))
 
 
 @pytest.mark.parametrize("views", [Views(jitter_share=0, grey_share=0), Views(scale=(2.0, 2.0), flip_share=0)])
@@ -319,14 +319,11 @@ def test_processes_draw_views_of_their_own(views):
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
+    two_epochs(tmp_path / "1")
+    in_two(two_epochs, tmp_path / "2")
     weights = {}
     for devices in (1, 2):
         folder = tmp_path / str(devices)
-        folder.mkdir()
-        if devices == 1:
-            two_epochs(folder)
-        else:
-            in_two(two_epochs, folder, devices)
         weights[devices] = torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
         assert len(pd.read_parquet(folder / "metrics.parquet")) == 2
         for rank in range(devices):  # what the first one chose after an epoch is everybody's

@@ -2,11 +2,11 @@
 
 import math
 
-import lightning
 import numpy as np
 import pytest
 import torch
 
+from sslviz.jobs.training import fabric_for
 from sslviz.methods import METHODS
 from sslviz.training.regulariser import Objective, Regulariser, Selection, Weights
 from tests.contracts.test_methods import SECOND_EPOCH, make, views_of
@@ -171,13 +171,12 @@ class Net(torch.nn.Module):
         return self.own(torch.relu(self.layer(x)))
 
 
-def terms_of_a_share(out, devices=1):
+def terms_of_a_share(out):
     """Facts and gradient of a batch of eight rows, of which this process sees its share."""
-    fabric = lightning.Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
-    fabric.launch()
+    fabric = fabric_for("cpu", "32-true")
     net = Net()
     model, _ = fabric.setup(net, torch.optim.SGD(net.parameters(), 0.1))
-    terms = model(ROWS_8.chunk(devices)[fabric.global_rank])
+    terms = model(ROWS_8.chunk(fabric.world_size)[fabric.global_rank])
     fabric.backward(terms.q_term + terms.l1_term)
     if fabric.is_global_zero:
         facts = [float(terms.mean_q), float(terms.mean_l1), float(terms.empty_share)]
@@ -186,7 +185,7 @@ def terms_of_a_share(out, devices=1):
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     terms_of_a_share(tmp_path / "1.pt")
-    in_two(terms_of_a_share, tmp_path / "2.pt", 2)
+    in_two(terms_of_a_share, tmp_path / "2.pt")
     one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
     torch.testing.assert_close(two["facts"], one["facts"])
     torch.testing.assert_close(two["gradient"], one["gradient"])
