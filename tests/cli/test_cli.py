@@ -67,7 +67,8 @@ def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace)
 
 def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):
     assert sslviz("data", "add", "p", photos)[0] == 0
-    assert sslviz("encoders", "add", "e", checkpoint)[0] == 0
+    code, out, _ = sslviz("encoders", "add", "e", checkpoint, "--json")
+    assert (code, json.loads(out)["name"], json.loads(out)["feature_dim"]) == (0, "e", 32)
     target = ("--dataset", "p", "--encoder", "e")
     assert json.loads(sslviz("embed", *target, "--json")[1])["computed"] == 24
     top1 = json.loads(sslviz("probe", *target, "--json")[1])["top1"]

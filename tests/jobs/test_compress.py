@@ -148,11 +148,11 @@ def test_what_is_enough_is_read_off_the_curve(place):  # noqa: F811
 def test_the_command_prints_the_curve(place, capsys, monkeypatch):  # noqa: F811
     from rich.console import Console
 
-    from sslviz import cli
+    from sslviz.cli import results
 
     result = run(place, l2=1e-2)
-    monkeypatch.setattr(cli, "out", Console(width=200))
-    cli._print_result("compress", result, place)
+    monkeypatch.setattr(results, "out", Console(width=200))
+    results.print_result("compress", result, place)
     printed = capsys.readouterr().out
     said = " ".join(printed.split())
     assert f"full width (32) {100 * result['top1']:.1f}; eps {result['eps']:g}, L2 0.01:" in said

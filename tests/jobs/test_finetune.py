@@ -536,17 +536,15 @@ def test_settings_come_from_a_file_and_options_beside_it_win(tmp_path, monkeypat
     """Also an option whose value is the usual one."""
     from typer.testing import CliRunner
 
-    from sslviz import cli
+    from sslviz.cli import app, jobs
 
     asked = []
-    monkeypatch.setattr(cli, "_run_and_print", lambda job, settings, *rest: asked.append(settings))
-    if not any(command.name == "finetune" for command in cli.app.registered_commands):
-        cli._register_jobs()
+    monkeypatch.setattr(jobs, "run_and_print", lambda job, settings, *rest: asked.append(settings))
     path = tmp_path / "recipe.json"
 
     def given(*options, config=path, names=("--dataset", "pets", "--encoder", "small")):
         words = ["finetune", *names, "--config", str(config), *options]
-        return CliRunner().invoke(cli.app, [*words, "--workspace", str(tmp_path / "w")])
+        return CliRunner().invoke(app, [*words, "--workspace", str(tmp_path / "w")])
 
     content = {"epochs": 3, "lambda1": 0.5, "seeds": [1, 2], "batch_size": 1024, "normalise": False}
     path.write_text(json.dumps({"job": "finetune", "settings": content}))

@@ -116,12 +116,12 @@ def test_embeddings_that_do_not_fit_into_memory_give_the_same(place, monkeypatch
 def test_the_command_says_how_the_solver_ended(place, capsys, monkeypatch):
     from rich.console import Console
 
-    from sslviz import cli
+    from sslviz.cli import results
 
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    monkeypatch.setattr(results, "out", Console(width=200))
     for options, words in (({"protocol": "sgd100"}, "100 epochs of SGD."), ({"l2": 1e-2}, "iterations.")):
         summary, _ = run(place, **options)
-        cli._print_result("probe", summary, place)
+        results.print_result("probe", summary, place)
         assert words in capsys.readouterr().out
         assert summary["converged"] is (None if "protocol" in options else True)
 
