@@ -153,7 +153,7 @@ def verdict(differences: pd.DataFrame) -> str:
 def _gained(row: Any, who: str, of: str) -> str:
     seeds = np.asarray(row["of_seeds"])
     gain = (
-        f"{100 * row['mean']:+.1f} points (95 % over images {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; positive in "
+        f"{100 * row['mean']:+z.1f} points (95 % over images {100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}; positive in "
         f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) compared with the control"
     )
     words = {

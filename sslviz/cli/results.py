@@ -68,8 +68,8 @@ def _print_looks(result: dict[str, Any], _: Workspace) -> None:
     out.print(table)
     for gap in result["differences"]:
         span = gap["interval"]
-        said = f"95 % {span[0]:+.3f} to {span[1]:+.3f}" if span else "too few images for an interval"
-        out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f} ({said})", markup=False)
+        said = f"95 % {span[0]:+z.3f} to {span[1]:+z.3f}" if span else "too few images for an interval"
+        out.print(f"{gap['what']}, {gap['of']}: {gap['mean']:+z.3f} ({said})", markup=False)
 
 
 def _print_mending(result: dict[str, Any], _: Workspace) -> None:
@@ -153,7 +153,7 @@ def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
         said = f"{kind}: {percent(at['drop'])} points lost at 40 % (95 % {percent(low)} to {percent(high)})"
         if at["above_random"]:
             more, low, high = at["above_random"]
-            said += f", {100 * more:+.1f} beside random ({100 * low:+.1f} to {100 * high:+.1f})"
+            said += f", {100 * more:+z.1f} beside random ({100 * low:+z.1f} to {100 * high:+z.1f})"
         first = [f"{points} at {100 * r:.0f} %" for points, r in result["enough"][kind].items() if r is not None]
         out.print(said + (f"; first more than {' and '.join(first)}." if first else "."))
 

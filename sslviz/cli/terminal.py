@@ -17,7 +17,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else f"{100 * value:z.1f}"
 
 
 def in_line(value: Any) -> str:

@@ -13,7 +13,13 @@ from sslviz.progress import Progress
 from sslviz.registry import Registry
 from sslviz.store.workspace import Workspace
 
-Eps = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
+Eps = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"],
+    Field(
+        description="a feature fires above mean + eps * std of its image's features; auto: the largest eps at which, on "
+        "average, at least 3.7 % of the features fire"
+    ),
+]
 
 
 class Settings(BaseModel):

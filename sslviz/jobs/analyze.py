@@ -12,7 +12,7 @@ from sslviz.store.workspace import Workspace
 class AnalyzeSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    eps: Eps = "auto"
     batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
     chunk_rows: int | None = Field(None, ge=1, description="rows per chunk on disk; default a twentieth, at most 16 MB")
     workers: int | None = Field(

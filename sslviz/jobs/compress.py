@@ -21,7 +21,7 @@ _SAVE_EVERY = 5.0  # seconds
 class CompressSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    eps: Eps = "auto"
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength of all probes; default chosen at full width"
     )

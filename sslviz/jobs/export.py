@@ -27,7 +27,7 @@ class ExportSettings(Settings):
         "discriminative", description="which features stay, as on the compression page"
     )
     reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
-    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    eps: Eps = "auto"
     seed: int = Field(0, ge=0, description="random seed of random features")
     name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT")
 

@@ -64,7 +64,7 @@ class FinetuneSettings(Settings):
     lambda2: float = Field(
         1e-4, ge=0, allow_inf_nan=False, description="weight of the column term; its effect grows with the batch"
     )
-    eps: Eps = Field("auto", description="standard deviations above its sample's mean at which a feature fires, or auto")
+    eps: Eps = "auto"
     refresh_every: int = Field(0, ge=0, description="choose D again every so many epochs (not in the paper); 0: never")
     empty: Literal["zero", "highest"] = Field(
         "zero",

@@ -16,11 +16,7 @@ RIVALS_UP_TO = 100_000
 class ScoreSettings(Settings):
     dataset: str = Field(description="data set in the workspace, or a folder of images")
     encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
-    eps: Eps = Field(
-        "auto",
-        description="a feature fires above mean + eps * std of its image's features; auto: the largest eps at which, on "
-        "average, at least 3.7 % of the features fire",
-    )
+    eps: Eps = "auto"
     lower: float = Field(50.0, ge=0, le=100, description="discriminative features: lower percentile of their activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="discriminative features: upper percentile")
     rivals: bool | None = Field(None, description=f"also compute nearest-neighbour scores; default up to {RIVALS_UP_TO:,} images")

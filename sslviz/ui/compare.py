@@ -165,7 +165,7 @@ def words(here: Frame, other: str) -> None:
         said.append(
             f"Of {probes['n']:,} images both get {probes['both_right']:,} right and {probes['both_wrong']:,} wrong; "
             f"{probes['only_first']:,} only {a} gets right, {probes['only_second']:,} only {b}. "
-            f"Difference in top-1: {100 * probes['difference']:+.1f} points (95 % {low:+.1f} to {high:+.1f}){better}."
+            f"Difference in top-1: {100 * probes['difference']:+z.1f} points (95 % {low:+z.1f} to {high:+z.1f}){better}."
         )
         if probes["consistency"] is not None:
             said.append(f"Error consistency {probes['consistency']:.2f}.")

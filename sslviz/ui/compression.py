@@ -24,14 +24,14 @@ def headline(summary: dict[str, Any]) -> None:
     if high < 0:
         beside = "**worse than random features**"
     st.markdown(
-        f"With 40 % fewer features, chosen as discriminative, the probe loses {100 * at['drop']:.1f} points "
+        f"With 40 % fewer features, chosen as discriminative, the probe loses {100 * at['drop']:z.1f} points "
         f"(95 % {interval(at['interval'])}) of {percent(summary['top1'])}: {beside} of the same number "
-        f"({100 * above:+.1f} points, 95 % {100 * low:+.1f} to {100 * high:+.1f})."
+        f"({100 * above:+z.1f} points, 95 % {100 * low:+z.1f} to {100 * high:+z.1f})."
     )
     facts = [
         ("Full width", percent(summary["top1"]), f"{summary['n_features']} features"),
-        ("Lost at 40 %", f"{100 * at['drop']:.1f}", f"95 %: {interval(at['interval'])}"),
-        ("Random, 40 %", f"{100 * random['drop']:.1f}", f"seeds {_span(random['by_seed'])}"),
+        ("Lost at 40 %", f"{100 * at['drop']:z.1f}", f"95 %: {interval(at['interval'])}"),
+        ("Random, 40 %", f"{100 * random['drop']:z.1f}", f"seeds {_span(random['by_seed'])}"),
         ("1 point lost at", _first(summary, "1"), "discriminative"),
         ("2 points lost at", _first(summary, "2"), "discriminative"),
     ]
@@ -41,7 +41,7 @@ def headline(summary: dict[str, Any]) -> None:
 
 
 def _span(values: Any) -> str:
-    return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
+    return f"{100 * min(values):z.1f} to {100 * max(values):z.1f}"
 
 
 def _first(summary: dict[str, Any], points: str) -> str:

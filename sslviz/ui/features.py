@@ -34,21 +34,27 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         key=f"features-eps-{of}",
         help="mu, sigma: mean and standard deviation over all features of the same image.",
     )
-    low, high = right.slider(
-        "Percentiles of the activation shares that bound D",
-        0.0,
-        100.0,
-        (float(summary["lower"]), float(summary["upper"])),
-        step=1.0,
-        format="%.0f",
-        key=f"features-band-{of}",
-        help="D: the discriminative features. Choosing eps or percentiles by the probe's accuracy would use labels: the score "
-        "would no longer be label-free.",
-    )
+    with right:
+        band = percentiles(
+            "Percentiles of the activation shares that bound D",
+            summary,
+            f"features-band-{of}",
+            help="D: the discriminative features. Choosing eps or percentiles by the probe's accuracy would use labels: the "
+            "score would no longer be label-free.",
+        )
+    if band is None:
+        st.stop()
+    return float(eps), *band
+
+
+def percentiles(label: str, summary: dict[str, Any], key: str, **options: Any) -> tuple[float, float] | None:
+    """The two percentiles of the activation shares that bound D, on a slider; None, and said, where they coincide."""
+    scored_with = (float(summary["lower"]), float(summary["upper"]))
+    low, high = st.slider(label, 0.0, 100.0, scored_with, step=1.0, format="%.0f", key=key, **options)
     if high <= low:
         st.warning("The upper percentile must be above the lower one: move the two ends apart.")
-        st.stop()
-    return float(eps), low, high
+        return None
+    return low, high
 
 
 def on_grid(eps: float) -> float:

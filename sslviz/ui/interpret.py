@@ -73,7 +73,7 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
     elif gap and beyond:
         words += (
             f" Heatmaps of images the probe gets right overlap the object by {_span(gap)} more than those of images it gets "
-            f"wrong; of this a blob in the middle gains {gap['mean'] - beyond['mean']:+.2f} too. "
+            f"wrong; of this a blob in the middle gains {gap['mean'] - beyond['mean']:+z.2f} too. "
             f"Beyond the blob, {_span(beyond)}: "
             f"**{_how(beyond['interval'], 'not measurably different from')} those it gets wrong**."
         )
@@ -106,7 +106,7 @@ def _how(interval: list[float], same: str) -> str:
 
 def _span(difference: dict[str, Any]) -> str:
     low, high = difference["interval"]
-    return f"{difference['mean']:+.2f} (95 % {low:+.2f} to {high:+.2f})"
+    return f"{difference['mean']:+z.2f} (95 % {low:+z.2f} to {high:+z.2f})"
 
 
 def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) -> None:

@@ -175,19 +175,10 @@ def _discriminative(lesson: Class) -> None:
     )
     assert lesson.scores.result is not None
     summary = lesson.summary
-    low, high = st.slider(
-        "Percentiles between which a feature counts",
-        0.0,
-        100.0,
-        (float(summary["lower"]), float(summary["upper"])),
-        step=1.0,
-        format="%.0f",
-        key="learn-band",
-        persist_state="session",
-    )
-    if high <= low:
-        st.warning("The upper percentile must be above the lower one: move the two ends apart.")
+    chosen = features.percentiles("Percentiles between which a feature counts", summary, "learn-band", persist_state="session")
+    if chosen is None:
         return
+    low, high = chosen
     stored = reads.table(lesson.scores.result, "features")
     table, band = features.at(stored, summary, features.on_grid(summary["eps"]), low, high)
     ranked = figures.sorted_shares(table)
@@ -299,7 +290,7 @@ def _mend(lesson: Class) -> None:
         "terms: one that raises Q-Scores below the batch mean, one that penalises features that are too active in the batch."
     )
     made = reads.stage(lesson.here.workspace, lesson.here.dataset, lesson.here.encoder, "fine-tuning", "finetune")
-    found = reads.summary(made).get("verdict") or "no fine-tuning of this encoder here yet; the Fine-tune page has the form."
+    found = reads.summary(made).get("verdict") or "No fine-tuning of this encoder here yet; the Fine-tune page has the form."
     _say(
         "Start the small preset on the Fine-tune page with the arms control and both. Watch the curves.",
         plain(found),

@@ -28,12 +28,12 @@ def plain(text: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{100 * value:z.{digits}f} %"
 
 
 def interval(span: Any, digits: int = 1) -> str:
     """A 95 % interval in percent, or a dash."""
-    return "–" if span is None else f"{100 * span[0]:.{digits}f} to {100 * span[1]:.{digits}f}"
+    return "–" if span is None else f"{100 * span[0]:z.{digits}f} to {100 * span[1]:z.{digits}f}"
 
 
 @cache

@@ -492,3 +492,9 @@ def test_names_from_data_are_shown_as_typed(app, workspace, tmp_path):
     assert r"\*star\* \_under\_" in shown
     assert "*star* _under_" not in shown.replace("\\", "\\\\ ")
     assert not app("scores").exception
+
+
+def test_nothing_is_shown_as_minus_zero():
+    assert widgets.percent(-0.0002) == "0.0 %"
+    assert widgets.interval((-0.0002, 0.0123)) == "0.0 to 1.2"
+    assert widgets.percent(None) == "–"
