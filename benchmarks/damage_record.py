@@ -6,6 +6,7 @@ python -m benchmarks.damage_record --workspace workspace demo/simclr-demo demo/s
 import argparse
 
 import pandas as pd
+from scipy import stats
 
 from benchmarks.record import cell
 from sslviz.data import dataset as datasets
@@ -40,9 +41,18 @@ def main() -> None:
         says = "upside down" if falls[["covered", "shrunk"]].min() < 0.5 else "nothing"
         print(f"| {name}, {encoder} | {cell(report)} | {shares} | {says} |")
     if len(rows) > 2:
-        rank = pd.DataFrame(rows).rank()
-        related = [rank["auroc"].corr(rank[d]) for d in names]
-        print("| rank correlation with the AUROC | | " + " | ".join(f"{r:+.2f}" for r in related) + " | |")
+        table = pd.DataFrame(rows)
+        found = [related(table["auroc"], table[d]) for d in names]
+        print("| rank correlation with the AUROC | | " + " | ".join(f"{r:+.2f}" for r, _ in found) + " | |")
+        print("| p, two-sided, by permutations | | " + " | ".join(f"{p:.3f}" for _, p in found) + " | |")
+
+
+def related(a: pd.Series, b: pd.Series) -> tuple[float, float]:
+    """(Spearman's rank correlation, the share of the pairings of a with b in which it is as far from 0)."""
+    test = stats.permutation_test(
+        (a,), lambda x: stats.spearmanr(x, b).statistic, permutation_type="pairings", vectorized=False, rng=0
+    )
+    return float(test.statistic), float(test.pvalue)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sslviz.analysis.rank import alpha_req, rank_me
     from sslviz.analysis.score import q_score
     from sslviz.heatmaps import explain, feature_maps
+    from sslviz.monitor import QScoreMonitor
+    from sslviz.training.regulariser import Regulariser
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,8 @@ _HOME = {
     "ActivationCounts": "analysis.features",
     "FeatureSelection": "analysis.features",
     "ProbeResult": "analysis.probe",
+    "QScoreMonitor": "monitor",
+    "Regulariser": "training.regulariser",
     "ScoreReport": "analysis.evaluation",
     "activation_share": "analysis.features",
     "alpha_req": "analysis.rank",
@@ -49,6 +53,8 @@ __all__ = [
     "ActivationCounts",
     "FeatureSelection",
     "ProbeResult",
+    "QScoreMonitor",
+    "Regulariser",
     "ScoreReport",
     "activation_share",
     "alpha_req",

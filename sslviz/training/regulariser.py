@@ -14,6 +14,7 @@ import torch
 from torch import distributed, nn
 
 from sslviz.analysis import expression
+from sslviz.analysis.features import FeatureSelection
 from sslviz.methods import Clock, Method, Step
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -36,7 +37,7 @@ class Weights:
 
 
 class Selection(NamedTuple):
-    """The discriminative features int[K] of an encoder, and the eps they were found with."""
+    """The discriminative features int[K] of an encoder, and the eps they were found with; a FeatureSelection has both too."""
 
     features: np.ndarray
     eps: float
@@ -57,15 +58,20 @@ class Terms(NamedTuple):
 class Regulariser(nn.Module):
     """Both terms on features float[M, D] of the branch that receives gradients; D and eps come from the kept branch's.
 
+        regulariser = Regulariser(select_features(H_train))
+        terms = regulariser(features)
+        loss = ssl_loss + terms.q_term + terms.l1_term
+
+    selection: see `select_features`; it may be set anew during training.
     The selection L_i ∩ D, alpha and beta are constants of a batch: gradients flow through h_ij - mu_i and |h_ij| (ours). Over
     several processes alpha and beta are the whole batch's, and gradients that are averaged equal those of one process.
     """
 
     features: torch.Tensor
 
-    def __init__(self, selection: Selection, weights: Weights) -> None:
+    def __init__(self, selection: Selection | FeatureSelection, weights: Weights | None = None) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights = weights or Weights()
         self.register_buffer("features", torch.empty(0), persistent=False)
         self.selection = selection
 
@@ -75,7 +81,7 @@ class Regulariser(nn.Module):
         return Selection(self.features.cpu().numpy(), self.eps)
 
     @selection.setter
-    def selection(self, selection: Selection) -> None:
+    def selection(self, selection: Selection | FeatureSelection) -> None:
         self.features = torch.from_numpy(selection.features.astype(np.int64)).to(self.features.device)
         self.eps = selection.eps
 
