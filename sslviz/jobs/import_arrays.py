@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere come in as they are: .npy or .npz, with ids, labels and splits, joined to a data set by id."""
+"""Embeddings made elsewhere come in as they are, with ids, labels and splits, joined to a data set by id."""
 
 import os
 from pathlib import Path
@@ -6,16 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError, NotFound, Untrusted
+from sslviz.errors import InputError, NotFound
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
-_MATRIX = ("h", "H", "embeddings", "features", "X")
-
 
 class ImportSettings(Settings):
-    file: str = Field(description=".npy of embeddings [N, D], or .npz with embeddings, ids, labels, splits")
+    file: str = Field(description=".npy, .npz, .pt, Parquet or HDF5 of embeddings [N, D]; may hold ids, labels and splits too")
     dataset: str = Field(description="data set these samples belong to; made where there is none of this name")
     encoder: str = Field(description="name for what made the embeddings")
     ids: str | None = Field(None, description=".npy, or text with one id per line; default row numbers")
@@ -25,12 +23,13 @@ class ImportSettings(Settings):
 
 @job("import_arrays", ImportSettings, example="sslviz import --file h.npz --dataset photos --encoder other")
 def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Import embeddings computed elsewhere (.npy, .npz); all pages work that do not need the images themselves."""
+    """Import embeddings computed elsewhere (.npy, .npz, .pt, Parquet, HDF5); all pages that need no images work."""
     import numpy as np
     import pandas as pd
 
     from sslviz.arrays import check_embeddings, check_finite
     from sslviz.data import dataset as datasets
+    from sslviz.data.arrays import BESIDE, MATRIX, read_arrays
     from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
     from sslviz.encoders.store import MIN_FEATURES
     from sslviz.store.embeddings import EmbeddingStore
@@ -38,10 +37,10 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     from sslviz.store.fingerprints import file_digest, fingerprint
 
     path = Path(settings.file).expanduser().absolute()
-    arrays = _read(path)
-    name = next((n for n in _MATRIX if n in arrays), None)
+    arrays = read_arrays(path)
+    name = next((n for n in MATRIX if n in arrays), None)
     if name is None:
-        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array named {', '.join(_MATRIX)}.")
+        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array named {', '.join(MATRIX)}.")
     H = check_embeddings(arrays[name], f"{path.name}:{name}", allow_nan=True)
     if H.shape[1] < MIN_FEATURES:
         raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least {MIN_FEATURES}.")
@@ -50,7 +49,7 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     check_finite(H, f"{path.name} as float32")
     n = len(H)
     columns = {
-        key: _column(key, given or arrays.get(key), n)
+        key: _column(key, given or next((arrays[name] for name in BESIDE[key] if name in arrays), None), n)
         for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
     }
     ids = columns["ids"] if columns["ids"] is not None else [f"row-{i:07d}" for i in range(n)]
@@ -124,39 +123,15 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     return {"dataset": settings.dataset, "encoder": settings.encoder, "n": len(H), "features": H.shape[1], "notes": notes}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    if not path.is_file():
-        raise NotFound(f"no file {path}.")
-    with path.open("rb") as handle:
-        if handle.read(6) != b"\x93NUMPY" and not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is no .npy or .npz file.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"h": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise Untrusted(
-                f"{path} holds Python objects, not only numbers, and was not loaded. Save plain arrays (ids as str_)."
-            ) from None
-        raise InputError(f"{path} is not a complete .npy or .npz file ({str(error)[:100]}).") from None
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path} is not a complete .npy or .npz file ({str(error)[:100]}).") from None
-
-
 def _column(key: str, given: Any, n: int) -> list[Any] | None:
     if given is None:
         return None
     if isinstance(given, str):
+        from sslviz.data.arrays import read_arrays
+
         path = Path(given).expanduser()
         if path.suffix == ".npy":
-            given = _read(path)["h"]
+            given = read_arrays(path)["h"]
         elif path.is_file():
             given = path.read_text(encoding="utf-8").splitlines()
         else:

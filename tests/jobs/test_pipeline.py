@@ -517,12 +517,6 @@ def test_numbers_too_large_for_float32_are_refused(workspace, tmp_path):
         import_arrays(ImportSettings(file=str(tmp_path / "h.npz"), dataset="arr", encoder="e"), workspace, QUIET)
 
 
-def test_text_called_npy_is_no_array(workspace, tmp_path):
-    (tmp_path / "h.npy").write_text("1 2 3")
-    with pytest.raises(InputError, match="is no .npy or .npz file"):
-        import_arrays(ImportSettings(file=str(tmp_path / "h.npy"), dataset="arr", encoder="e"), workspace, QUIET)
-
-
 def test_ids_of_another_data_set_are_refused(workspace, photos, tmp_path):
     np.savez(tmp_path / "h.npz", h=np.ones((3, 9)), ids=np.array(["x", "y", "z"]))
     with pytest.raises(InputError, match='none of the 3 ids is a sample of data set "photos"'):
