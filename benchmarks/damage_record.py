@@ -42,13 +42,13 @@ def main() -> None:
         print(f"| {name}, {encoder} | {cell(report)} | {shares} | {says} |")
     if len(rows) > 2:
         table = pd.DataFrame(rows)
-        found = [related(table["auroc"], table[d]) for d in names]
+        found = [rank_correlation(table["auroc"], table[d]) for d in names]
         print("| rank correlation with the AUROC | | " + " | ".join(f"{r:+.2f}" for r, _ in found) + " | |")
         print("| p, two-sided, by permutations | | " + " | ".join(f"{p:.3f}" for _, p in found) + " | |")
 
 
-def related(a: pd.Series, b: pd.Series) -> tuple[float, float]:
-    """(Spearman's rank correlation, the share of the pairings of a with b in which it is as far from 0)."""
+def rank_correlation(a: pd.Series, b: pd.Series) -> tuple[float, float]:
+    """(Spearman's, its two-sided p: twice the share of the pairings of a with b in which it is as high, or as low)."""
     test = stats.permutation_test(
         (a,), lambda x: stats.spearmanr(x, b).statistic, permutation_type="pairings", vectorized=False, rng=0
     )

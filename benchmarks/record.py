@@ -12,7 +12,7 @@ from sslviz.store.workspace import Workspace
 
 
 def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else f"{100 * value:z.1f}"
 
 
 def cell(report: dict) -> str:

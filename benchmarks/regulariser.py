@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 
 from benchmarks.machine import describe
 from sslviz.methods import METHODS, Clock
-from sslviz.training.regulariser import Objective, Regulariser, Selection, Weights
+from sslviz.training.regulariser import Objective, Regulariser, RegulariserWeights, Selection
 
 SIZE, VIEWS, ROUNDS = 64, 256, 7
 CLOCK = Clock(0, 1, 1, further=True)
@@ -28,7 +28,7 @@ def main() -> None:
     shown = [torch.randn(VIEWS // 2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last) for _ in range(2)]
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-5)
     chosen = Selection(np.arange(0, 512, 2), 1.75)
-    objectives = {"without": Objective(method, None), "with": Objective(method, Regulariser(chosen, Weights()))}
+    objectives = {"without": Objective(method, None), "with": Objective(method, Regulariser(chosen, RegulariserWeights()))}
     seconds: dict[str, list[float]] = {name: [] for name in objectives}
     for _ in range(ROUNDS + 1):
         for name, objective in objectives.items():

@@ -1,9 +1,9 @@
-"""Watch, and mend, a self-supervised training that is not sslviz's: SimCLR in Lightning, with lightly's parts.
+"""Monitor and regularise a self-supervised training loop of your own: SimCLR in Lightning, with lightly's parts.
 
     python examples/own_training.py ~/photos --epochs 20
 
 The first half is plain SimCLR; then the discriminative features are chosen and the Q-Score regulariser joins the loss. After
-every epoch the monitor tells, without labels, what the representation of the same images is like.
+every epoch the monitor logs, without labels, mean Q-Score, empty sets and RankMe of a fixed set of images.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
     plain = v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalised])
     views = LightlyDataset(arguments.images, transform=SimCLRTransform(input_size=SIZE))
     whole = LightlyDataset(arguments.images, transform=plain)
-    watched = DataLoader(Subset(whole, range(min(WATCHED, len(whole)))), batch_size=64)
+    watched = DataLoader(Subset(whole, torch.randperm(len(whole))[:WATCHED].tolist()), batch_size=64)
     training = DataLoader(views, batch_size=min(arguments.batch_size, len(views)), shuffle=True, drop_last=True)
 
     model = SimCLR()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sslviz.analysis.score import q_score
     from sslviz.heatmaps import explain, feature_maps
     from sslviz.monitor import QScoreMonitor
-    from sslviz.training.regulariser import Regulariser
+    from sslviz.training.regulariser import Regulariser, RegulariserWeights
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ _HOME = {
     "ProbeResult": "analysis.probe",
     "QScoreMonitor": "monitor",
     "Regulariser": "training.regulariser",
+    "RegulariserWeights": "training.regulariser",
     "ScoreReport": "analysis.evaluation",
     "activation_share": "analysis.features",
     "alpha_req": "analysis.rank",
@@ -55,6 +56,7 @@ __all__ = [
     "ProbeResult",
     "QScoreMonitor",
     "Regulariser",
+    "RegulariserWeights",
     "ScoreReport",
     "activation_share",
     "alpha_req",

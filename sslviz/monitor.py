@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from sslviz.analysis.features import LOWER, UPPER, select_features
@@ -25,11 +26,12 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
     q_score_eps: eps in use. D, eps and scores come from these same images, so values of different epochs have different D.
     Where a feature is NaN or infinite, all are NaN and a warning says so; the training goes on.
 
-    images: batches float[B, C, H, W] as the encoder takes them, or tuples and lists that begin with one · encoder: name of the
-    LightningModule's attribute, or a function (module, images) -> features float[B, D] or float[B, D, h, w], which are averaged ·
-    every: epochs between two looks · eps, lower, upper: as in `select_features`.
-    With several processes each computes the same. Raises InputError: eps < 0, percentiles out
-    of order; once it looks: no such attribute, no image, features of another rank.
+    images: a DataLoader, or other batches float[B, C, H, W] that can be gone through again and again; of tuples and lists the
+    first part counts · encoder: name of the LightningModule's attribute, or a function (module, images) -> features float[B, D]
+    or float[B, D, h, w], which are averaged · every: epochs between two looks · eps, lower, upper: as in `select_features`.
+    Random numbers of the training are left as they are. With several processes each looks at its own copy.
+    Raises InputError: eps < 0, percentiles out of order, images that are used up by one look; when training begins: no such
+    attribute; at a look: no image, features of another rank.
     """
 
     def __init__(
@@ -47,12 +49,20 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
         check_percentiles(lower, upper)
         if eps != "auto":
             check_eps(eps)
+        if iter(images) is images:
+            raise InputError("images is used up by going through it once; give a DataLoader or a list of batches.")
         self.images = images
         self.encoder = encoder
         self.every = every
         self.eps: float | Literal["auto"] = eps
         self.lower = lower
         self.upper = upper
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(self.encoder, str) and not hasattr(pl_module, self.encoder):
+            raise InputError(
+                f'{type(pl_module).__name__} has no attribute "{self.encoder}"; name the encoder, or give a function.'
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (trainer.current_epoch + 1) % self.every == 0:
@@ -77,7 +87,7 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
         training = [part for part in module.modules() if part.training]
         module.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), isolate_rng():  # a DataLoader draws a seed
                 batches = [self._encoded(module, batch) for batch in self.images]
         finally:
             for part in training:
@@ -87,14 +97,14 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
         return np.concatenate(batches)
 
     def _encoded(self, module: Any, batch: Any) -> np.ndarray:
-        images = batch[0] if isinstance(batch, tuple | list) else batch
-        images = images.to(module.device, module.dtype)
-        if callable(self.encoder):
-            features = self.encoder(module, images)
-        elif hasattr(module, self.encoder):
-            features = getattr(module, self.encoder)(images)
-        else:
-            raise InputError(f'{type(module).__name__} has no attribute "{self.encoder}"; name the encoder, or give a function.')
+        while isinstance(batch, tuple | list) and batch:
+            batch = batch[0]
+        if not isinstance(batch, torch.Tensor):
+            raise InputError(
+                f"images gave a {type(batch).__name__}; expected batches that are, or begin with, float[B, C, H, W]."
+            )
+        images = batch.to(module.device, module.dtype)
+        features = self.encoder(module, images) if callable(self.encoder) else getattr(module, self.encoder)(images)
         if features.ndim == 4:
             features = features.mean((2, 3))
         if features.ndim != 2:

@@ -44,16 +44,17 @@ class Training(pl.LightningModule):
 def fit(module, *callbacks, epochs=1):
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **options)
-    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(IMAGES), batch_size=8)
+    torch.manual_seed(2)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(IMAGES), batch_size=8, shuffle=True)
     trainer.fit(module, data)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def by_loops(module, eps):
+def by_loops(module, eps, lower=50, upper=95):
     with torch.no_grad():
         out = module.eval().backbone(IMAGES)
     H = (out.mean((2, 3)) if out.ndim == 4 else out).double().numpy()
-    chosen = reference.discriminative(H, eps)
+    chosen = reference.discriminative(H, eps, lower, upper)
     fires = np.array(reference.firing(H, eps))
     singular = np.linalg.svd(H, compute_uv=False)
     p = singular / singular.sum()
@@ -71,14 +72,16 @@ def test_what_is_logged_is_the_papers(pooled):
     loader = [IMAGES[:10], (IMAGES[10:], torch.zeros(14))]  # batches alone, or with labels, which are left alone
     found = fit(module, sslviz.QScoreMonitor(loader, eps=1.0))
     assert found == pytest.approx(by_loops(module, 1.0), rel=1e-4)
-    by_function = fit(Training(pooled), sslviz.QScoreMonitor(loader, lambda m, images: m.backbone(images), eps=1.0))
-    assert by_function == pytest.approx(found)
+    options = {"eps": 1.0, "lower": 20, "upper": 70}
+    by_function = fit(Training(pooled), sslviz.QScoreMonitor(loader, lambda m, images: m.backbone(images), **options))
+    assert by_function == pytest.approx(by_loops(module, 1.0, 20, 70), rel=1e-4)
+    assert by_function != pytest.approx(found)
 
 
 def test_training_is_what_it_is_without_it():
     alone, watched = Training(), Training()
     fit(alone, epochs=3)
-    fit(watched, sslviz.QScoreMonitor([IMAGES]), epochs=3)
+    fit(watched, sslviz.QScoreMonitor(torch.utils.data.DataLoader(IMAGES, 10)), epochs=3)
     assert watched.modes == alone.modes
     assert set(watched.modes[0]) == {True, False}
     for name, tensor in alone.state_dict().items():
@@ -108,9 +111,21 @@ def test_a_diverged_training_goes_on():
     assert all(math.isnan(value) for value in found.values())
 
 
+def test_modes_come_back_after_an_error_and_other_precisions_are_met():
+    module = Training().double().train()
+    monitor = sslviz.QScoreMonitor([([IMAGES, IMAGES], 0)], eps=1.0)
+    assert monitor._look(module) == pytest.approx(by_loops(Training(), 1.0), rel=1e-4)
+    module.backbone[1].eval()
+    with pytest.raises(ZeroDivisionError):
+        sslviz.QScoreMonitor([IMAGES], lambda *_: 1 / 0)._look(module)
+    assert [part.training for part in module.modules()].count(False) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"images": iter([IMAGES])}, "images is used up by going through it once"),
+        ({"images": [{"image": IMAGES}]}, "images gave a dict"),
         ({"encoder": "net"}, 'Training has no attribute "net"'),
         ({"images": []}, "images of QScoreMonitor is empty"),
         ({"encoder": lambda m, x: x.flatten()}, r"features of shape \(4608,\)"),

@@ -11,7 +11,7 @@ from sslviz.jobs import JOBS, parse
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
 
-def names(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+def with_registered_paths(values: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
     """Register a path given as data set or encoder under its stem first, and say so."""
     values = dict(values)
     for kind, add in (("dataset", add_dataset), ("encoder", add_encoder)):
@@ -31,7 +31,7 @@ def add_dataset(given: str, workspace: Workspace, classes: str | None = None, na
 
     if split_source(given):
         if classes is not None:
-            raise InputError("--classes picks among the folders of a folder; a data set that is had by name comes whole.")
+            raise InputError("--classes picks among a folder's class folders; a data set downloaded by name is taken whole.")
         from sslviz.jobs.import_data import name_of
 
         given = _source_here(given)
@@ -104,7 +104,7 @@ def prepare_analyze(values: dict[str, Any], workspace: Workspace) -> dict[str, A
     return values
 
 
-def absolute(values: dict[str, Any], _: Workspace) -> dict[str, Any]:
+def with_whole_paths(values: dict[str, Any], _: Workspace) -> dict[str, Any]:
     """Files by their whole path: a resumed run may be started elsewhere."""
     files = {k: values[k] for k in ("file", "ids", "labels", "splits") if values.get(k)}
     return {**values, **{k: os.path.abspath(os.path.expanduser(v)) for k, v in files.items()}}

@@ -27,7 +27,7 @@ encoders_app = typer.Typer(help="Encoders: list, add, remove, and inspect checkp
 
 @encoders_app.callback(invoke_without_command=True)
 def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List the encoders available by name: the demo's and published ones. To add one: sslviz encoders add NAME ENCODER
+    """List the encoders available by name: the demo's and published ones. To add one: sslviz encoders add NAME SOURCE
 
     Example: sslviz encoders add swav swav-2x224
     """
@@ -48,15 +48,15 @@ def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None
         out.print(f"    {e.source}; licence: {e.licence}; mean / std {e.normalisation}", style="dim", markup=False)
     out.print(
         "\ntop-1: linear probe; of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
-        "Sizes\nand digests are known after the first download. Take one in: sslviz encoders add NAME ENCODER "
-        "(also timm:NAME, hf:REPO)."
+        "Sizes\nand digests are known after the first download. Add one: sslviz encoders add NAME SOURCE (also "
+        "timm:NAME, hf:OWNER/REPO[/FILE])."
     )
 
 
 @encoders_app.command("add")
 def encoders_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
-    source: Annotated[str, typer.Argument(help="checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO")],
+    source: Annotated[str, typer.Argument(help="checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO[/FILE]")],
     network: NetworkOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -79,7 +79,7 @@ def encoders_add(
 
 @encoders_app.command("list")
 def encoders_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List the encoders."""
+    """List the encoders in the workspace."""
     where = Workspace(workspace)
     specs = [read_json(where.encoder(name) / "encoder.json") for name in where.encoders()]
     if as_json:
@@ -88,7 +88,7 @@ def encoders_list(workspace: WorkspaceOption = None, as_json: JsonOption = False
     for s in specs:
         out.print(f"{s['name']}: {s['method']}, {s['feature_dim']} features, {s['source']}", markup=False)
     if not specs:
-        out.print("No encoder yet. Add one: sslviz encoders add NAME FILE")
+        out.print("No encoder yet. Add one: sslviz encoders add NAME SOURCE")
 
 
 @encoders_app.command("inspect")

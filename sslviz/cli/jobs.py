@@ -146,6 +146,6 @@ def register_jobs(app: typer.Typer) -> None:
         if name == "analyze":
             app.command(name)(_command(entry, adding.prepare_analyze, {"images": "dataset"}))
         elif name == "import_arrays":
-            app.command("import")(_command(entry, adding.absolute, {}))
+            app.command("import")(_command(entry, adding.with_whole_paths, {}))
         elif name not in ("import_encoder", "import_data"):  # sslviz encoders add, sslviz data add
-            app.command(name)(_command(entry, adding.names, {}))
+            app.command(name)(_command(entry, adding.with_registered_paths, {}))

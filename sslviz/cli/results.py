@@ -121,7 +121,7 @@ def _print_comparison(result: dict[str, Any], _: Workspace) -> None:
         probes = p["probes"] or {"only_first": "-", "only_second": "-", "consistency": None}
         consistency = probes["consistency"]
         near = "-" if p["shared_neighbours"] is None else f"{percent(p['shared_neighbours'])} %"
-        same = "-" if consistency is None else f"{consistency:.2f}"
+        same = "-" if consistency is None else f"{consistency:z.2f}"
         table.add_row(p["encoders"][1], str(probes["only_first"]), str(probes["only_second"]), same, near)
     out.print(table)
     out.print(

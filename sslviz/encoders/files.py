@@ -98,7 +98,7 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
     if isinstance(content, torch.Tensor):
         content = {"tensor": content}
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of weights.")
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of tensors.")
     for key, value in content.items():
         if isinstance(value, torch.Tensor):
             tensors[str(key)] = value

@@ -4,17 +4,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslviz.jobs import Eps, Settings, job
+from sslviz.jobs import AnyDataset, Eps, Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
 
 class AnalyzeSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    dataset: AnyDataset
+    encoder: str = Field(
+        description="encoder in the workspace, a checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO[/FILE]"
+    )
     eps: Eps = "auto"
     batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
-    chunk_rows: int | None = Field(None, ge=1, description="rows per chunk on disk; default a twentieth, at most 16 MB")
+    chunk_rows: int | None = Field(
+        None, ge=1, description="rows per chunk on disk; default a twentieth of all, but at least 256 and at most 16 MB"
+    )
     workers: int | None = Field(
         None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
     )

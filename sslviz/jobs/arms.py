@@ -34,7 +34,7 @@ from sslviz.store.files import read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
 from sslviz.training.loop import Schedule, batches_of, collapse, pull_ratio, train
-from sslviz.training.regulariser import Regulariser, Selection, Weights
+from sslviz.training.regulariser import Regulariser, RegulariserWeights, Selection
 from sslviz.training.sources import Source
 
 _STRONG, _STRONG_BATCHES = 0.01, 4
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     arm: Arm
     seed: int
     encoder: str
-    weights: Weights
+    weights: RegulariserWeights
     made_of: dict[str, str]
     """Fingerprints of everything that the encoder follows from, by what it is called."""
     notes: list[str]
@@ -58,7 +58,7 @@ class Trained:
     arm: str
     seed: int
     encoder: str
-    weights: Weights
+    weights: RegulariserWeights
     curve: pd.DataFrame
     notes: list[str]
 
@@ -275,11 +275,11 @@ class Trainer:
         return lambda1
 
     @property
-    def _plain(self) -> Weights:
+    def _plain(self) -> RegulariserWeights:
         own = self.settings
-        return Weights(own.lambda1, own.lambda2, normalise=own.normalise, empty=own.empty)
+        return RegulariserWeights(own.lambda1, own.lambda2, normalise=own.normalise, empty=own.empty)
 
-    def _weights(self, arm: Arm) -> tuple[Weights, list[str]]:
+    def _weights(self, arm: Arm) -> tuple[RegulariserWeights, list[str]]:
         changes: dict[Arm, dict[str, Any]] = {
             "control": {"lambda1": 0.0, "lambda2": 0.0},
             "both": {},
@@ -294,7 +294,7 @@ class Trainer:
         )
         return weights, notes
 
-    def _made_of(self, weights: Weights, seed: int) -> dict[str, str]:
+    def _made_of(self, weights: RegulariserWeights, seed: int) -> dict[str, str]:
         """Fingerprints of everything that the encoder of an arm follows from, by what it is called."""
         own = self.settings.model_dump(mode="json", include={"optimizer", "batch_size", "refresh_every", "precision"})
         own["from_files"] = self.from_files

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import Eps, Settings, job
+from sslviz.jobs import EmbeddedDataset, Eps, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -19,8 +19,8 @@ _SAVE_EVERY = 5.0  # seconds
 
 
 class CompressSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    dataset: EmbeddedDataset
+    encoder: StoredEncoder
     eps: Eps = "auto"
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength of all probes; default chosen at full width"

@@ -60,19 +60,24 @@ class FinetuneSettings(Settings):
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
     batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
-    lambda1: float = Field(1e-4, ge=0, allow_inf_nan=False, description="weight of the Q term")
+    lambda1: float = Field(1e-4, ge=0, allow_inf_nan=False, description="weight of the Q term, which raises low Q-Scores")
     lambda2: float = Field(
-        1e-4, ge=0, allow_inf_nan=False, description="weight of the column term; its effect grows with the batch"
+        1e-4,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the column term, which shrinks features that are strong throughout a batch",
     )
     eps: Eps = "auto"
-    refresh_every: int = Field(0, ge=0, description="choose D again every so many epochs (not in the paper); 0: never")
+    refresh_every: int = Field(
+        0, ge=0, description="choose D, the discriminative features, again every so many epochs (not in the paper)"
+    )
     empty: Literal["zero", "highest"] = Field(
         "zero",
-        description="Q where no feature of D fires: zero, without a gradient, or the highest feature of D (not in the paper)",
+        description="Q where nothing of D fires: zero, without a gradient, or the highest feature of D (not in the paper)",
     )
     normalise: bool = Field(True, description="the terms see rows of L2 norm 1 (not said in the paper)")
     judge_every: int = Field(5, ge=0, description="a probe's accuracy on a sample every so many epochs; 0 never")
-    method: str = Field("", description="self-supervised method of an encoder that comes without its head; default its own")
+    method: str = Field("", description="method, where the file does not say it or the encoder comes without its head")
     head_epochs: int = Field(
         5,
         ge=2,

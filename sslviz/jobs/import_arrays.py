@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.errors import InputError, NotFound
+from sslviz.errors import InputError
 from sslviz.jobs import Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -29,31 +29,30 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
 
     from sslviz.arrays import check_embeddings, check_finite
     from sslviz.data import dataset as datasets
-    from sslviz.data.arrays import BESIDE, MATRIX, read_arrays
+    from sslviz.encoders.arrays import read_arrays, read_column
     from sslviz.encoders.spec import EncoderSpec, InputSpec, load_spec
     from sslviz.encoders.store import MIN_FEATURES
+    from sslviz.jobs.inputs import available_memory
     from sslviz.store.embeddings import EmbeddingStore
     from sslviz.store.files import only_writer, write_json
     from sslviz.store.fingerprints import file_digest, fingerprint
 
     path = Path(settings.file).expanduser().absolute()
-    arrays = read_arrays(path)
-    name = next((n for n in MATRIX if n in arrays), None)
-    if name is None:
-        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array named {', '.join(MATRIX)}.")
-    H = check_embeddings(arrays[name], f"{path.name}:{name}", allow_nan=True)
+    arrays = read_arrays(path, available_memory() / 3)  # as it is, as float32, in the order of the samples
+    H = check_embeddings(arrays.H, path.name, allow_nan=True)
     if H.shape[1] < MIN_FEATURES:
         raise InputError(f"{path.name} has {H.shape[1]} features; an encoder has at least {MIN_FEATURES}.")
     with np.errstate(over="ignore"):
         H = H.astype(np.float32)
     check_finite(H, f"{path.name} as float32")
     n = len(H)
-    columns = {
-        key: _column(key, given or next((arrays[name] for name in BESIDE[key] if name in arrays), None), n)
-        for key, given in (("ids", settings.ids), ("labels", settings.labels), ("splits", settings.splits))
-    }
-    ids = columns["ids"] if columns["ids"] is not None else [f"row-{i:07d}" for i in range(n)]
-    ids = [i.decode() if isinstance(i, bytes) else str(i) for i in ids]
+    columns: dict[str, list[Any] | None] = {}
+    for key in ("ids", "labels", "splits"):
+        given = getattr(settings, key)
+        values = columns[key] = getattr(arrays, key) if given is None else read_column(Path(given).expanduser())
+        if values is not None and len(values) != n:
+            raise InputError(f"{len(values):,} {key} for {n:,} embeddings; expected one each.")
+    ids = [_text(i, "ids") for i in columns["ids"] or [f"row-{i:07d}" for i in range(n)]]
     if len(set(ids)) != n:
         twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
         raise InputError(f'id "{twice}" occurs twice; ids must be unique, they join embeddings to samples.')
@@ -73,7 +72,7 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
             f"Choose another name with --encoder."
         )
     known = settings.dataset in workspace.datasets()
-    notes = []
+    notes = [*arrays.notes]
     if known:
         if columns["labels"] is not None or columns["splits"] is not None:
             notes.append("the data set is there already: its own labels and splits are used, not the file's")
@@ -123,29 +122,22 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
     return {"dataset": settings.dataset, "encoder": settings.encoder, "n": len(H), "features": H.shape[1], "notes": notes}
 
 
-def _column(key: str, given: Any, n: int) -> list[Any] | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        from sslviz.data.arrays import read_arrays
-
-        path = Path(given).expanduser()
-        if path.suffix == ".npy":
-            given = read_arrays(path)["h"]
-        elif path.is_file():
-            given = path.read_text(encoding="utf-8").splitlines()
-        else:
-            raise NotFound(f"no file {path} with {key}.")
-    values: list[Any] = given if isinstance(given, list) else given.tolist()
-    if not isinstance(values, list) or len(values) != n:
-        raise InputError(f"{len(values) if isinstance(values, list) else 1:,} {key} for {n:,} embeddings; expected one each.")
-    return values
+def _text(value: Any, key: str) -> str:
+    """An id or a split as text. Raises InputError where it is missing or no text."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"{key} hold bytes that are no UTF-8 text ({value[:20]!r}).") from None
+    if value is None or value != value:
+        raise InputError(f"{key} are missing in some rows; expected one in each.")
+    return str(value)
 
 
 def _label(value: Any) -> str | None:
     """A class name out of what a label file holds; None for NaN, negative numbers and blanks."""
     if isinstance(value, bytes):
-        value = value.decode()
+        value = _text(value, "labels")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or value != value or (isinstance(value, int | float) and value < 0):
@@ -159,11 +151,11 @@ def _array_dataset(workspace: Workspace, name: str, path: Path, ids: list[str], 
     from sslviz.data import dataset as datasets
 
     samples = pd.DataFrame({"sample_id": ids})
-    splits = columns["splits"] or ["train"] * len(ids)
-    strange = sorted({str(s) for s in splits} - {"train", "val", "test"})
+    splits = [_text(s, "splits") for s in columns["splits"] or ["train"] * len(ids)]
+    strange = sorted(set(splits) - {"train", "val", "test"})
     if strange:
         raise InputError(f'split "{strange[0]}" is unknown; expected train, val or test.')
-    samples["split"] = [str(s) for s in splits]
+    samples["split"] = splits
     labels = [_label(v) for v in columns["labels"] or [None] * len(ids)]
     names = sorted({v for v in labels if v is not None}, key=lambda v: (len(v), v) if v.isdigit() else (0, v))
     index = {c: i for i, c in enumerate(names)}

@@ -14,10 +14,10 @@ from sslviz.store.workspace import Workspace, name_from_path
 
 class ImportEncoderSettings(Settings):
     name: str = Field(description="name in the workspace")
-    source: str = Field(description="checkpoint file, name of a demo or published encoder, timm:NAME or hf:REPO")
+    source: str = Field(description="checkpoint file, name of a demo or published encoder, timm:NAME or hf:OWNER/REPO[/FILE]")
     network: str | None = Field(None, description='which network of the file, e.g. "student"')
-    mean: str | None = Field(None, description="input normalisation: mean of each channel, for pixels in 0..1")
-    std: str | None = Field(None, description="input normalisation: standard deviation of each channel")
+    mean: str | None = Field(None, description='input normalisation: means of red, green, blue in 0..1, e.g. "0.485,0.456,0.406"')
+    std: str | None = Field(None, description='input normalisation: their standard deviations, e.g. "0.229,0.224,0.225"')
     size: int | None = Field(None, description="input size (side of the centre crop, in pixels)")
     resize: int | None = Field(None, description="shorter side after resizing, before the centre crop")
     stem_padding: int | None = Field(None, ge=0, le=3, description="padding of a 3x3 stem (shapes cannot tell)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, NotFound, Stale, shown
-from sslviz.jobs import Settings, job, readers
+from sslviz.jobs import Settings, StoredEncoder, job, readers
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -25,7 +25,7 @@ _BATCH = 64
 
 class InterpretSettings(Settings):
     dataset: str = Field(description="data set in the workspace, with masks (sslviz data add NAME FOLDER --masks MASKS)")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    encoder: StoredEncoder
     method: Literal["auto", "activation", "gradcam"] = Field("auto", description="auto: activation maps where they are exact")
     threshold: float = Field(0.5, gt=0, le=1, description="a heatmap's area is where it is at least this")
     mask_threshold: float = Field(0.5, gt=0, le=1, description="a mask's area is where it is at least this")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import Settings, command_of, job, readers
+from sslviz.jobs import AnyDataset, Settings, command_of, job, readers
 from sslviz.jobs.training import LARGE
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class PretrainSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    method: str = Field("simclr", description="self-supervised method")
+    dataset: AnyDataset
+    method: str = Field("simclr", description="simclr, moco (v2), byol, dino, simsiam, swav, vicreg or barlow_twins")
     name: str = Field("", description="name of the encoder that is made; default METHOD-DATASET")
     epochs: int = Field(100, ge=1, le=10_000, description="passes over the train images")
     batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")

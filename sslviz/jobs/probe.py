@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from sslviz.errors import InputError, shown
-from sslviz.jobs import Settings, job
+from sslviz.jobs import EmbeddedDataset, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -17,8 +17,8 @@ _MOST_PROBABILITIES = 20_000_000
 
 
 class ProbeSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    dataset: EmbeddedDataset
+    encoder: StoredEncoder
     protocol: Literal["lbfgs", "sgd100"] = Field(
         "lbfgs", description="lbfgs: to convergence; sgd100: 100 epochs, as in the paper; the newer result replaces the older"
     )
@@ -58,7 +58,7 @@ def probe(settings: ProbeSettings, workspace: Workspace, progress: Progress) -> 
     if too_large and (folds or settings.protocol == "sgd100"):
         raise InputError(
             f"out-of-fold predictions and sgd100 need all embeddings in memory ({too_large}). "
-            "Leave --train-predictions and --protocol out, take fewer classes (--classes) or a larger machine."
+            "Leave --train-predictions and --protocol out, add fewer classes (data add --classes) or take a larger machine."
         )
     notes += [too_large] if too_large else []
     progress.stage("reading embeddings")

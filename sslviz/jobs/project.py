@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.jobs import Settings, job
+from sslviz.jobs import EmbeddedDataset, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
 
 class ProjectSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    dataset: EmbeddedDataset
+    encoder: StoredEncoder
     neighbours: int = Field(15, ge=2, le=200, description="UMAP: few show small groups, many the whole")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how close points may lie")
     seed: int = Field(0, ge=0, description="random seed of sample, PCA and UMAP")

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from sslviz.errors import Busy, InputError, Stale
-from sslviz.jobs import Eps, Settings, job, remade
+from sslviz.jobs import EmbeddedDataset, Eps, Settings, StoredEncoder, job, remade
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 
@@ -14,13 +14,15 @@ RIVALS_UP_TO = 100_000
 
 
 class ScoreSettings(Settings):
-    dataset: str = Field(description="data set in the workspace, or a folder of images")
-    encoder: str = Field(description="encoder in the workspace, or a checkpoint file")
+    dataset: EmbeddedDataset
+    encoder: StoredEncoder
     eps: Eps = "auto"
     lower: float = Field(50.0, ge=0, le=100, description="discriminative features: lower percentile of their activation shares")
     upper: float = Field(95.0, ge=0, le=100, description="discriminative features: upper percentile")
     rivals: bool | None = Field(None, description=f"also compute nearest-neighbour scores; default up to {RIVALS_UP_TO:,} images")
-    damage: int = Field(0, ge=0, description="images for the damage check (do scores fall on damaged images?); 0 skips it")
+    damage: int = Field(
+        0, ge=0, description="images for the damage check (do scores fall on damaged ones? shown on Scores and by --json)"
+    )
     seed: int = Field(0, ge=0, description="random seed of the bootstrap and of samples")
 
 

@@ -5,6 +5,7 @@
 on a batch's M unit rows; alpha is the mean of Q, beta the mean of the columns' L1 norms (Kalibhat et al., AAAI 2024).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,18 +16,19 @@ from torch import distributed, nn
 
 from sslviz.analysis import expression
 from sslviz.analysis.features import FeatureSelection
+from sslviz.errors import InputError
 from sslviz.methods import Clock, Method, Step
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Weights:
+class RegulariserWeights:
     """Of the two terms; 1e-4 each as published. The rest is ours.
 
     lasso: the second term over all columns, the paper's own alternative · normalise: rows scaled to L2 norm 1 ·
     empty: what the Q of a sample is in which no feature of D fires, 0 as published, where it gets no gradient, or the excess
-    of its highest feature of D.
+    of its highest feature of D. Raises InputError: a weight below 0, another `empty`.
     """
 
     lambda1: float = 1e-4
@@ -34,6 +36,13 @@ class Weights:
     lasso: bool = False
     normalise: bool = True
     empty: Literal["zero", "highest"] = "zero"
+
+    def __post_init__(self) -> None:
+        for name in ("lambda1", "lambda2"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0.")
+        if self.empty not in ("zero", "highest"):
+            raise InputError(f'empty is "{self.empty}"; expected "zero" or "highest".')
 
 
 class Selection(NamedTuple):
@@ -62,16 +71,17 @@ class Regulariser(nn.Module):
         terms = regulariser(features)
         loss = ssl_loss + terms.q_term + terms.l1_term
 
-    selection: see `select_features`; it may be set anew during training.
+    selection: see `select_features`; it may be set anew during training and is not part of the state_dict.
     The selection L_i ∩ D, alpha and beta are constants of a batch: gradients flow through h_ij - mu_i and |h_ij| (ours). Over
     several processes alpha and beta are the whole batch's, and gradients that are averaged equal those of one process.
+    Raises InputError: features of D outside 0..D-1.
     """
 
     features: torch.Tensor
 
-    def __init__(self, selection: Selection | FeatureSelection, weights: Weights | None = None) -> None:
+    def __init__(self, selection: Selection | FeatureSelection, weights: RegulariserWeights | None = None) -> None:
         super().__init__()
-        self.weights = weights or Weights()
+        self.weights = weights or RegulariserWeights()
         self.register_buffer("features", torch.empty(0), persistent=False)
         self.selection = selection
 
@@ -84,8 +94,11 @@ class Regulariser(nn.Module):
     def selection(self, selection: Selection | FeatureSelection) -> None:
         self.features = torch.from_numpy(selection.features.astype(np.int64)).to(self.features.device)
         self.eps = selection.eps
+        self._width = int(selection.features.max(initial=-1)) + 1
 
     def forward(self, h_MD: torch.Tensor) -> Terms:
+        if self._width > h_MD.shape[1]:
+            raise InputError(f"the rows have {h_MD.shape[1]} features; feature {self._width - 1} of D is outside.")
         own, (total, ranks) = self.weights, _summed()
         h_MD = h_MD.to(torch.promote_types(h_MD.dtype, torch.float32))
         if own.normalise:

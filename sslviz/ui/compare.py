@@ -168,11 +168,11 @@ def words(here: Frame, other: str) -> None:
             f"Difference in top-1: {100 * probes['difference']:+z.1f} points (95 % {low:+z.1f} to {high:+z.1f}){better}."
         )
         if probes["consistency"] is not None:
-            said.append(f"Error consistency {probes['consistency']:.2f}.")
+            said.append(f"Error consistency {probes['consistency']:z.2f}.")
     if found["shared_neighbours"] is not None:
         said.append(f"Of an image's nearest train images they share {percent(found['shared_neighbours'], 0)}.")
     if found["q_correlation"] is not None:
-        said.append(f"Rank correlation of their Q-Scores: {found['q_correlation']:.2f}.")
+        said.append(f"Rank correlation of their Q-Scores: {found['q_correlation']:z.2f}.")
     st.markdown(" ".join(said))
 
 

@@ -164,7 +164,7 @@ def differences(table: pd.DataFrame) -> None:
     against = right.segmented_control("Beside", choices, default=choices[-1], key="mend-against") or choices[-1]
     part = table[(table["against"] == against) & (table["figure"] == figure)]
     title = f"{figures.FIGURES[figure]}: each arm less {against}"
-    numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+.4f}" for v in seeds)))
+    numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+z.4f}" for v in seeds)))
     widgets.chart(figures.differences(part, figure), numbers, key="mend-differences", alt=title)
     st.caption(
         f"{title}, on the same images. Mark: mean over seeds; bars: paired 95 % bootstrap interval over images; crosses: single "

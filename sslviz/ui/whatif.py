@@ -114,7 +114,7 @@ def _card(
         st.markdown(f"{'⟶ ' if changed else ''}**{plain(said)}** {percent(float(found.probabilities[best]), 0)}")
     same = found is original
     kept = len(np.intersect1d(found.chosen, original.chosen))
-    st.metric("Q-Score", f"{found.q:.4f}", None if same else f"{found.q - original.q:+.4f}", delta_color="off")
+    st.metric("Q-Score", f"{found.q:.4f}", None if same else f"{found.q - original.q:+z.4f}", delta_color="off")
     gone, new = len(original.chosen) - kept, len(found.chosen) - kept
     st.metric("Firing in D", len(found.chosen), None if same else f"{new} new, {gone} gone", delta_color="off", delta_arrow="off")
 

@@ -15,7 +15,7 @@ from sslviz.methods import METHODS, Step, Views
 from sslviz.progress import Progress
 from sslviz.training import loop
 from sslviz.training.loop import Schedule, batches_of, choose_precision, collapse, learning_rate, spread, train
-from sslviz.training.regulariser import Regulariser, Selection, Weights
+from sslviz.training.regulariser import Regulariser, RegulariserWeights, Selection
 from sslviz.training.sources import InMemory
 from tests.inputs import picture, pixels
 from tests.processes import in_two
@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):
 
 def test_a_resumed_run_goes_on_with_the_features_and_eps_it_had(tmp_path):
     def go(progress, first):
-        own = Regulariser(first, Weights())
+        own = Regulariser(first, RegulariserWeights())
 
         def chosen_anew(rows):
             own.selection = Selection(np.array([len(rows), 7]), 0.1 * len(rows)) if len(rows) < 3 else own.selection
@@ -291,7 +291,7 @@ def two_epochs(folder):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
             module.train = lambda mode=True, module=module: module
-    terms = Regulariser(Selection(np.arange(3), 0.5), Weights(0.0, 0.0))
+    terms = Regulariser(Selection(np.arange(3), 0.5), RegulariserWeights(0.0, 0.0))
 
     def choose(rows):
         terms.selection = Selection(np.arange(len(rows), 5), 1.5)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+import sslviz
+from sslviz.errors import InputError
 from sslviz.jobs.training import fabric_for
 from sslviz.methods import METHODS
-from sslviz.training.regulariser import Objective, Regulariser, Selection, Weights
+from sslviz.training.regulariser import Objective, Regulariser, RegulariserWeights, Selection
 from tests.contracts.test_methods import SECOND_EPOCH, make, views_of
 from tests.processes import in_two
 
@@ -19,7 +21,7 @@ D23 = Selection(np.array([2, 3]), 0.65)
 
 def terms_of(rows, selection=D23, **weights):
     h = rows.clone().requires_grad_()
-    return h, Regulariser(selection, Weights(**weights))(h)
+    return h, Regulariser(selection, RegulariserWeights(**weights))(h)
 
 
 def test_the_hand_worked_rows():
@@ -29,6 +31,27 @@ def test_the_hand_worked_rows():
     assert float(terms.mean_l1) == pytest.approx((0 + 0.6 + 0.6 + 1.6) / 4)
     assert float(terms.l1_term) == pytest.approx(10 * 1.6)  # only the last column lies above; not divided by the rows
     assert float(terms.empty_share) == 0
+
+
+def test_a_selection_of_features_alone_gives_the_published_weights():
+    H = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
+    selection = sslviz.select_features(H, 1.0)
+    found = sslviz.Regulariser(selection)(H)
+    same = Regulariser(Selection(selection.features, 1.0), RegulariserWeights(1e-4, 1e-4))(H)
+    assert [float(v) for v in found] == [float(v) for v in same]
+    assert float(found.q_term) < 0 < float(found.l1_term)
+
+
+def test_what_cannot_be_is_said():
+    with pytest.raises(InputError, match="the rows have 3 features; feature 3 of D is outside"):
+        Regulariser(D23)(ROWS[:, :3])
+    for given, words in (
+        ({"lambda1": -1.0}, "lambda1 is -1"),
+        ({"lambda2": math.nan}, "lambda2 is nan"),
+        ({"empty": "x"}, 'empty is "x"'),
+    ):
+        with pytest.raises(InputError, match=words):
+            RegulariserWeights(**given)
 
 
 def test_rows_are_normalised_unless_told_otherwise():
@@ -83,7 +106,7 @@ def test_no_discriminative_feature_at_all():
 def test_gradients_equal_finite_differences(weights, seed):
     torch.manual_seed(seed)
     h = (torch.randn(6, 20, dtype=torch.float64).abs() ** 3 + 0.01).requires_grad_()  # away from the kink of | |
-    own = Regulariser(Selection(np.arange(0, 20, 2), 1.0), Weights(lambda1=1, lambda2=1, **weights))
+    own = Regulariser(Selection(np.arange(0, 20, 2), 1.0), RegulariserWeights(lambda1=1, lambda2=1, **weights))
     assert torch.autograd.gradcheck(lambda h: own(h).q_term, h)
     assert torch.autograd.gradcheck(lambda h: own(h).l1_term, h)
 
@@ -118,7 +141,7 @@ def test_the_loss_meets_the_features_of_the_global_views(name):
     alone = torch.autograd.grad(step.loss, step.features, retain_graph=True)[0]
     assert alone.abs().sum() > 0
     method.load_state_dict(start)
-    own = Regulariser(Selection(np.arange(8), 0.5), Weights(lambda1=0.5, lambda2=0.25))
+    own = Regulariser(Selection(np.arange(8), 0.5), RegulariserWeights(lambda1=0.5, lambda2=0.25))
     objective = Objective(method, own)
     loss, outputs, watched = objective(views, SECOND_EPOCH)
     torch.testing.assert_close(outputs, step.outputs)
@@ -136,7 +159,7 @@ def test_the_loss_meets_the_features_of_the_global_views(name):
 def test_without_weights_nothing_changes():
     """The control arm watches the terms but trains as if there were none: the same bits."""
     gradients = []
-    for own in (None, Regulariser(Selection(np.arange(8), 0.5), Weights(0, 0))):
+    for own in (None, Regulariser(Selection(np.arange(8), 0.5), RegulariserWeights(0, 0))):
         method = make("simclr")
         loss, *_ = Objective(method, own)(views_of("simclr"), SECOND_EPOCH)
         loss.backward()
@@ -147,7 +170,7 @@ def test_without_weights_nothing_changes():
 def test_mixed_precision_reaches_only_the_features():
     """Under autocast the terms of bf16 features are those of the same numbers in float32."""
     rounded = ROWS_8.relu().bfloat16()
-    own = Regulariser(Selection(np.arange(5), 0.5), Weights())
+    own = Regulariser(Selection(np.arange(5), 0.5), RegulariserWeights())
     plain = own(rounded.float())
     with torch.autocast("cpu", torch.bfloat16):
         mixed = own(rounded)
@@ -165,7 +188,7 @@ class Net(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = torch.nn.Linear(5, 12)
-        self.own = Regulariser(GIVEN, Weights(lambda1=0.7, lambda2=0.3))
+        self.own = Regulariser(GIVEN, RegulariserWeights(lambda1=0.7, lambda2=0.3))
 
     def forward(self, x):
         return self.own(torch.relu(self.layer(x)))
