@@ -15,7 +15,15 @@ Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor; torch is not imported t
 
 def is_torch(x: object) -> bool:
     """Whether x is a torch tensor, found out without importing torch."""
-    return type(x).__module__.partition(".")[0] == "torch"
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(x).__mro__)
+
+
+def as_numpy(x: Array) -> np.ndarray:
+    """An array, or a tensor wherever it lies, as NumPy; bfloat16, which NumPy has not, as float32."""
+    if not is_torch(x):
+        return np.asarray(x)
+    array: np.ndarray = (x.float() if str(x.dtype) == "torch.bfloat16" else x).detach().cpu().numpy()
+    return array
 
 
 def check_embeddings(H: Array, name: str = "H", *, allow_nan: bool = False) -> Array:
@@ -25,7 +33,11 @@ def check_embeddings(H: Array, name: str = "H", *, allow_nan: bool = False) -> A
     Raises InputError naming the shape, or row and column of the first value that is not finite.
     """
     if is_torch(H):
-        H = H.float() if H.dtype.itemsize < 4 or not H.is_floating_point() else H
+        if H.is_complex():
+            raise InputError(f"{name} has dtype {H.dtype}; expected real numbers.")
+        if not H.is_floating_point():
+            H = H.double()
+        H = H.float() if H.dtype.itemsize < 4 else H
     else:
         H = _as_real_array(H, name)
     if H.ndim != 2:
@@ -33,7 +45,7 @@ def check_embeddings(H: Array, name: str = "H", *, allow_nan: bool = False) -> A
     if H.shape[0] == 0 or H.shape[1] == 0:
         raise InputError(f"{name} is empty, shape {tuple(H.shape)}; expected at least one sample and one feature.")
     if not allow_nan:
-        check_finite(H.detach().cpu().numpy() if is_torch(H) else H, name)
+        check_finite(as_numpy(H), name)
     return H
 
 
@@ -52,7 +64,7 @@ def check_finite(H: np.ndarray, name: str = "H") -> None:
 
 def check_features(features: Array, width: int) -> np.ndarray:
     """Feature indices int64[K], each in 0..width-1, none twice; K may be 0."""
-    indices = features.detach().cpu().numpy() if is_torch(features) else np.asarray(features)
+    indices = as_numpy(features)
     if indices.ndim != 1:
         raise InputError(f"features has shape {indices.shape}; expected one dimension of feature indices.")
     if indices.size == 0:
@@ -70,7 +82,7 @@ def check_features(features: Array, width: int) -> np.ndarray:
 
 def check_labels(labels: Array, n: int, name: str = "labels") -> np.ndarray:
     """Class labels int64[N], one for each of n samples; -1 stands for "no known class"."""
-    y = labels.detach().cpu().numpy() if is_torch(labels) else np.asarray(labels)
+    y = as_numpy(labels)
     if y.shape != (n,):
         raise InputError(f"{name} has shape {y.shape}; expected ({n},), one label per sample.")
     if y.dtype.kind not in "iub":
@@ -106,20 +118,27 @@ def check_eps(eps: float) -> float:
 
 def check_percentiles(lower: float, upper: float) -> tuple[float, float]:
     """Percentiles with 0 <= lower < upper <= 100."""
-    if not (0 <= lower < upper <= 100):
-        raise InputError(f"percentiles {lower:g} and {upper:g} are out of order; expected 0 <= lower < upper <= 100.")
+    try:
+        fine = 0 <= lower < upper <= 100
+    except TypeError:
+        fine = False
+    if not fine:
+        raise InputError(f"percentiles {lower} and {upper} are out of order; expected 0 <= lower < upper <= 100.")
     return float(lower), float(upper)
 
 
 def check_maps(heatmap: Array, mask: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Heatmaps float32[N, H, W] and masks float32[N, H, W] in 0..1 (uint8 ones are divided by 255, bool ones are 0 and 1)."""
-    heat, core = (np.asarray(a.detach().cpu().numpy() if is_torch(a) else a) for a in (heatmap, mask))
+    """Heatmaps float32[N, H, W] and masks float32[N, H, W] in 0..1; bool masks are 0 and 1, and so are uint8 ones without a value
+    above 1; others of uint8 are divided by 255."""
+    heat, core = as_numpy(heatmap), as_numpy(mask)
     if heat.ndim != 3 or heat.shape != core.shape:
         raise InputError(f"heatmap has shape {heat.shape}, mask {core.shape}; expected both [N, H, W].")
     if heat.dtype.kind != "f":
         raise InputError(f"heatmap has dtype {heat.dtype}; expected floats in 0..1.")
+    if not len(heat):
+        raise InputError("no heatmap: expected at least one.")
     if core.dtype == np.uint8:
-        core = core / np.float32(255)
+        core = core.astype(bool) if core.max(initial=0) <= 1 else core / np.float32(255)
     elif core.dtype.kind not in "fb":
         raise InputError(f"mask has dtype {core.dtype}; expected bool, uint8 (0..255) or floats in 0..1.")
     heat, core = heat.astype(np.float32, copy=False), core.astype(np.float32, copy=False)
@@ -135,7 +154,9 @@ def _as_real_array(H: Array, name: str) -> np.ndarray:
     except ValueError:
         raise InputError(f"{name} has rows of unequal length; expected samples x features.") from None
     if array.dtype.kind == "f":
-        return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+        if array.dtype.itemsize == 8 or array.dtype.itemsize == 4:
+            return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     raise InputError(f"{name} has dtype {array.dtype}; expected real numbers.")

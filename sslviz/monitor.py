@@ -1,6 +1,6 @@
 """Q-Score and rank of a representation while somebody else's training loop runs: a Lightning callback."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +30,8 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
     first part counts · encoder: name of the LightningModule's attribute, or a function (module, images) -> features float[B, D]
     or float[B, D, h, w], which are averaged · every: epochs between two looks · eps, lower, upper: as in `select_features`.
     Random numbers of the training are left as they are. With several processes each looks at its own copy.
-    Raises InputError: eps < 0, percentiles out of order, images that are used up by one look; when training begins: no such
-    attribute; at a look: no image, features of another rank.
+    Raises InputError: every < 1, eps < 0, percentiles out of order, images that are used up by one look; when training begins: no
+    such attribute; at a look: no image, features of another rank.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class QScoreMonitor(Callback):  # type: ignore[misc]
         check_percentiles(lower, upper)
         if eps != "auto":
             check_eps(eps)
-        if iter(images) is images:
+        if isinstance(images, Iterator):
             raise InputError("images is used up by going through it once; give a DataLoader or a list of batches.")
         self.images = images
         self.encoder = encoder

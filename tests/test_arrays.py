@@ -15,6 +15,7 @@ from sslviz import (
     rank_me,
     select_features,
 )
+from sslviz.arrays import as_numpy, check_embeddings, is_torch
 from sslviz.errors import InputError
 
 H = np.random.default_rng(0).random((30, 30))
@@ -109,3 +110,36 @@ def test_scores_and_labels_are_checked():
 
 def test_integers_and_lists_are_taken():
     assert q_score([[0, 0, 3, 4]], [3], 0.65).shape == (1,)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", np.longdouble, np.float16, np.int16])
+def test_every_real_dtype_is_taken(dtype):
+    H = np.random.default_rng(0).integers(0, 9, (40, 16)).astype(dtype)
+    plain = H.astype(np.float64)
+    assert np.array_equal(activation_share(H, 1.0), activation_share(plain, 1.0))
+    np.testing.assert_allclose(q_score(H, np.arange(8), 1.0), q_score(plain, np.arange(8), 1.0), rtol=1e-5)
+
+
+def test_tensors_that_are_no_plain_real_numbers():
+    with pytest.raises(InputError, match="H has dtype torch.complex64; expected real numbers"):
+        q_score(torch.ones(3, 9, dtype=torch.complex64), [1])
+    exact = torch.tensor([[2**24 + 1] + [0] * 8])
+    assert as_numpy(check_embeddings(exact))[0, 0] == 2**24 + 1
+    assert evaluate_score(torch.tensor([0.5, 0.25, 1.0]).bfloat16(), torch.tensor([True, False, True])).auroc == 1
+
+    class Subclass(torch.Tensor):
+        pass
+
+    assert is_torch(torch.ones(2, 9).as_subclass(Subclass))
+
+
+def test_words_where_numbers_belong_are_said():
+    H = np.random.default_rng(0).random((20, 9))
+    for call, words in (
+        (lambda: select_features(H, lower="50"), "percentiles 50 and 95.0 are out of order"),
+        (lambda: evaluate_score(["a", "b"], [True, False]), "score holds values that are no numbers"),
+        (lambda: evaluate_score([1.0, 2.0], [True, False], n_bootstrap=-1), "n_bootstrap is -1"),
+        (lambda: q_score(H, select_features(H, "auto"), eps="auto"), "eps is auto, but these features were selected at"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()

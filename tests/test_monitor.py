@@ -153,3 +153,11 @@ def test_the_example_trains_chooses_and_goes_on(tmp_path, monkeypatch, capsys):
             "rank_me",
         ]
         assert "nan" not in line
+
+
+def test_making_one_draws_no_random_number():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    sslviz.QScoreMonitor(torch.utils.data.DataLoader(IMAGES, 10))
+    assert torch.rand(1) == expected

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-from sslviz.arrays import Array, check_finite, check_labels, is_torch
+from sslviz.arrays import Array, as_numpy, check_finite, check_labels
 from sslviz.errors import InputError
 
 _njit = cast(Callable[..., Any], numba.njit(nogil=True, cache=True))
@@ -63,9 +63,14 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     """Judge a score, higher = better, as a predictor of correct classification.
 
     score float[N] · correct bool[N] · n_bootstrap resamples of the images for the intervals, 0 for none.
-    Raises InputError: shapes that differ, empty input, NaN or infinity.
+    Raises InputError: shapes that differ, empty input, NaN or infinity, n_bootstrap < 0, `correct` other than 0 and 1.
     """
-    s = np.asarray(score.detach().cpu().numpy() if is_torch(score) else score, dtype=np.float64)
+    try:
+        s = as_numpy(score).astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError("score holds values that are no numbers.") from None
+    if n_bootstrap < 0:
+        raise InputError(f"n_bootstrap is {n_bootstrap}; expected at least 0.")
     if s.ndim != 1 or len(s) == 0:
         raise InputError(f"score has shape {s.shape}; expected one value per sample, at least one.")
     check_finite(s[:, None], "score")
@@ -120,7 +125,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int =
     """Expected calibration error of confidences float[N] in 0..1 (Guo et al., ICML 2017, equation 3); None without a sample.
 
     How far the mean confidence of an even bin (its upper edge belongs to it) is from the share correct[N] in it, weighted by its
-    samples. As torchmetrics', whose import takes longer than a probe.
+    samples. torchmetrics, whose import takes longer than a probe, differs at the edges: it gives lower ones to the bin.
     """
     if len(confidence) == 0:
         return None

@@ -7,7 +7,7 @@ import numpy as np
 
 from sslviz.analysis import expression
 from sslviz.analysis.rows import count_firing
-from sslviz.arrays import Array, check_embeddings, check_eps, check_percentiles, is_torch
+from sslviz.arrays import Array, as_numpy, check_embeddings, check_eps, check_percentiles, is_torch
 from sslviz.errors import InputError
 
 EPS = 4.0
@@ -37,8 +37,10 @@ class FeatureSelection:
     sparse: bool = False
 
     def __post_init__(self) -> None:
-        self.features.setflags(write=False)
-        self.shares.setflags(write=False)
+        for name in ("features", "shares"):
+            own = np.array(getattr(self, name))
+            own.setflags(write=False)
+            object.__setattr__(self, name, own)
 
     @property
     def n_dead(self) -> int:
@@ -50,17 +52,20 @@ class ActivationCounts:
     """How often each feature fires, for several eps at once, over chunks of rows: `update`, `merge`, then `select`.
 
     Memory O(len(eps) * D), whatever N. Counts are integers, so chunked equals whole, bit for bit.
+    eps: one or several. Raises InputError: none, or one below 0.
     """
 
     def __init__(self, width: int, eps: Array) -> None:
-        self.eps = np.unique(np.asarray(eps, dtype=np.float64))
+        self.eps = np.unique([check_eps(e) for e in np.atleast_1d(as_numpy(eps))])
+        if not len(self.eps):
+            raise InputError("eps is empty; expected at least one number.")
         self.counts = np.zeros((len(self.eps), width), np.int64)
         self.n_samples = 0
         self.n_zero = 0
 
-    def update(self, H: np.ndarray) -> "ActivationCounts":
+    def update(self, H: Array) -> "ActivationCounts":
         """Count H float[n, D]; it is not changed. Raises InputError: another width, NaN or infinity."""
-        H = check_embeddings(H, allow_nan=True)  # the pass over the rows finds what is not finite
+        H = as_numpy(check_embeddings(H, allow_nan=True))  # the pass over the rows finds what is not finite
         if H.shape[1] != self.counts.shape[1]:
             raise InputError(f"H has {H.shape[1]} features; these counts are of {self.counts.shape[1]}.")
         counts, zero = count_firing(H, self.eps)
@@ -93,7 +98,13 @@ class ActivationCounts:
         return (float(max(enough)), False) if enough else (float(EPS_GRID[0]), True)
 
     def select(self, eps: float | Literal["auto"], lower: float, upper: float) -> FeatureSelection:
-        """D = { j : P_lower(A) <= A_j <= P_upper(A) }, percentiles (linear) over all features, dead ones included."""
+        """D = { j : P_lower(A) <= A_j <= P_upper(A) }, percentiles (linear) over all features, dead ones included.
+
+        Raises InputError: nothing was counted yet, an eps that was not counted, percentiles out of order.
+        """
+        lower, upper = check_percentiles(lower, upper)
+        if not self.n_samples:
+            raise InputError("no sample was counted yet: call update first.")
         value, sparse = self.auto_eps() if eps == "auto" else (float(eps), False)
         shares = self.shares(value)
         low, high = np.percentile(shares, [lower, upper])
@@ -142,8 +153,7 @@ def select_features(
     if isinstance(eps, str) and eps != "auto":
         raise InputError(f'eps is "{eps}"; expected a number of at least 0, or "auto".')
     grid = EPS_GRID if eps == "auto" else [check_eps(eps)]
-    rows = H.detach().cpu().numpy() if is_torch(H) else H
-    return ActivationCounts(H.shape[1], grid).update(rows).select(eps, lower, upper)
+    return ActivationCounts(H.shape[1], grid).update(H).select(eps, lower, upper)
 
 
 def discriminative_features(H_train: Array, eps: float = EPS, lower: float = LOWER, upper: float = UPPER) -> Array:
@@ -156,4 +166,4 @@ def discriminative_features(H_train: Array, eps: float = EPS, lower: float = LOW
         import torch
 
         return torch.from_numpy(features.copy()).to(H_train.device)
-    return features
+    return features.copy()

@@ -1,7 +1,7 @@
 """How far heatmaps agree with masks (docs/method.md 5), beside what maps that know nothing reach.
 
-H, W pixels. A heatmap is float in 0..1; a mask is bool, float in 0..1 or uint8 in 0..255. An area is where a value is at least
-its threshold. An empty mask gives NaN where there is nothing to agree on; a map without evidence gives 0.
+H, W pixels. A heatmap is float in 0..1; a mask is bool, float in 0..1 or uint8 (0 and 1, or 0..255). An area is where a value
+is at least its threshold. An empty mask gives NaN where there is nothing to agree on; a map without evidence gives 0.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def mask_iou(
     Raises InputError: wrong rank or shapes, NaN or infinity, a threshold outside (0, 1], an unknown weighting.
     """
     heat, core = check_maps(heatmap, mask)
-    _check_thresholds(threshold=threshold, mask_threshold=mask_threshold)
+    threshold, mask_threshold = _check_thresholds(threshold=threshold, mask_threshold=mask_threshold)
     if weighting not in ("heatmap", "area"):
         raise InputError(f'weighting is "{weighting}"; expected "heatmap" or "area".')
     measure = _iou if weighting == "heatmap" else _area_iou
@@ -41,7 +41,7 @@ def mask_iou(
     if is_torch(heatmap):
         import torch
 
-        found = torch.from_numpy(found)
+        found = torch.from_numpy(found).to(heatmap.device)
     return found
 
 
@@ -51,7 +51,8 @@ def pointing_game(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD
     0 for a zero map, NaN for an empty mask. Raises InputError: see `mask_iou`.
     """
     heat, core = check_maps(heatmap, mask)
-    return _pointing(heat, heat > 0, core >= mask_threshold)
+    (least,) = _check_thresholds(mask_threshold=mask_threshold)
+    return _pointing(heat, heat > 0, core >= least)
 
 
 def mass_inside(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) -> np.ndarray:
@@ -60,22 +61,24 @@ def mass_inside(heatmap: Array, mask: Array, mask_threshold: float = THRESHOLD) 
     Raises InputError: see `mask_iou`.
     """
     heat, core = check_maps(heatmap, mask)
-    return _mass(heat, heat > 0, core >= mask_threshold)
+    (least,) = _check_thresholds(mask_threshold=mask_threshold)
+    return _mass(heat, heat > 0, core >= least)
 
 
 def threshold_curve(heatmap: Array, mask: Array, thresholds: np.ndarray, mask_threshold: float = THRESHOLD) -> np.ndarray:
     """`mask_iou` at each heatmap threshold, float64[N, T]. Raises InputError: see `mask_iou`."""
     heat, core = check_maps(heatmap, mask)
-    for threshold in thresholds:
-        _check_thresholds(threshold=float(threshold), mask_threshold=mask_threshold)
-    marked = core >= mask_threshold
-    return np.stack([_iou(heat, heat >= float(t), marked) for t in thresholds], 1)
+    (least,) = _check_thresholds(mask_threshold=mask_threshold)
+    levels = [_check_thresholds(threshold=t)[0] for t in thresholds]
+    return np.stack([_iou(heat, heat >= t, core >= least) for t in levels], 1)
 
 
-def _check_thresholds(**given: float) -> None:
+def _check_thresholds(**given: float) -> tuple[float, ...]:
+    """As Python's floats: NumPy compares its own float64 in another precision with float32 maps."""
     for name, value in given.items():
-        if not 0 < value <= 1:
-            raise InputError(f"{name} is {value:g}; expected above 0 and at most 1.")
+        if not isinstance(value, int | float | np.floating | np.integer) or not 0 < value <= 1:
+            raise InputError(f"{name} is {value}; expected above 0 and at most 1.")
+    return tuple(float(value) for value in given.values())
 
 
 def _iou(heat: np.ndarray, hot: np.ndarray, marked: np.ndarray) -> np.ndarray:

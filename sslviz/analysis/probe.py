@@ -88,6 +88,8 @@ def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int 
     H = check_embeddings(H)
     y = check_labels(y, len(H), "y")
     classes = np.unique(y[y >= 0])
+    if len(classes) < 2:
+        raise InputError(f"a probe needs two classes; these samples have {len(classes)}.")
     fold = _folds(y, folds, seed)
     predictions = np.empty(len(y), np.int64)
     probabilities, slow = np.zeros((len(y), len(classes)), np.float32), 0
@@ -101,7 +103,7 @@ def out_of_fold(H: Array, y: Array, l2: float | None, folds: int = 5, seed: int 
             predictions[out] = known[0]
             probabilities[out, np.searchsorted(classes, known[0])] = 1
             continue
-        result = linear_probe(H[kept], y[kept], H[out], y[out], l2)
+        result = linear_probe(H[kept], y[kept], H[out], y[out], l2, seed=seed)
         slow += not result.converged
         predictions[out] = result.predictions
         probabilities[out[:, None], np.searchsorted(classes, result.classes)] = result.probabilities

@@ -26,14 +26,16 @@ def alpha_req(H: Array) -> float:
     """alpha-ReQ: decay of the covariance's eigenvalues, minus the slope of log eigenvalue on log rank (Agrawal et al.,
     NeurIPS 2022); ranks 11 to min(N, D) / 2 (ours).
 
-    H float[N, D]. Raises InputError: wrong rank, empty, NaN or infinity, or min(N, D) below 24 (too few ranks).
+    H float[N, D]; a seeded sample of 25,600 rows is used where there are more. Raises InputError: wrong rank, empty, NaN or
+    infinity, min(N, D) below 24 (too few ranks), or fewer directions than ranks.
     """
     H = _sample(check_embeddings(H))
     last = min(H.shape) // 2
     if last < 12:
         raise InputError(f"alpha-ReQ needs at least 24 samples and features; H has shape {tuple(H.shape)}.")
-    values = _eigenvalues(H, centred=True)[10:last]
-    if (values <= 0).any():
+    found = _eigenvalues(H, centred=True)
+    values, noise = found[10:last], max(H.shape) * np.finfo(np.float64).eps * found[0]
+    if (values <= noise).any():  # eigenvalues of a covariance that has fewer are what rounding leaves
         raise InputError("alpha-ReQ is undefined: the covariance has fewer positive eigenvalues than ranks looked at.")
     return float(-np.polyfit(np.log(np.arange(11, last + 1)), np.log(values), 1)[0])
 
@@ -46,7 +48,9 @@ def _sample(H: Array) -> np.ndarray:
 
 
 def _eigenvalues(H: np.ndarray, *, centred: bool) -> np.ndarray:
-    """Eigenvalues of H'H (or of the covariance), largest first, min(N, D) of them, in float64."""
+    """Eigenvalues of H'H (or of the covariance) up to a common factor, largest first, min(N, D) of them, in float64."""
+    largest = max(float(H.max()), -float(H.min()))
+    H = H / largest if largest > 0 else H  # so that no product leaves the range of its type
     mean = H.mean(0, dtype=np.float64) if centred else 0.0
     scale = max(1, len(H) - 1) if centred else 1
     if len(H) < H.shape[1]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslviz.analysis.expression import unit_rows
 from sslviz.analysis.rows import RowScores
 from sslviz.arrays import Array, check_embeddings, check_labels, is_torch
 from sslviz.registry import Registry
@@ -96,9 +97,10 @@ def nearest_neighbours(
             rows = torch.nonzero(mine >= 0)[:, 0]
             near[rows, mine[rows]] = -2.0
         best, at = (found[:, :k] for found in near.topk(usable, dim=1))
-        none = best < -1.5
-        at = torch.where(none, torch.where(none[:, :1], -1, at[:, :1]), at)
-        best = torch.where(none, best[:, :1].clamp_min(-1.0), best)
+        others = best > -1.5  # the sample itself stands last
+        last = others.sum(1, keepdim=True).clamp_min(1) - 1
+        at = torch.where(others, at, torch.where(others[:, :1], at.gather(1, last), -1))
+        best = torch.where(others, best, best.gather(1, last).clamp_min(-1.0))
         for out, found in ((similarities, best), (places, at)):
             out[start : start + len(found), : found.shape[1]] = found
             out[start : start + len(found), found.shape[1] :] = found[:, -1:]
@@ -108,8 +110,8 @@ def nearest_neighbours(
 def _unit(H: Array) -> Array:
     import torch
 
-    tensor = H.detach().cpu() if is_torch(H) else torch.from_numpy(np.ascontiguousarray(H))
-    return torch.nn.functional.normalize(tensor.float(), dim=1)
+    tensor = H.detach().cpu() if is_torch(H) else torch.from_numpy(np.require(H, requirements=["C", "W"]))
+    return unit_rows(tensor).float()
 
 
 def score_titles(columns: Iterable[str]) -> dict[str, str]:

@@ -45,10 +45,15 @@ def _moments(row: np.ndarray) -> tuple[float, float, float]:
         squares += row[j] * row[j]
     if 1e-30 < squares < 1e30:
         return mean, np.sqrt(centred / row.size), np.sqrt(squares)
+    largest = 0.0
+    for j in range(row.size):
+        largest = max(largest, abs(np.float64(row[j])))
     wide = wide_squares = 0.0  # squares left the range of float32 (or the row is zero)
     for j in range(row.size):
         wide += (np.float64(row[j]) - mean) ** 2
         wide_squares += np.float64(row[j]) ** 2
+    if not abs(mean) < np.inf or (wide_squares == 0 and largest > 0):  # sum or squares left that of float64 too: see _sizes
+        return mean, np.inf, np.inf
     return mean, np.sqrt(wide / row.size), np.sqrt(wide_squares)
 
 
@@ -139,7 +144,7 @@ def score_rows(H: np.ndarray, features: np.ndarray, eps: float) -> RowScores:
 
 
 def _sizes(H: np.ndarray) -> np.ndarray:
-    """What rows too large for their squares are divided by: their largest absolute values [N, 1], 1 for zero rows."""
+    """What rows are divided by whose squares leave the range: their largest absolute values [N, 1], 1 for zero rows."""
     sizes: np.ndarray = np.abs(H).max(1, keepdims=True)
     return np.where(sizes > 0, sizes, 1)
 

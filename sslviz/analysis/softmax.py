@@ -164,7 +164,7 @@ class Design:
                 start += len(part)
 
     def _on_cpu(self, block: "Array") -> Any:
-        return block.detach().cpu() if is_torch(block) else self.torch.from_numpy(np.ascontiguousarray(block))
+        return block.detach().cpu() if is_torch(block) else self.torch.from_numpy(np.require(block, requirements=["C", "W"]))
 
     def _standardised_blocks(self) -> "Iterator[Any]":
         return (self.standardised(block) for block in self._known_blocks())

@@ -58,7 +58,7 @@ def feature_maps(encoder: Any, images: Array, features: Array, layer: str | None
             one = torch.eye(subject.width)[kept]
             stacked = [gradcam.maps(subject, inputs, row.expand(len(inputs), -1), layer) for row in one]
             found = torch.stack(stacked, 1) if stacked else torch.zeros(len(inputs), 0, *subject.map_size(layer))
-    return found if is_torch(images) else found.numpy()
+    return found.to(images.device) if is_torch(images) else found.numpy()
 
 
 def explain(encoder: Any, images: Array, features: Array, method: str = "activation", layer: str | None = None) -> Array:
@@ -76,7 +76,7 @@ def explain(encoder: Any, images: Array, features: Array, method: str = "activat
         inputs = subject.inputs(images)
         raw = HEATMAPS[method].maps(subject, inputs, feature_weights(features, len(inputs), subject.width), layer)
         found = finish(raw, (int(inputs.shape[2]), int(inputs.shape[3])))
-    return found if is_torch(images) else found.numpy()
+    return found.to(images.device) if is_torch(images) else found.numpy()
 
 
 def finish(raw: "torch.Tensor", size: tuple[int, int]) -> "torch.Tensor":

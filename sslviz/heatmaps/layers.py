@@ -100,7 +100,7 @@ class Subject:
 
     def inputs(self, images: Array) -> torch.Tensor:
         """Images as the network takes them, float[N, 3, H, W]; also finds its layers. Raises InputError for another shape."""
-        given: torch.Tensor = images if is_torch(images) else torch.from_numpy(np.asarray(images))
+        given: torch.Tensor = images if is_torch(images) else torch.from_numpy(np.require(images, requirements=["C", "W"]))
         if isinstance(self.encoder, Encoder):
             found = self.encoder.prepare(given)
         else:
@@ -108,7 +108,8 @@ class Subject:
                 raise InputError(f"images are {given.dtype} {tuple(given.shape)}; expected float [N, 3, H, W].")
             if not bool(torch.isfinite(given).all()):
                 raise InputError("images hold NaN or infinity.")
-            found = given.to(self.device)
+            parameter = next(self.network.parameters(), None)
+            found = given.to(self.device, torch.float32 if parameter is None else parameter.dtype)
         if not len(found):
             raise InputError("no images: expected at least one.")
         if not self._layers:
@@ -190,7 +191,7 @@ class Subject:
             raise InputError(f"the encoder gives features of shape {tuple(h.shape)}; expected [N, D].")
         self.width = int(h.shape[1])
         prefix = getattr(self.network, "num_prefix_tokens", None)
-        self._layers = [found for name, output in outputs.items() if (found := _as_layer(name, output, prefix))]
+        self._layers = [found for name, output in outputs.items() if (found := _as_layer(name, output, prefix, noise))]
         for layer in reversed(self._layers if h.abs().max() > 0 else []):
             means = layer.as_maps(outputs[layer.name]).float().mean((2, 3))
             if self._outputs and means.shape[1] > max(self._outputs):
@@ -237,10 +238,10 @@ class Subject:
                 handle.remove()
 
 
-def _as_layer(name: str, output: torch.Tensor, prefix: int | None) -> Layer | None:
+def _as_layer(name: str, output: torch.Tensor, prefix: int | None, image: torch.Tensor) -> Layer | None:
     if output.ndim == 4:
         _, a, b, c = output.shape
-        if a == b and b != c and b > 1:
+        if _shaped_as(image, a, b) and not _shaped_as(image, b, c) and min(a, b) > 1:
             return Layer(name, a, b, "channels last")
         return Layer(name, b, c, "channels first") if min(b, c) > 1 else None
     if output.ndim != 3:
@@ -251,3 +252,11 @@ def _as_layer(name: str, output: torch.Tensor, prefix: int | None) -> Layer | No
         if side > 1 and side * side == tokens - others:
             return Layer(name, side, side, "tokens", others)
     return None
+
+
+def _shaped_as(image: torch.Tensor, height: int, width: int) -> bool:
+    """Whether a map of height x width can be that image, up to the rounding of one place."""
+    whole_height, whole_width = image.shape[2:]
+    if whole_height == whole_width:
+        return height == width
+    return abs(height * whole_width - width * whole_height) <= max(whole_height, whole_width)

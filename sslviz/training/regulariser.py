@@ -16,6 +16,7 @@ from torch import distributed, nn
 
 from sslviz.analysis import expression
 from sslviz.analysis.features import FeatureSelection
+from sslviz.arrays import check_eps, check_features
 from sslviz.errors import InputError
 from sslviz.methods import Clock, Method, Step
 
@@ -74,7 +75,7 @@ class Regulariser(nn.Module):
     selection: see `select_features`; it may be set anew during training and is not part of the state_dict.
     The selection L_i ∩ D, alpha and beta are constants of a batch: gradients flow through h_ij - mu_i and |h_ij| (ours). Over
     several processes alpha and beta are the whole batch's, and gradients that are averaged equal those of one process.
-    Raises InputError: features of D outside 0..D-1.
+    Raises InputError: eps < 0, features of D that are no indices of the rows', or selected among another number.
     """
 
     features: torch.Tensor
@@ -88,17 +89,23 @@ class Regulariser(nn.Module):
     @property
     def selection(self) -> Selection:
         """D and eps."""
-        return Selection(self.features.cpu().numpy(), self.eps)
+        return Selection(self.features.cpu().numpy().copy(), self.eps)
 
     @selection.setter
     def selection(self, selection: Selection | FeatureSelection) -> None:
-        self.features = torch.from_numpy(selection.features.astype(np.int64)).to(self.features.device)
-        self.eps = selection.eps
-        self._width = int(selection.features.max(initial=-1)) + 1
+        self._width = len(selection.shares) if isinstance(selection, FeatureSelection) else None
+        least = int(max(selection.features, default=-1)) + 1
+        features = check_features(selection.features, self._width or least)
+        self.features = torch.from_numpy(features.copy()).to(self.features.device)
+        self.eps = check_eps(selection.eps)
+        self._least = least
 
     def forward(self, h_MD: torch.Tensor) -> Terms:
-        if self._width > h_MD.shape[1]:
-            raise InputError(f"the rows have {h_MD.shape[1]} features; feature {self._width - 1} of D is outside.")
+        width = h_MD.shape[1]
+        if self._least > width:
+            raise InputError(f"the rows have {width} features; feature {self._least - 1} of D is outside.")
+        if self._width not in (None, width):
+            raise InputError(f"the rows have {width} features; D was selected among {self._width}.")
         own, (total, ranks) = self.weights, _summed()
         h_MD = h_MD.to(torch.promote_types(h_MD.dtype, torch.float32))
         if own.normalise:
@@ -108,7 +115,7 @@ class Regulariser(nn.Module):
         if own.empty == "highest" and len(self.features):
             highest_M = h_MD[:, self.features].amax(1) - h_MD.mean(1)
             q_M = torch.where(empty_M, highest_M, q_M)
-        m = ranks * len(h_MD)
+        m = total(torch.tensor(len(h_MD), device=h_MD.device))
         alpha = total(q_M.detach().sum()) / m
         q_term = -own.lambda1 * (q_M * (q_M.detach() < alpha)).mean()
 

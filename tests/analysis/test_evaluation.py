@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy.stats import binom
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sslviz import evaluate_score
@@ -121,3 +124,22 @@ def test_calibration_error_by_hand():
     found = calibration_error(np.array([1.0, 0.9, 1 / 3]), np.array([True, False, True]), n_bins=3)
     assert found == pytest.approx((abs(1 - 1.9) + abs(1 - 1 / 3)) / 3)
     assert calibration_error(np.empty(0), np.empty(0, bool)) is None
+
+
+def test_verdicts_begin_where_they_say():
+    report = evaluate_score(np.arange(40.0), np.arange(40) % 3 > 0)
+    for interval, verdict in (
+        ((0.6, 0.9), "predicts"),
+        ((0.599, 0.9), "weakly predicts"),
+        ((0.5, 0.9), "does not separate here"),
+        ((0.1, 0.5), "does not separate here"),
+        ((0.1, 0.499), "upside down here"),
+    ):
+        assert replace(report, intervals={**report.intervals, "auroc": interval}).verdict == verdict
+
+
+def test_intervals_are_the_middle_95_percent_of_the_resamples():
+    correct = np.arange(2000) % 2 > 0
+    low, high = evaluate_score(np.zeros(2000), correct, n_bootstrap=4000).intervals["base_rate"]
+    expected = binom.ppf([0.025, 0.975], 2000, 0.5) / 2000  # a resample's share correct is a binomial
+    assert_allclose([low, high], expected, atol=0.0012)

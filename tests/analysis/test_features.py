@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sslviz import ActivationCounts, activation_share, discriminative_features, q_score, select_features
+from sslviz import ActivationCounts, FeatureSelection, activation_share, discriminative_features, q_score, select_features
 from sslviz.errors import InputError
 
 
@@ -95,3 +96,44 @@ def test_no_feature_between_the_percentiles_gives_an_empty_set():
     selection = ActivationCounts(2, [0.5]).update(H).select(0.5, 40, 60)
     assert len(selection.features) == 0
     assert_array_equal(q_score(H, selection), np.zeros(20))
+
+
+def test_counts_take_tensors_and_refuse_what_cannot_be():
+    H = np.random.default_rng(0).random((30, 12)).astype(np.float32)
+    ours = ActivationCounts(12, [1.0]).update(torch.tensor(H)).select(1.0, 20, 80)
+    assert_array_equal(ours.features, select_features(H, 1.0, 20, 80).features)
+    assert (ours.lower, ours.upper) == (20, 80)
+    for eps, words in ([], "eps is empty"), ([-1.0], "eps is -1"), ([np.nan], "eps is nan"):
+        with pytest.raises(InputError, match=words):
+            ActivationCounts(12, eps)
+    with pytest.raises(InputError, match="no sample was counted yet"):
+        ActivationCounts(12, [1.0]).select(1.0, 50, 95)
+    with pytest.raises(InputError, match="out of order"):
+        ActivationCounts(12, [1.0]).update(H).select(1.0, 60, 50)
+
+
+def test_nobody_elses_arrays_are_frozen():
+    mine, shares = np.arange(3), np.zeros(5)
+    FeatureSelection(mine, 1.0, 50, 95, shares, 10, 0)
+    mine[0] = shares[0] = 7
+    found = discriminative_features(np.random.default_rng(0).random((30, 12)), 1.0)
+    found[0] = 3
+
+
+def test_rows_of_any_size_score_alike():
+    """Sums and squares that leave the range of their type, or lose their digits at its lower end."""
+    H = np.random.default_rng(0).gamma(0.3, size=(20, 16))
+    expected = q_score(H, np.arange(8), 1.0)
+    for dtype, scales in ((np.float32, (1e-25, 1e-20, 1e-15, 1e18, 3e37)), (np.float64, (1e-200, 1e-170, 1e170, 1e300))):
+        rows = H.astype(dtype) / H.max()
+        for scale in scales:
+            assert_allclose(q_score(rows * dtype(scale), np.arange(8), 1.0), expected, rtol=1e-4, err_msg=f"{scale}")
+            assert ActivationCounts(16, [1.0]).update(rows * dtype(scale)).n_zero == 0
+    summed = np.array([[0] * 6 + [2e38, 3e38]], np.float32)  # every value is a float32, their sum is not
+    assert_allclose(q_score(summed, [7], 1.0), q_score(summed.astype(np.float64), [7], 1.0), rtol=1e-5)
+
+
+def test_rows_that_differ_little_are_not_flat():
+    H = 1 + 1e-5 * np.random.default_rng(0).normal(size=(20, 16))
+    for rows in (H, torch.tensor(H)):
+        assert (q_score(rows, np.arange(16), 1.0) > 0).all()

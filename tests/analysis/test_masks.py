@@ -110,3 +110,30 @@ def test_how_well_a_map_of_some_size_can_do(workspace):  # measured on the demo'
         best = finish(torch.from_numpy(shrunk(core, (side, side))), (64, 64)).numpy()
         found[side] = np.nanmean(mask_iou(best, core, weighting="area"))
     assert_allclose([found[2], found[4], found[8]], [0.28, 0.63, 0.80], atol=0.06)
+
+
+def test_a_mask_of_zeros_and_ones_may_be_bytes():
+    heat = np.random.default_rng(0).random((2, 4, 4)).astype(np.float32)
+    marked = np.zeros((2, 4, 4), np.uint8)
+    marked[:, :2] = 1
+    for measure in (mask_iou, pointing_game, mass_inside):
+        assert_allclose(measure(heat, marked), measure(heat, marked.astype(bool)))
+        assert_allclose(measure(heat, marked * 255), measure(heat, marked.astype(bool)))
+
+
+def test_thresholds_are_compared_as_numbers_not_as_types():
+    heat = np.full((1, 2, 2), 0.7, np.float32)
+    marked = np.ones((1, 2, 2), bool)
+    assert (
+        mask_iou(heat, marked, 0.7) == mask_iou(heat, marked, np.float64(0.7)) == threshold_curve(heat, marked, np.array([0.7]))
+    )
+
+
+def test_wrong_thresholds_and_nothing_at_all_are_said():
+    heat = np.ones((1, 2, 2), np.float32)
+    for measure in (pointing_game, mass_inside):
+        for wrong in (0, 1.5, float("nan"), "0.5"):
+            with pytest.raises(InputError, match="mask_threshold is"):
+                measure(heat, heat, wrong)
+    with pytest.raises(InputError, match="no heatmap"):
+        mask_iou(heat[:0], heat[:0])

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from sslviz import linear_probe
+from sslviz import compression_curve, linear_probe
 from sslviz.analysis.probe import L2_PATH, at_an_end, choose_l2, held_out, knn_probe, out_of_fold
 from sslviz.analysis.softmax import Design, fit_lbfgs, fit_sgd
 from sslviz.errors import InputError
@@ -240,3 +240,25 @@ def test_the_held_out_fifth_is_even_over_classes():
     held = held_out(y, seed=3)
     assert [held[y == k].sum() for k in range(3)] == [10, 4, 1]
     assert not np.array_equal(held, held_out(y, seed=4))
+
+
+def test_the_seed_reaches_the_choice_of_the_l2(monkeypatch):
+    H, y = planted(120)
+    seeds = []
+
+    def chosen(design, seed=0, *_):
+        seeds.append(seed)
+        return 1e-2
+
+    monkeypatch.setattr("sslviz.analysis.probe.choose_l2", chosen)
+    monkeypatch.setattr("sslviz.analysis.compression.choose_l2", chosen)
+    linear_probe(H, y, H, y, seed=5)
+    out_of_fold(H, y, None, folds=2, seed=7)
+    compression_curve(H, y, H, y, reductions=[0.5], kinds=["discriminative"], seed=9)
+    assert seeds == [5, 7, 7, 9]
+
+
+@pytest.mark.parametrize(("labels", "n"), [(-1, 0), (3, 1)])
+def test_folds_without_two_classes_are_refused(labels, n):
+    with pytest.raises(InputError, match=f"a probe needs two classes; these samples have {n}"):
+        out_of_fold(np.random.default_rng(0).random((20, 9)), np.full(20, labels), 1e-2)

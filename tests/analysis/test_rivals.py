@@ -45,3 +45,19 @@ def test_a_rival_without_its_input_says_nothing():
     rows = score_rows(np.ones((1, 8)), np.array([3]), 1.0)
     found = {name: RIVALS[name].score(RivalInput(rows, None, None)) for name in RIVALS}
     assert {k for k, v in found.items() if v is None} == {"nn1", "nn10", "msp"}
+
+
+def test_a_train_row_among_few_repeats_its_last_neighbour():
+    angles = np.arccos([1.0, 0.9, 0.5])
+    H = np.stack([np.cos(angles), np.sin(angles)], 1)
+    found = nearest_neighbours(H, H, np.array([0, 1, 2]), k=4)
+    assert_allclose(found.similarities[0], [0.9, 0.5, 0.5, 0.5], atol=1e-6)
+    assert found.rows[0].tolist() == [1, 2, 2, 2]
+    alone = nearest_neighbours(H[:1], H[:1], np.array([0]), k=2)
+    assert (alone.similarities.tolist(), alone.rows.tolist()) == ([[-1.0, -1.0]], [[-1, -1]])
+
+
+def test_similarities_do_not_depend_on_the_scale():
+    H = np.random.default_rng(0).normal(size=(6, 16))
+    plain = nearest_neighbours(H, H * 1e200, k=3).similarities
+    assert_allclose(nearest_neighbours(H.astype(np.float32) * np.float32(1e-20), H, k=3).similarities, plain, atol=1e-6)

@@ -360,3 +360,49 @@ def test_maps_that_only_look_exact_are_not_taken_for_it():
     black = torch.zeros(2, 3, 8, 8)  # features and means of maps are 0 here
     with pytest.raises(InputError, match="use gradcam"):
         explain(Clamped(), black, [0])
+
+
+def test_pictures_that_are_no_squares():
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    heat = explain(Colours(), images, [0])
+    assert heat.shape == (2, 8, 12)
+    assert_allclose(heat, images[:, 0] / images[:, 0].amax((1, 2), keepdim=True), rtol=1e-5)
+
+    class Many(Colours):  # as many channels as rows: not to be taken for channels last
+        def __init__(self):
+            super().__init__()
+            self.stage = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 1))
+
+    assert feature_maps(Many(), images, [1], layer="stage").shape == (2, 1, 4, 6)
+
+
+def test_numpy_pictures_of_any_kind():
+    images = np.random.default_rng(0).random((2, 3, 8, 8))
+    expected = explain(Colours(), images.astype(np.float32), [0])
+    for given in (images, images.astype(np.float16)):
+        assert_allclose(explain(Colours(), given, [0]), expected, atol=2e-3)
+    turned = np.ascontiguousarray(images[:, ::-1])[:, ::-1]  # negative strides, as of BGR made RGB
+    turned.setflags(write=False)
+    assert_allclose(explain(Colours(), turned, [0]), expected, rtol=1e-5)
+
+
+def test_integrated_gradients_of_a_steep_function_add_up():
+    class Steep(Colours):
+        def forward(self, x):
+            return (4 * self.stage(x)).exp().mean((2, 3))
+
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) + 1
+    net = Steep()
+    with Subject(net) as subject:
+        inputs = subject.inputs(images)
+        found = HEATMAPS["integrated_gradients"].maps(subject, inputs, torch.tensor([[1.0, 0, 0]] * 2), None)
+        rise = (net(inputs) - net(torch.zeros_like(inputs)))[:, 0]
+    assert_allclose(found.sum((1, 2)), rise.detach(), rtol=1e-3)
+
+
+def test_the_patch_to_compare_with_lies_elsewhere():
+    images = torch.zeros(1, 3, 2, 10)
+    images[0, 0, 0] = 1.0
+    heat = explain(Colours(), images, [0]).numpy()
+    fall = fall_when_hidden(Colours(), images, heat, [0], share=0.5)
+    assert_allclose([fall.hot, fall.elsewhere], [[1.0], [0.0]], atol=1e-6)  # the hot row, and the other one

@@ -42,7 +42,21 @@ def test_a_selection_of_features_alone_gives_the_published_weights():
     assert float(found.q_term) < 0 < float(found.l1_term)
 
 
+def test_samples_and_columns_that_are_the_mean_do_not_count():
+    rows = torch.tensor([[0, 0, 0.6, 0.8], [0.6, 0.8, 0, 0]], dtype=torch.float64)
+    terms = Regulariser(Selection(np.arange(4), 0.65), RegulariserWeights(1, 1))(rows)
+    assert float(terms.q_term) == 0  # both Q equal their mean
+    level = torch.eye(4, dtype=torch.float64)
+    assert float(Regulariser(Selection(np.arange(4), 0.65), RegulariserWeights(1, 1))(level).l1_term) == 0
+
+
 def test_what_cannot_be_is_said():
+    for features, eps, words in (([-1], 1.0, "outside 0"), ([0.5], 1.0, "integer feature"), ([1], -1.0, "eps is -1")):
+        with pytest.raises(InputError, match=words):
+            Regulariser(Selection(np.array(features), eps))
+    narrow = sslviz.select_features(np.random.default_rng(0).random((20, 3)), 1.0)
+    with pytest.raises(InputError, match="the rows have 4 features; D was selected among 3"):
+        Regulariser(narrow)(ROWS)
     with pytest.raises(InputError, match="the rows have 3 features; feature 3 of D is outside"):
         Regulariser(D23)(ROWS[:, :3])
     for given, words in (
