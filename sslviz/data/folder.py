@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,8 +104,8 @@ def walk_pictures(root: Path, inside: list[Path] | None = None) -> list[str]:
 
 def is_inside(path: Path, folders: list[Path]) -> bool:
     """Whether a path, links resolved, lies in one of these folders."""
-    target = path.resolve()
-    return any(target.is_relative_to(folder.resolve()) for folder in folders)
+    target = Path(os.path.realpath(path))  # Path.resolve raises at a link to itself
+    return any(target.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def class_titles(names: list[str]) -> dict[str, str]:
@@ -140,18 +141,21 @@ class _Scan:
 
     def walk(self, root: Path) -> list[_File]:
         files: list[_File] = []
+        if not self._may_follow(str(root)):
+            self.left_out["folders outside the allowed ones"] += 1
+            return files
         stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
         while stack:
             folder, lead, above = stack.pop()
-            stat = os.stat(folder)
-            here = (stat.st_dev, stat.st_ino)
-            if here in above:
-                self.left_out["links that lead back into themselves"] += 1
-                continue
             try:
+                about = os.stat(folder)
                 entries = list(os.scandir(folder))
             except OSError:
                 self.left_out["folders that cannot be read"] += 1
+                continue
+            here = (about.st_dev, about.st_ino)
+            if here in above:
+                self.left_out["links that lead back into themselves"] += 1
                 continue
             before = len(files), len(stack)
             for entry in entries:
@@ -188,10 +192,14 @@ class _Scan:
             stack.append((entry.path, f"{lead}{name}/", above))
         elif ending in PICTURES:
             try:
-                stat = entry.stat()
-                files.append(_File(lead + name, -1 if is_folder else stat.st_size, stat.st_mtime_ns))
+                found = entry.stat()
             except OSError:
                 files.append(_File(lead + name, -1, 0))
+                return
+            if is_folder or stat.S_ISREG(found.st_mode):
+                files.append(_File(lead + name, -1 if is_folder else found.st_size, found.st_mtime_ns))
+            else:  # a pipe or a device, which may never end
+                self.left_out["names that are no regular files"] += 1
         else:
             self.left_out["other files"] += 1
             self.other_endings[ending or "no ending"] += 1

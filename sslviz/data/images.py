@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,9 +28,13 @@ class Picture(NamedTuple):
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
 """What is opened, whatever a file is called: formats of pictures that Pillow reads by itself (EPS would start Ghostscript)."""
-DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError)
-"""What Pillow raises where a file is not whole."""
+_MOST_GREY = 64_000_000
+"""Pixels of a picture of 16 bits or floats, which takes several times the memory of one of 8 bits."""
+_MOST_RATIO = 100
+"""Of the longer side to the shorter: resized by its shorter side, a thinner picture takes gigabytes."""
 _ORIENTATION = 0x0112
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a remark on metadata
 _WEB_FORMATS = {"JPEG", "PNG", "WEBP"}
 
 
@@ -45,22 +48,21 @@ def decode(content: bytes) -> Picture:
     if not content:
         raise BadImage("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
-            plain = upright and image.format in _WEB_FORMATS and image.mode in {"RGB", "L", "P", "RGBA"}
-            if image.format == "JPEG" and image.mode in {"RGB", "L"}:
-                return Picture(_decode_jpeg(content), plain, "")
-            frames = getattr(image, "n_frames", 1)
-            pixels = _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(image)
+        upright = image.getexif().get(_ORIENTATION, 1) == 1
+        plain = upright and image.format in _WEB_FORMATS and image.mode in {"RGB", "L", "P", "RGBA"}
+        if image.format == "JPEG" and image.mode in {"RGB", "L"}:
+            return Picture(_decode_jpeg(content), plain, "")
+        frames = getattr(image, "n_frames", 1)
+        pixels = _to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage(_what_it_is(content)) from None
     except Image.DecompressionBombError:
         raise BadImage("too large a picture (more than 178 million pixels)") from None
-    except DAMAGES as error:
+    except Exception as error:  # Pillow's readers of formats raise whatever they meet in a file that is not whole
         raise BadImage(f"damaged picture ({_one_line(error)})") from None
     remark = f"first of {frames} frames" if frames > 1 else ""
     return Picture(torch.from_numpy(pixels).permute(2, 0, 1), plain and frames == 1, remark)
@@ -103,9 +105,19 @@ def _decode_jpeg(content: bytes) -> "torch.Tensor":
     return pixels
 
 
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if max(width, height) > _MOST_RATIO * min(width, height):
+        raise BadImage(f"too thin a picture ({width} x {height})")
+    if image.mode[0] in "IF" and width * height > _MOST_GREY:
+        raise BadImage(f"too large a picture of more than 8 bits ({width} x {height}, more than 64 million pixels)")
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
+        values: np.ndarray = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise BadImage("grey values that are NaN or infinite")
         low, high = float(values.min()), float(values.max())
         if image.mode == "F" and 0 <= low and high <= 1:
             values = values * 255

@@ -1,6 +1,7 @@
 """Pictures of a data set, read and decoded ahead of their use by a few threads (decoders release the GIL)."""
 
 import hashlib
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,8 @@ import torch
 from sslviz.data.images import BadImage, decode, fit, thumbnail
 from sslviz.progress import Progress
 
+_MOST_BYTES = 1 << 30
+"""Of a picture's file."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -31,9 +34,12 @@ class Loaded(NamedTuple):
 def read_picture(path: Path, resize: int, size: int, *, thumb: bool = True) -> Loaded:
     """Read a file once: digest, size, thumbnail and the encoder's input. A bad file gives its reason, never an exception."""
     try:
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            return Loaded(None, "", 0, 0, b"", "", "a folder, not a picture")
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_BYTES:
+            return Loaded(None, "", 0, 0, b"", "", "no regular file, or one of more than 1 GB")
         content = path.read_bytes()
-    except IsADirectoryError:
-        return Loaded(None, "", 0, 0, b"", "", "a folder, not a picture")
     except OSError as error:
         return Loaded(None, "", 0, 0, b"", "", f"cannot be read ({error.strerror})")
     sha256 = hashlib.sha256(content).hexdigest()

@@ -1,15 +1,17 @@
 """Taking an encoder into a workspace: from a checkpoint file, or by name from timm and the Hugging Face hub."""
 
+import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 from sslviz.encoders.spec import EncoderSpec, input_of, load_spec
-from sslviz.encoders.store import read_head, save_encoder
+from sslviz.encoders.store import Head, read_head, save_encoder
 from sslviz.errors import InputError, NotFound, shown
-from sslviz.store.files import read_json
+from sslviz.store.files import only_writer, read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
+
+_MOST_CARD = 1 << 20
 
 
 def add_encoder(
@@ -33,6 +35,8 @@ def add_encoder(
     """
     for key in ("mean", "std"):
         input_spec[key] = three_numbers(input_spec.get(key))
+    for key in ("size", "resize"):
+        input_spec[key] = _pixels(key, input_spec.get(key))
     changes = {k: v for k, v in input_spec.items() if v is not None}
     given = {"--network": network, "--stem-padding": stem_padding}
     beside = [flag for flag, value in given.items() if value is not None]
@@ -51,14 +55,42 @@ def add_encoder(
     spec, weights, found = read_encoder(path, name, network, input_spec, stem_padding)
     if origin:
         spec = spec.model_copy(update={"source": f"{origin}, sha256 {found.sha256}", "licence": licence, "method": method})
-    _check_free(workspace, spec)
     head, card = (path.with_name(part) for part in ("head.safetensors", "card.json"))
     ours = found.writer == "sslviz"
-    spec = save_encoder(workspace, spec, weights, read_head(head) if ours else found.head)
-    if ours and card.exists():
-        shutil.copyfile(card, workspace.encoder(name) / "card.json")
+    spec = _save(workspace, spec, weights, read_head(head) if ours else found.head, _card(card) if ours else None)
     left = ", ".join(f"{part} ({n})" for part, n in found.left_out.items())
     return spec, [*found.notes, *([f"left out: {left}"] if left else [])]
+
+
+def _save(
+    workspace: Workspace,
+    spec: EncoderSpec,
+    weights: dict[str, Any],
+    head: Head | None = None,
+    card: dict[str, Any] | None = None,
+) -> EncoderSpec:
+    """Store an encoder of this name, one at a time. Raises InputError where the name belongs to other weights."""
+    with only_writer(workspace.create().encoder(spec.name), f"encoder {spec.name}", wait=True):
+        _check_free(workspace, spec)
+        return save_encoder(workspace, spec, weights, head, card)
+
+
+def _card(path: Path) -> dict[str, Any] | None:
+    """What a card says; None for what is none: a link (it could lead anywhere), a large file, no JSON."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_CARD:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _pixels(key: str, given: Any) -> int | None:
+    try:
+        return None if given in (None, "") else int(given)
+    except ValueError:
+        raise InputError(f'{key} is "{given}"; expected a number of pixels.') from None
 
 
 def _check_free(workspace: Workspace, spec: EncoderSpec) -> None:
@@ -156,9 +188,8 @@ def _add_timm(
         if bilinear
         else (f"its own evaluation resizes pictures by {config['interpolation']} interpolation, here by bilinear",),
     )
-    _check_free(workspace, spec)
     remark = f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
-    return save_encoder(workspace, spec, net.state_dict()), [remark, *spec.notes]
+    return _save(workspace, spec, net.state_dict()), [remark, *spec.notes]
 
 
 def _width(net: Any, size: int, source: str) -> int:

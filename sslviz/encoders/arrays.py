@@ -84,12 +84,29 @@ def _reader(path: Path) -> tuple[str, Callable[[Path, float], Arrays]]:
 
 
 def _numpy(path: Path, most: float) -> Arrays:
+    with path.open("rb") as handle:
+        _check_header(path, handle, most)
     return Arrays(_plain(path, lambda: np.load(path, allow_pickle=False)))
 
 
 def _npz(path: Path, most: float) -> Arrays:
     with np.load(path, allow_pickle=False) as archive:
-        return _picked(path, archive.files, lambda name: _plain(path, lambda: archive[name]))
+
+        def array(name: str) -> np.ndarray:
+            if f"{name}.npy" in archive.zip.namelist():
+                with archive.zip.open(f"{name}.npy") as handle:
+                    _check_header(path, handle, most)
+            return _plain(path, lambda: archive[name])
+
+        return _picked(path, archive.files, array)
+
+
+def _check_header(path: Path, handle: Any, most: float) -> None:
+    """By what an array says of itself: nothing of that size is made first."""
+    version = np.lib.format.read_magic(handle)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(handle)
+    _check_size(path, math.prod(shape) * dtype.itemsize, most)
 
 
 def _plain(path: Path, load: Callable[[], Any]) -> np.ndarray:

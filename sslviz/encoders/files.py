@@ -1,8 +1,11 @@
 """Reading a checkpoint file that somebody else made, without running anything it says."""
 
 import argparse
+import math
 import pathlib
 import pickle
+import re
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,8 @@ import torch
 from sslviz.errors import InputError, NotFound, Untrusted
 
 _ADVICE = "Save its weights where you trust it: torch.save(model.state_dict(), ...) or safetensors."
+_reading = threading.Lock()
+"""torch's list of what is allowed is the whole process'."""
 
 
 class FileContent(NamedTuple):
@@ -59,6 +64,9 @@ def _refuse_what_is_no_checkpoint(path: Path, head: bytes, size: int) -> None:
                     what = f"a zip archive without weights (it holds {', '.join(names[:3]) or 'nothing'})"
                 elif any("/code/" in name for name in names):
                     raise Untrusted(f"{path} is a TorchScript program, not only tensors, and was not loaded. {_ADVICE}")
+                parts = archive.infolist()
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+                    what = "a zip archive of another kind: what torch saves is not compressed"
                 elif damaged := archive.testzip():
                     what = f"damaged: the checksum of {damaged} inside it is wrong; download it again"
         except (RuntimeError, NotImplementedError):
@@ -85,8 +93,8 @@ def _read_safetensors(path: Path) -> FileContent:
 
 def _read_torch(path: Path, head: bytes) -> FileContent:
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with _reading, torch.serialization.safe_globals(_harmless()):
+            content = _arrays_themselves(torch.load(path, map_location="cpu", weights_only=True), set())
     except pickle.UnpicklingError as error:
         raise _refusal(path, head, error) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
@@ -110,6 +118,8 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
             raise InputError(f"{path}: {name} is not a plain tensor (sparse, quantised, nested or without values). {_ADVICE}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name} says it is {tuple(tensor.shape)}, but repeats fewer values. {_ADVICE}")
     container = "PyTorch Lightning" if "pytorch-lightning_version" in content else "torch"
     return FileContent(tensors, other, container)
 
@@ -122,13 +132,79 @@ def _flatten(lead: str, values: dict[Any, Any], into: dict[str, torch.Tensor], d
             _flatten(f"{lead}{key}.", value, into, depth - 1)
 
 
-def _harmless() -> list[Any]:
-    """The fixed allow-list: plain records, paths, and NumPy numbers and arrays (docs/formats.md)."""
-    from numpy._core import multiarray
+class _Dtype:
+    """Stands for numpy.dtype while a file is read. NumPy's own, made up by a file, can point anywhere in memory."""
 
-    scalar: Any = multiarray.scalar
-    rebuild: Any = multiarray._reconstruct
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdUSO"}
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[?bBhHiIlLqQefd]|b1|[iuf][1248]|c(8|16)|[SU]\d{1,6}|O8?", code):
+            raise pickle.UnpicklingError(f"NumPy numbers of the kind {str(code)[:20]!r}")
+        self.code = code
+        self.order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "=", "|") or any(state[2:5]):
+            raise pickle.UnpicklingError("NumPy numbers of an unknown kind")
+        self.order = state[1]
+
+    def values(self, content: Any, n: int) -> Any:
+        """n values out of bytes; of Python objects, which a file may hold too, the list of them."""
+        if self.code.startswith("O"):
+            return content
+        if not isinstance(content, bytes):
+            raise pickle.UnpicklingError("NumPy numbers without their bytes")
+        kind = np.dtype(self.code)
+        try:
+            return np.frombuffer(content, kind if self.order in "|=" else kind.newbyteorder(self.order), n)
+        except ValueError as error:
+            raise pickle.UnpicklingError(f"NumPy numbers of another size ({error})") from None
+
+
+class _Array:
+    """Stands for numpy.ndarray while a file is read; `value` is the array, or the list where it held objects."""
+
+    value: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
+            raise pickle.UnpicklingError("a NumPy array of an unknown kind")
+        _, shape, kind, by_columns, content = state
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise pickle.UnpicklingError("a NumPy array of no shape")
+        found = kind.values(content, math.prod(shape))
+        if isinstance(found, np.ndarray):
+            found = found.reshape(shape, order="F" if by_columns else "C").copy()
+        self.value = found
+
+
+def _new_array(kind: Any, *_: Any) -> _Array:
+    if kind is not _Array:
+        raise pickle.UnpicklingError("a NumPy array of an unknown kind")
+    return _Array()
+
+
+def _number(kind: Any, content: Any = b"") -> Any:
+    if not isinstance(kind, _Dtype):
+        raise pickle.UnpicklingError("a NumPy number of an unknown kind")
+    found = kind.values(content, 1)
+    return found[0] if isinstance(found, np.ndarray) else found
+
+
+def _arrays_themselves(value: Any, seen: set[int]) -> Any:
+    """The same content with arrays in the place of what stands for them."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict | list | tuple | argparse.Namespace) and id(value) not in seen:
+        seen.add(id(value))
+        if isinstance(value, tuple):
+            return tuple(_arrays_themselves(part, seen) for part in value)
+        parts: Any = vars(value) if isinstance(value, argparse.Namespace) else value
+        for key in list(parts) if isinstance(parts, dict) else range(len(parts)):
+            parts[key] = _arrays_themselves(parts[key], seen)
+    return value
+
+
+def _harmless() -> list[Any]:
+    """The fixed allow-list: plain records, paths, and NumPy numbers and arrays, made by us (docs/formats.md)."""
     return [
         argparse.Namespace,
         *(
@@ -141,18 +217,17 @@ def _harmless() -> list[Any]:
             for module in ("pathlib", "pathlib._local")
             for kind in ("WindowsPath", "PureWindowsPath")
         ),
-        *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
-        *((rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
-        np.ndarray,
-        np.dtype,
-        *dtypes,
+        *((_number, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+        *((_new_array, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
+        (_Array, "numpy.ndarray"),
+        (_Dtype, "numpy.dtype"),
     ]
 
 
 def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputError:
     names: list[str] = []
     if head.startswith(b"PK"):
-        with torch.serialization.safe_globals(_harmless()):
+        with _reading, torch.serialization.safe_globals(_harmless()):
             try:
                 names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
             except Exception:  # what can be wrong with a pickle is anything

@@ -75,7 +75,7 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
 
 def name_of(source: str) -> str:
     """The name that a source is registered under where none is given."""
-    return name_from_path(Path(source.removeprefix("timm:").removeprefix("hf:")).expanduser())
+    return name_from_path(Path(source.removeprefix("timm:").removeprefix("hf:")))
 
 
 def published() -> list[tuple[str, Any]]:

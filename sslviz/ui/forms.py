@@ -32,8 +32,11 @@ def allowed_path(text: str) -> Path:
     """A path typed into the browser, links resolved. Raises Untrusted outside the allowed folders."""
     if not text.strip():
         raise InputError("name a folder or file first.")
-    path = Path(text.strip()).expanduser()
-    resolved = path.resolve()
+    try:
+        path = Path(text.strip()).expanduser()
+        resolved = path.resolve()
+    except (RuntimeError, ValueError):  # of nobody's home, a link to itself
+        raise InputError(f"{text.strip()} is no path on this machine.") from None
     roots = allowed_roots()
     if not any(resolved.is_relative_to(root) for root in roots):
         raise Untrusted(

@@ -5,7 +5,8 @@ import unicodedata
 import pytest
 
 from sslviz.data import dataset as datasets
-from sslviz.data.folder import class_titles, list_folder
+from sslviz.data.folder import class_titles, is_inside, list_folder
+from sslviz.data.loading import read_picture
 from sslviz.errors import InputError, NotFound
 from sslviz.store.workspace import Workspace
 from tests.inputs import folder, picture
@@ -170,3 +171,25 @@ def test_pictures_inside_a_workspace_move_with_it(tmp_path, workspace):
     assert after.root == tmp_path / "elsewhere" / "datasets" / "set" / "images"
     assert (after.fingerprint, after.facts) == (before.fingerprint, {**before.facts, "root": str(after.root)})
     assert datasets.load(moved, "set").root == after.root
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    root = folder(tmp_path / "photos", {"train/cat": 2, "train/dog": 2})
+    os.mkfifo(root / "train" / "cat" / "endless.png")
+    (root / "train" / "dog" / "zeros.png").symlink_to("/dev/zero")
+    listing = list_folder(root)
+    assert len(listing.samples) == 4
+    assert any("2 names that are no regular files" in note for note in listing.notes)
+    for name in ("cat/endless.png", "dog/zeros.png"):  # as one that was put there after the listing
+        assert read_picture(root / "train" / name, 16, 16).error == "no regular file, or one of more than 1 GB"
+
+
+def test_nothing_outside_the_allowed_folders_is_listed_by_a_link_to_begin_with(tmp_path):
+    secret = folder(tmp_path / "secret", {"train/cat": 1})
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "allowed" / "photos").symlink_to(secret)
+    with pytest.raises(InputError):
+        list_folder(tmp_path / "allowed" / "photos", inside=[tmp_path / "allowed"])
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert not is_inside(loop, [tmp_path / "allowed"])

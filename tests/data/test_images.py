@@ -1,4 +1,5 @@
 import io
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def test_grey_of_every_depth_looks_like_8_bit_grey():
         (b"<html><body>404 Not Found</body></html>\n", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
         (b"some text", "not a picture"),
+        (encoded(Image.new("L", (1, 2000))), r"too thin a picture \(1 x 2000\)"),
+        (encoded(Image.fromarray(np.array([[0.5, np.nan]] * 4, np.float32)), "TIFF"), "NaN or infinite"),
     ],
 )
 def test_what_is_no_whole_picture_gives_its_reason(content, reason):
@@ -139,3 +142,23 @@ def test_no_other_program_is_started_for_a_picture(monkeypatch):
         decode_mask(drawing, "x.png")
     with pytest.raises(BadImage):
         cut_file(drawing, [(1.0, 1.0, 0.0, 0.0, 0.0, 8.0)])
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "AVIF", "WEBP", "BMP", "PNG"])
+def test_damage_anywhere_is_a_reason_and_no_error_of_pillows(form):
+    frames = [picture(k, 48, 48) for k in range(3)]
+    several = {"save_all": True, "append_images": frames[1:]} if form in ("GIF", "TIFF", "WEBP") else {}
+    whole = encoded(frames[0], form, **several)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in rng.integers(12, len(whole), 4):
+            content[place] = rng.integers(256)
+        with suppress(BadImage):
+            assert decode(bytes(content[: rng.integers(len(whole) // 2, len(whole) + 1)])).pixels.shape[0] == 3
+
+
+def test_large_pictures_of_many_bits_are_refused_before_they_are_read():
+    deep = encoded(Image.new("I;16", (8001, 8001)))  # 64 million pixels, in a few kilobytes
+    with pytest.raises(BadImage, match="too large a picture of more than 8 bits"):
+        decode(deep)

@@ -181,7 +181,11 @@ def test_nothing_larger_than_memory_is_read(tmp_path):
         file.create_dataset("h", (10**6, 10**6), "f4")  # not written: a few bytes
     torch.save({"h": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "h.pt")
     parquet_of_lists(tmp_path / "h.parquet")
-    for name, most in (("h.h5", 1e9), ("h.pt", 1e9), ("h.parquet", 12 * 9 * 4 - 1)):
+    with pytest.raises(InputError, match="repeats fewer values"):
+        read_arrays(tmp_path / "h.pt")
+    np.savez_compressed(tmp_path / "h.npz", h=np.zeros((1000, 1000)))
+    np.save(tmp_path / "h.npy", np.zeros((1000, 1000)))
+    for name, most in (("h.h5", 1e9), ("h.npz", 7e6), ("h.npy", 7e6), ("h.parquet", 12 * 9 * 4 - 1)):
         with pytest.raises(InputError, match="the embeddings take"):
             read_arrays(tmp_path / name, most)
     assert read_arrays(tmp_path / "h.parquet", 12 * 9 * 4).H.shape == (12, 9)

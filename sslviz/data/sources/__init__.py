@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from sslviz.data.folder import LEFT_BEHIND, PICTURES, SPLITS
-from sslviz.data.images import DAMAGES, FORMATS
+from sslviz.data.images import FORMATS
 from sslviz.errors import InputError
 from sslviz.progress import Progress
 from sslviz.registry import Registry
@@ -114,6 +114,6 @@ def _ending(content: bytes) -> str:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             ending = f".{(image.format or '').lower()}"
-    except (*DAMAGES, Image.DecompressionBombError):
+    except Exception:  # see images.decode
         return ".jpg"
     return ending if ending in PICTURES else ".jpg"
