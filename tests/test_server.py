@@ -8,7 +8,7 @@ import pytest
 from sslviz.ui.server import TokenGate, _hosts
 
 
-def status(address, host):
+def status(address, host, origin=None):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -19,6 +19,8 @@ def status(address, host):
             sent.append(message)
 
         headers = [(b"host", host.encode()), (b"cookie", b"sslviz-8501=secret")]
+        if origin is not None:
+            headers.append((b"origin", origin.encode()))
         scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
         await TokenGate(app, "secret", _hosts(address), 8501)(scope, None, send)
 
@@ -46,3 +48,18 @@ def status(address, host):
 )
 def test_hosts(address, host, expected):
     assert status(address, host) == expected
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("http://127.0.0.1:8501", 200),
+        ("http://127.0.0.1:9999", 403),  # another server of this machine: its pages are sent with our cookie too
+        ("http://localhost:8501", 403),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_pages_of_other_servers_are_not_let_in(origin, expected):
+    assert status("127.0.0.1", "127.0.0.1:8501", origin) == expected

@@ -96,11 +96,11 @@ def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take a data set and all results made from it out of the workspace; images elsewhere stay."""
     import shutil
 
-    from sslviz.jobs.runner import check_idle
+    from sslviz.jobs.runner import idle
 
     where = Workspace(workspace)
     folder = where.existing_dataset(name)
-    check_idle(where, "dataset", name)
-    shutil.rmtree(folder)
-    for kind in ("embeddings", "results"):
-        shutil.rmtree(where.root / kind / name, ignore_errors=True)
+    with idle(where, "dataset", name):
+        shutil.rmtree(folder)
+        for kind in ("embeddings", "results"):
+            shutil.rmtree(where.root / kind / name, ignore_errors=True)

@@ -117,12 +117,12 @@ def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take an encoder and all results made with it out of the workspace."""
     import shutil
 
-    from sslviz.jobs.runner import check_idle
+    from sslviz.jobs.runner import idle
 
     where = Workspace(workspace)
     folder = where.existing_encoder(name)
-    check_idle(where, "encoder", name)
-    shutil.rmtree(folder)
-    for kind in ("embeddings", "results"):
-        for folder in (where.root / kind).glob(f"*/{name}"):
-            shutil.rmtree(folder)
+    with idle(where, "encoder", name):
+        shutil.rmtree(folder)
+        for kind in ("embeddings", "results"):
+            for folder in (where.root / kind).glob(f"*/{name}"):
+                shutil.rmtree(folder)

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,18 @@ _BEAT_LOST = 60.0
 _DIES_WITHIN = 10.0
 _FOLLOWER = "process-{}.json"
 """In a run's folder: another process of the run than the first, and what ended it."""
+_DEFAULTS: dict[str, Any] = {
+    "slurm": "",
+    "stage": "",
+    "done": 0,
+    "total": 0,
+    "facts": {},
+    "warnings": [],
+    "result": None,
+    "error": "",
+    "exit_code": None,
+}
+"""What a state.json need not say."""
 _OF_MACHINE = frozenset({"device", "workers"})
 """Settings that change no result."""
 _OF_PROCESSES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
@@ -83,7 +96,7 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
         )
         try:
             _start(workspace, run_id)
-        except SslvizError:  # a cluster did not take it
+        except (SslvizError, OSError):  # a cluster did not take it, or this machine has no place for another process
             shutil.rmtree(workspace.run(run_id))
             raise
         return run_id, "started"
@@ -128,7 +141,11 @@ def kill(workspace: Workspace, run_id: str) -> None:
     if state["slurm"]:
         cluster.end(state["slurm"])
     elif state.get("pid") and is_held(workspace.run(run_id) / "alive"):
-        os.killpg(int(state["pid"]), signal.SIGKILL)
+        if (where := state.get("machine", _machine())) != _machine():
+            raise Busy(f"run {run_id} runs on another machine or in another container ({where[0]}); end it there.")
+        with suppress(ProcessLookupError):
+            if os.getpgid(int(state["pid"])) == int(state["pid"]):  # a run leads a group of its own
+                os.killpg(int(state["pid"]), signal.SIGKILL)
         for other in workspace.run(run_id).glob(_FOLLOWER.format("*")):  # torchrun starts each in a session of its own
             with suppress(ProcessLookupError):
                 os.killpg(int(read_json(other)["pid"]), signal.SIGKILL)
@@ -148,10 +165,27 @@ def _active(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 def delete(workspace: Workspace, run_id: str) -> None:
     """Remove an ended run's folder. Raises NotFound, Busy when it is running."""
-    state = read_run(workspace, run_id)
-    if state["status"] in ACTIVE:
-        raise Busy(f"run {run_id} is running; cancel it first: sslviz runs cancel {run_id}")
-    shutil.rmtree(workspace.run(run_id))
+    folder = workspace.existing_run(run_id)
+    with _starting(workspace):
+        if is_held(folder / "alive") or _described(workspace, run_id)["status"] in ACTIVE:
+            raise Busy(f"run {run_id} is running; cancel it first: sslviz runs cancel {run_id}")
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def idle(workspace: Workspace, kind: str, name: str) -> Iterator[None]:
+    """While nothing works on this "dataset" or "encoder", and nothing begins to. Raises Busy where a run does."""
+    workspace.create()
+    with _starting(workspace):
+        check_idle(workspace, kind, name)
+        yield
+
+
+def _machine() -> list[str]:
+    """Where process numbers mean the same: the machine, and the container in it."""
+    with suppress(OSError):
+        return [socket.gethostname(), os.readlink("/proc/self/ns/pid")]
+    return [socket.gethostname(), ""]
 
 
 def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
@@ -166,19 +200,8 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
         started = state.get("launched", config["created"])
         if state["status"] in ("queued", "running") or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
             state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
-    defaults = {
-        "slurm": "",
-        "stage": "",
-        "done": 0,
-        "total": 0,
-        "facts": {},
-        "warnings": [],
-        "result": None,
-        "error": "",
-        "exit_code": None,
-    }
     state = {
-        **defaults,
+        **_DEFAULTS,
         **state,
         "id": run_id,
         "job": config["job"],
@@ -196,7 +219,7 @@ def _on_cluster(state: dict[str, Any]) -> bool:
     """Whether a run on a cluster is waiting or working there: another machine's lock need not be seen from here."""
     if not state.get("slurm"):
         return False
-    if time.time() - state.get("updated", 0) < _BEAT_LOST:
+    if 0 <= time.time() - state.get("updated", 0) < _BEAT_LOST:
         return True
     known = cluster.knows(state["slurm"])
     return state["status"] == "queued" if known is None else known
@@ -207,10 +230,25 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     runs = []
     for run_id in workspace.runs():
         try:
-            runs.append(read_run(workspace, run_id))
+            runs.append(_described(workspace, run_id))
         except (NotFound, FileNotFoundError):
             continue  # deleted while we looked
     return sorted(runs, key=lambda run: float(run["created"]), reverse=True)
+
+
+def _described(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    """As `read_run`; a run whose files are damaged is one that failed, not the end of every page. Raises NotFound."""
+    try:
+        return read_run(workspace, run_id)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, NotFound):
+            raise
+        folder = workspace.existing_run(run_id)
+        about = {"id": run_id, "job": "damaged", "settings": {}, "background": False}
+        said = f"its files are damaged; remove it: sslviz runs delete {run_id}"
+        now = folder.stat().st_mtime
+        times = {"created": now, "updated": now, "seconds": 0.0, "eta_seconds": None, "cancelling": False}
+        return {**_DEFAULTS, **about, **times, "status": "failed", "error": said, "exit_code": 2}
 
 
 def check_idle(workspace: Workspace, kind: str, name: str) -> None:
@@ -218,9 +256,11 @@ def check_idle(workspace: Workspace, kind: str, name: str) -> None:
     for run in list_runs(workspace):
         own = run["settings"]
         several = own.get(f"{kind}s", ())
+        if run["status"] not in ACTIVE:
+            continue
         arms = run["job"] == "finetune" and kind == "encoder" and name.startswith(f"{own['name'] or own['encoder']}-")
         everything = several == []  # compare: all that are scored
-        if run["status"] in ACTIVE and (arms or everything or name in (own.get(kind), own.get("name"), *several)):
+        if arms or everything or name in (own.get(kind), own.get("name"), *several):
             raise Busy(f'run {run["id"]} works on "{name}". Wait for it, or cancel it: sslviz runs cancel {run["id"]}')
 
 
@@ -299,7 +339,8 @@ class RunProgress(Progress):
     def write(self) -> None:
         with self._lock:
             content = {**self.state, "updated": time.time()}
-        write_json(self.folder / "state.json", json.loads(json.dumps(content, default=_plain)))
+        written = json.dumps(content, default=_plain)  # NaN becomes null: JSON has none
+        write_json(self.folder / "state.json", json.loads(written, parse_constant=lambda _: None))
 
     def _beat(self) -> None:
         while not self._ended.wait(_BEAT):
@@ -321,7 +362,7 @@ def execute(workspace: Workspace, run_id: str) -> int:
         fcntl.flock(alive, fcntl.LOCK_EX)
         before = read_json(folder / "state.json") if (folder / "state.json").exists() else {}
         kept = {"launched": before.get("launched", time.time()), "slurm": before.get("slurm", "")}
-        progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), **kept})
+        progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), "machine": _machine(), **kept})
         for stop in (signal.SIGTERM, signal.SIGUSR2):  # the second: SLURM's time is nearly up
             signal.signal(stop, lambda *_: progress.cancelled.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -439,14 +480,14 @@ def _start(workspace: Workspace, run_id: str) -> None:
         command = (
             f"exec {shlex.quote(sys.executable)} -u -m sslviz.jobs.runner {run_id} >> {shlex.quote(str(folder / 'log'))} 2>&1"
         )
-        where = f"export SSLVIZ_WORKSPACE={shlex.quote(str(workspace.root))}; "
+        where = f"export PYTHONSAFEPATH=1 SSLVIZ_WORKSPACE={shlex.quote(str(workspace.root))}; "
         job_id = cluster.submit(folder, options, ["bash", "-c", where + command])
         waiting = {"status": "queued", "stage": f"waiting for SLURM (job {job_id})", "launched": time.time(), "slurm": job_id}
         write_json(folder / "state.json", waiting)
         return
     write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
     inherited = {k: v for k, v in os.environ.items() if k not in _OF_PROCESSES and not k.startswith("SLURM_")}
-    environment = {**inherited, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1"}
+    environment = {**inherited, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
     with (folder / "log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, *_program(config["settings"]), run_id],

@@ -3,6 +3,7 @@
 Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many processes), and whatever sbatch knows.
 """
 
+import re
 import shutil
 import subprocess
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from sslviz.errors import InputError, RunFailed
 
 _ASK_AGAIN = 10.0  # seconds
+_OURS = frozenset({"chdir", "error", "export", "export-file", "get-user-env", "input", "output", "wrap"})
+_ID = re.compile(r"\d+(_\d+)?")
 _known: dict[str, tuple[float, bool | None]] = {}
 
 
@@ -19,8 +22,10 @@ def options(text: str) -> dict[str, str]:
     found = {}
     for part in text.split(","):
         key, _, value = part.strip().partition("=")
-        if not key or not value or not key.replace("-", "").isalnum():
+        if not key.replace("-", "").isalnum() or not re.fullmatch(r"[\w:.+*&|@/-]+", value, re.ASCII):
             raise InputError(f'--slurm "{text}": expected KEY=VALUE,KEY=VALUE, for example partition=gpu,gpus=4,time=24:00:00')
+        if key in _OURS:
+            raise InputError(f"--slurm: {key} is not for you to choose; it says what is run, or where its output goes.")
         found[key] = value
     return found
 
@@ -63,13 +68,15 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
 def knows(job_id: str) -> bool | None:
     """Whether SLURM still has this job waiting or running (asked at most every ten seconds); None where nobody can be asked."""
     asked, answer = _known.get(job_id, (0.0, None))
+    if not _ID.fullmatch(job_id):
+        return None
     if time.monotonic() - asked > _ASK_AGAIN or not asked:
         try:
             done = subprocess.run(
                 ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"],
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=10,
                 check=False,
             )
             gone = "invalid job id" in done.stderr.lower() if done.returncode else not done.stdout.strip()
@@ -82,7 +89,12 @@ def knows(job_id: str) -> bool | None:
 
 def end(job_id: str) -> None:
     """Take a job off the cluster. Raises RunFailed where SLURM does not."""
-    done = subprocess.run(["scancel", job_id], capture_output=True, text=True, check=False)
+    if not _ID.fullmatch(job_id):
+        raise InputError(f'"{job_id[:40]}" is no number of a SLURM job.')
+    try:
+        done = subprocess.run(["scancel", job_id], capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"scancel {job_id}: no answer within 30 seconds.") from None
     if done.returncode:
         raise RunFailed(f"scancel {job_id}: {done.stderr.strip()[-200:]}")
     _known.pop(job_id, None)

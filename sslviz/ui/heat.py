@@ -190,7 +190,7 @@ def _find_ways(root: str, name: str, fingerprint: str) -> _Ways:
         return _Ways((*exact, "gradcam", "integrated_gradients"), layers, usual.name, subject.map_size(None))
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
+@st.cache_data(max_entries=32, show_spinner=False)
 def _look(
     root: str,
     dataset: str,

@@ -19,6 +19,7 @@ from sslviz.errors import NotFound
 from sslviz.store.files import read_table
 from sslviz.store.results import latest_result
 from sslviz.store.workspace import Workspace
+from sslviz.ui.pictures import stored
 
 OUTLINES = {"core": (0, 158, 115), "spurious": (213, 94, 0)}
 """Colours of the two kinds of mask (Okabe and Ito, safe for colour-blind readers)."""
@@ -78,7 +79,7 @@ def heat_file(dataset: str, encoder: str, row: int, strip: bool = False, beside:
     encoder is named, under that one's heat. Raises NotFound, InputError.
     """
     workspace = Workspace()
-    found = datasets.load(workspace, dataset)
+    found = stored(workspace, dataset)
     if found.root is None or row >= len(found.samples):
         raise NotFound(f"no sample {row} of {dataset} has a picture.")
     sample_id = str(found.samples["sample_id"].iat[row])

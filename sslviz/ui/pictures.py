@@ -29,10 +29,23 @@ def thumb_file(dataset: str, row: int) -> tuple[bytes, str]:
 
 def picture_file(dataset: str, row: int, side: int = 1024) -> tuple[bytes, str]:
     """(content, media type) of the picture itself, upright, longer side at most `side`. Raises NotFound, BadImage."""
-    found = datasets.load(Workspace(), dataset)
+    found = stored(Workspace(), dataset)
     if row >= len(found.samples) or found.root is None:
         raise NotFound(f"no picture {row} in {dataset}.")
     return upright((found.root / str(found.samples["sample_id"].iat[row])).read_bytes(), side)
+
+
+def stored(workspace: Workspace, dataset: str) -> datasets.Dataset:
+    """The data set as it is stored now, read once however many of its pictures are asked for. Raises NotFound."""
+    folder = workspace.existing_dataset(dataset)
+    stamps = tuple((folder / name).stat().st_mtime_ns for name in ("samples.parquet", "dataset.json"))
+    with _lock:
+        return _read_dataset(str(workspace.root), dataset, stamps)
+
+
+@lru_cache(maxsize=2)
+def _read_dataset(root: str, dataset: str, stamps: tuple[int, ...]) -> datasets.Dataset:
+    return datasets.load(Workspace(root), dataset)
 
 
 def upright(content: bytes, side: int = 1024) -> tuple[bytes, str]:

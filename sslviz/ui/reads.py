@@ -12,12 +12,13 @@ from sslviz.analysis import expression
 from sslviz.data import dataset as datasets
 from sslviz.data.masks import mask_facts, refresh_masks
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import NotFound, SslvizError
+from sslviz.errors import EXPECTED, NotFound, said
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
 from sslviz.store.files import read_json
 from sslviz.store.results import Result, State
 from sslviz.store.workspace import Workspace
+from sslviz.ui.widgets import plain
 
 LIST_AGAIN_UP_TO = 100_000
 
@@ -62,8 +63,8 @@ def _list_again(root: str, name: str) -> None:
         found, _ = datasets.refresh(Workspace(root), name)
         if (masks := mask_facts(found)) is not None and masks["counts"]["core"] <= LIST_AGAIN_UP_TO:
             refresh_masks(found)
-    except SslvizError as error:
-        st.warning(str(error))
+    except EXPECTED as error:
+        st.warning(plain(said(error)))
 
 
 def stages(workspace: Workspace, found: datasets.Dataset, encoder: str) -> list[Stage]:

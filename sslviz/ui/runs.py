@@ -77,6 +77,8 @@ def show_one(workspace: Workspace, state: dict[str, Any]) -> None:
 
 def _command(state: dict[str, Any]) -> str:
     """The command line that does the same; "" where a job has none with these flags, or its settings are another version's."""
+    if state["job"] not in JOBS.names():  # its files are damaged
+        return ""
     entry = JOBS[state["job"]]
     required = [f"--{name.replace('_', '-')}" for name, field in entry.settings.model_fields.items() if field.is_required()]
     words = entry.example.split()

@@ -60,7 +60,7 @@ def current(workspace: Workspace, dataset: str) -> Selection | None:
 
 def _read(workspace: Workspace, name: str) -> Selection | None:
     path = workspace.root / "selections" / f"{name}.json"
-    if not name.isalnum() or not path.exists():
+    if not name.isalnum() or len(name) > 64 or not path.exists():
         return None
     try:
         content = read_json(path)

@@ -97,6 +97,12 @@ def _run(workspace: Workspace, sock: socket.socket, address: str, port: int, tok
         "client.showErrorLinks": False,
         "logger.hideWelcomeMessage": True,
         "server.allowedHosts": _hosts(address),
+        # a config.toml of the current folder is not obeyed in what opens the server
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.baseUrlPath": "",
     }
     config._main_script_path = str(script)
     bootstrap.load_config_options(options)
@@ -155,6 +161,11 @@ def _name_of(host: str) -> str | None:
         return None
 
 
+def _is_from(origin: str | None, host: str) -> bool:
+    """Whether a request comes from a page of this very server: a browser sends the cookie from pages of other ports too."""
+    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+
+
 class TokenGate:
     """Lets in whoever has the cookie; `?token=` becomes the cookie. Covers pages, pictures and websockets alike."""
 
@@ -170,7 +181,8 @@ class TokenGate:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        known_host = "*" in self.hosts or _name_of(connection.headers.get("host", "")) in self.hosts
+        host = connection.headers.get("host", "")
+        known_host = ("*" in self.hosts or _name_of(host) in self.hosts) and _is_from(connection.headers.get("origin"), host)
         if scope["type"] == "http" and known_host:
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             given = next((v for k, v in query if k == "token"), None)
@@ -232,7 +244,7 @@ async def _picture(request: "Request", name: str, make: Callable[[], tuple[bytes
 
     try:
         of = request.query_params.get("of")
-        if of is not None and of != fingerprint_of(name):
+        if of is not None and of != await run_in_threadpool(fingerprint_of, name):
             return Response(status_code=404)  # the data set has changed: its rows are others now
         content, kind = await run_in_threadpool(make)
     except EXPECTED:

@@ -44,7 +44,10 @@ def pretrain_settings(**options):
     return JOBS["pretrain"].settings(**{**values, "precision": "32-true", **options})
 
 
-def test_a_run_ends_well_and_tells_its_result(workspace, photos):
+def test_a_run_ends_well_and_tells_its_result(workspace, photos, tmp_path, monkeypatch):
+    for name in ("numpy", "torch", "types", "sslviz"):  # what lies in the folder it is started in is not run
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current folder was run')")
+    monkeypatch.chdir(tmp_path)
     run_id, how = runner.launch("embed", embed_settings(), workspace)
     assert how == "started"
     state = wait(workspace, run_id)
@@ -318,6 +321,7 @@ def test_what_ends_another_process_is_said_and_all_are_killed(workspace, photos,
     assert runner.read_run(workspace, folder.name)["error"] == "process 1: its own disk is full."
     killed = []
     monkeypatch.setattr(os, "killpg", lambda pid, signal: killed.append(pid))
+    monkeypatch.setattr(os, "getpgid", lambda pid: pid)
     monkeypatch.setattr(runner, "is_held", lambda path: not killed[1:])
     write_json(folder / "state.json", {"status": "running", "pid": 111})
     write_json(folder / "process-1.json", {"rank": 1, "pid": 222})
@@ -358,3 +362,54 @@ def test_two_processes_finetune_as_one_run(workspace, photos, tmp_path):
     assert state["status"] == "done", runner.log_tail(workspace, run_id)
     assert [row["encoder"] for row in state["result"]["arms"]] == ["own", "own-strong-s0"]
     assert state["facts"]["processes"] == 2
+
+
+def _left(workspace, state, run_id="20260101-000000-embed-abcd"):
+    folder = workspace.run(run_id)
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"job": "embed", "settings": {"dataset": "photos"}, "created": 1.0, "background": False})
+    write_json(folder / "state.json", state)
+    return folder
+
+
+def test_nobody_elses_process_is_killed(workspace, photos, monkeypatch):
+    killed = []
+    monkeypatch.setattr(os, "killpg", lambda pid, signal: killed.append(pid))
+    monkeypatch.setattr(runner, "is_held", lambda path: True)
+    monkeypatch.setattr(runner, "_DIES_WITHIN", 0.0)
+    folder = _left(workspace, {"status": "running", "pid": os.getppid(), "machine": ["another", "pid:[1]"]})
+    with pytest.raises(Busy, match=r"runs on another machine or in another container \(another\)"):
+        runner.kill(workspace, folder.name)
+    child = os.fork()  # a number that another program has now, in a group that it does not lead
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    write_json(folder / "state.json", {"status": "running", "pid": child, "machine": runner._machine()})
+    runner.kill(workspace, folder.name)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert killed == []
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"status": 3}', "{"])
+@pytest.mark.parametrize("name", ["state.json", "config.json"])
+def test_a_damaged_run_stops_nothing(workspace, photos, monkeypatch, name, damage):
+    folder = _left(workspace, {"status": "done"})
+    (folder / name).write_text(damage)
+    (found,) = runner.list_runs(workspace)
+    assert found["status"] in ("failed", "killed") or damage == '{"status": 3}'
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    assert runner.launch("embed", embed_settings(), workspace)[1] == "started"
+    monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)
+    assert CliRunner().invoke(app, ["data", "remove", "photos", "--workspace", str(workspace.root)]).exit_code == 0
+    runner.delete(workspace, folder.name)
+    assert folder.name not in workspace.runs()
+
+
+def test_numbers_that_json_has_not_do_not_end_the_heartbeat(workspace, photos):
+    folder = _left(workspace, {"status": "starting"})
+    progress = runner.RunProgress(folder, {"status": "running"})
+    progress.note(rank=float("nan"))
+    progress.end(status="done", result={"spread": [float("inf")]})
+    state = runner.read_run(workspace, folder.name)
+    assert (state["facts"], state["result"]) == ({"rank": None}, {"spread": [None]})

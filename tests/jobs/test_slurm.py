@@ -144,7 +144,13 @@ def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(clu
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [("partition", "expected KEY=VALUE"), ("gpus=many", "nodes and gpus are numbers"), ("a b=3", "expected KEY=VALUE")],
+    [
+        ("partition", "expected KEY=VALUE"),
+        ("gpus=many", "nodes and gpus are numbers"),
+        ("a b=3", "expected KEY=VALUE"),
+        ("partition=gpu\ntouch /tmp/harm #", "expected KEY=VALUE"),
+        ("output=/home/u/.bashrc", "output is not for you to choose"),
+    ],
 )
 def test_options_that_are_none_leave_no_run_behind(cluster, workspace, photos, options, words):
     with pytest.raises(InputError, match=words):
@@ -195,3 +201,9 @@ def test_an_interrupt_while_a_run_is_submitted_takes_it_off_again(cluster, works
     assert (cluster / "ended").read_text() == "4242"
     (state,) = runner.list_runs(workspace)
     assert state["status"] == "cancelled"
+
+
+def test_what_a_run_calls_its_job_is_no_option_of_slurms(cluster):
+    with pytest.raises(InputError, match="is no number of a SLURM job"):
+        slurm.end("--user=me")
+    assert slurm.knows("--user=me") is None

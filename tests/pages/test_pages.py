@@ -17,7 +17,7 @@ from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
-from sslviz.ui import widgets
+from sslviz.ui import pictures, selection, widgets
 from tests.data.test_masks import blob, put
 from tests.inputs import folder, picture, small_encoder
 from tests.pages.conftest import text
@@ -498,3 +498,17 @@ def test_nothing_is_shown_as_minus_zero():
     assert widgets.percent(-0.0002) == "0.0 %"
     assert widgets.interval((-0.0002, 0.0123)) == "0.0 to 1.2"
     assert widgets.percent(None) == "–"
+
+
+def test_a_selection_with_a_name_too_long_is_none(workspace):
+    assert selection._read(workspace, "a" * 300) is None
+
+
+def test_the_table_is_read_once_for_all_pictures(photos, monkeypatch):
+    read = []
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda *given: read.append(given) or load(*given))
+    pictures._read_dataset.cache_clear()
+    for row in range(3):
+        assert pictures.picture_file("photos", row)[0]
+    assert len(read) == 1
