@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import mending
+from benchmarks import damage_record, mending
 from sslviz.data import dataset as datasets
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.results import save_result
@@ -55,3 +55,18 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
     assert keep(0.3, seeds=(0, 1)) == [[0.2, 0], [0.3, 0], [0.3, 1]]  # the first setting again, with a seed more
     with pytest.raises(SystemExit, match="arms and seeds that are kept are missing"):
         keep(0.4)
+
+
+def test_the_rank_correlations_of_the_evidence_are_those_of_its_rows():
+    lines = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text().splitlines()
+    last = next(k for k, line in enumerate(lines) if line.startswith("| p, two-sided"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[last - 7 : last + 1]]
+    table = pd.DataFrame([[float(cell.split()[0]) for cell in row[1:7]] for row in rows[:6]])
+    found = [damage_record.rank_correlation(table[0], table[k]) for k in range(1, 6)]
+    assert [f"{r:+.2f}" for r, _ in found] == rows[6][2:7]
+    assert [f"{p:.3f}" for _, p in found] == rows[7][2:7]
+
+
+def test_the_p_of_a_rank_correlation_by_hand():
+    r, p = damage_record.rank_correlation(pd.Series([1, 2, 3, 4.0]), pd.Series([10, 20, 30, 40.0]))
+    assert (r, p) == (pytest.approx(1), pytest.approx(2 / 24))  # one order of 24 is as high, one as low

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sslviz import select_features
 from sslviz.analysis.compression import subset
+from sslviz.cli import results
 from sslviz.data import dataset as datasets
 from sslviz.errors import InputError, RunFailed
 from sslviz.jobs.embed import EmbedSettings, embed
@@ -133,3 +135,12 @@ def test_arrays_have_no_weights_to_cut(place, tmp_path):
     import_arrays(settings, place, Progress())
     with pytest.raises(InputError, match="was imported as arrays"):
         export(ExportSettings(dataset="elsewhere", encoder="theirs"), place, Progress())
+
+
+def test_the_command_says_what_is_gained_and_where_it_lies(place, capsys, monkeypatch):
+    monkeypatch.setattr(results, "out", Console(width=300))
+    result = run(place)
+    results.print_result("export", result, place)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"encoder {result['encoder']}: {result['words']}" in said
+    assert f"{place.encoder(result['encoder'])}: encoder.json, weights.safetensors, features.csv" in said

@@ -919,3 +919,19 @@ def test_a_damaged_head_is_not_taken_for_none(mended):
     (workspace.encoder("broken") / "head.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="is damaged. Add the encoder again"):
         Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "broken"}))
+
+
+def test_the_command_prints_every_arm_and_seed(mended, capsys, monkeypatch):
+    from rich.console import Console
+
+    from sslviz.cli import results
+
+    workspace, _, result, _ = mended
+    monkeypatch.setattr(results, "out", Console(width=300))
+    results.print_result("finetune", result, workspace)
+    said = capsys.readouterr().out
+    assert result["verdict"] in said
+    for row in result["arms"]:
+        seed = "-" if row["arm"] == "base" else str(row["seed"])
+        cells = [row["arm"], seed, *(f"{100 * row[k]:.1f}" for k in ("top1", "top1_40", "auroc"))]
+        assert any(line.replace("│", " ").split()[: len(cells)] == cells for line in said.splitlines()), row["arm"]

@@ -5,10 +5,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from PIL import Image
+from rich.console import Console
 
 from sslviz import explain, feature_maps, highly_activating, mask_iou
 from sslviz.analysis.masks import centre_blob, mass_inside
 from sslviz.analysis.probe import out_of_fold
+from sslviz.cli import results
 from sslviz.data import dataset as datasets
 from sslviz.data.loading import read_picture
 from sslviz.data.masks import add_masks, load_masks
@@ -386,3 +388,15 @@ def test_a_replica_of_salient_imagenet_to_numbers_by_hand(replica, workspace):
     assert table.loc[[0, 2, 4], "n"].tolist() == [8, 8, 8]
     assert summary["masks"]["both"] == 15
     assert looks["correct"].notna().all()
+
+
+def test_the_command_prints_each_mask_beside_what_knows_nothing(place, capsys, monkeypatch):
+    monkeypatch.setattr(results, "out", Console(width=300))
+    summary = run(place)
+    results.print_result("interpret", summary, place)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Mean IoU of heatmaps (activation, layer {summary['layer']}" in said
+    shown = {(g["who"], f"{g['mean']:.3f}") for g in summary["groups"] if g["metric"] == "iou" and g["mean"] is not None}
+    assert {who for who, _ in shown} == {"map", "blob", "uniform", "shuffled", "ceiling"}
+    assert all(number in said for _, number in shown)
+    assert all(f"{gap['what']}, {gap['of']}: {gap['mean']:+.3f}" in said for gap in summary["differences"])
