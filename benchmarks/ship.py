@@ -82,7 +82,7 @@ def park(workspace: Workspace, name: str) -> None:
     folder = Path("checkpoints") / run["id"]
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(halved(state), folder / "checkpoint.pt")
-    for part in ("config.json", "precision.json", "input.json"):
+    for part in ("config.json", "precision.json", "input.json", "images.json"):
         if (workspace.run(run["id"]) / part).exists():
             shutil.copy(workspace.run(run["id"]) / part, folder)
     print(f"{folder}: {len(state['rows'])} epochs, {(folder / 'checkpoint.pt').stat().st_size / 1e6:.2f} MB")

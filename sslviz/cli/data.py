@@ -17,7 +17,7 @@ data_app = typer.Typer(help="Data sets in the workspace.", no_args_is_help=True)
 @data_app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
-    source: Annotated[str, typer.Argument(help="folder of images, torchvision:NAME or hf:OWNER/NAME[@CONFIG]")],
+    source: Annotated[str, typer.Argument(help="folder of images, torchvision:NAME or hf:OWNER/NAME(@CONFIG)")],
     masks: Annotated[
         Path | None,
         typer.Option(help="folder of masks: core/ and spurious/, Salient ImageNet, trimaps/, or a tree like the images'"),

@@ -49,14 +49,14 @@ def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None
     out.print(
         "\ntop-1: linear probe; of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
         "Sizes\nand digests are known after the first download. Add one: sslviz encoders add NAME SOURCE (also "
-        "timm:NAME, hf:OWNER/REPO[/FILE])."
+        "timm:NAME, hf:OWNER/REPO(/FILE))."
     )
 
 
 @encoders_app.command("add")
 def encoders_add(
     name: Annotated[str, typer.Argument(help="name in the workspace")],
-    source: Annotated[str, typer.Argument(help="checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO[/FILE]")],
+    source: Annotated[str, typer.Argument(help="checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO(/FILE)")],
     network: NetworkOption = None,
     mean: MeanOption = None,
     std: StdOption = None,

@@ -14,9 +14,9 @@ from sslviz.registry import Registry
 from sslviz.store.workspace import Workspace
 
 AnyDataset = Annotated[
-    str, Field(description="data set in the workspace, a folder of images, torchvision:NAME or hf:OWNER/NAME[@CONFIG]")
+    str, Field(description="data set in the workspace, a folder of images, torchvision:NAME or hf:OWNER/NAME(@CONFIG)")
 ]
-AnyEncoder = Annotated[str, Field(description="encoder in the workspace, a checkpoint file, timm:NAME or hf:OWNER/REPO[/FILE]")]
+AnyEncoder = Annotated[str, Field(description="encoder in the workspace, a checkpoint file, timm:NAME or hf:OWNER/REPO(/FILE)")]
 EmbeddedDataset = Annotated[str, Field(description="data set in the workspace that the encoder has embedded")]
 StoredEncoder = Annotated[str, Field(description="encoder in the workspace")]
 Eps = Annotated[

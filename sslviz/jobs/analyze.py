@@ -12,7 +12,7 @@ from sslviz.store.workspace import Workspace
 class AnalyzeSettings(Settings):
     dataset: AnyDataset
     encoder: str = Field(
-        description="encoder in the workspace, a checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO[/FILE]"
+        description="encoder in the workspace, a checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO(/FILE)"
     )
     eps: Eps = "auto"
     batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")

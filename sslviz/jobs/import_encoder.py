@@ -14,7 +14,7 @@ from sslviz.store.workspace import Workspace, name_from_path
 
 class ImportEncoderSettings(Settings):
     name: str = Field(description="name in the workspace")
-    source: str = Field(description="checkpoint file, name of a demo or published encoder, timm:NAME or hf:OWNER/REPO[/FILE]")
+    source: str = Field(description="checkpoint file, name of a demo or published encoder, timm:NAME or hf:OWNER/REPO(/FILE)")
     network: str | None = Field(None, description='which network of the file, e.g. "student"')
     mean: str | None = Field(None, description='input normalisation: means of red, green, blue in 0..1, e.g. "0.485,0.456,0.406"')
     std: str | None = Field(None, description='input normalisation: their standard deviations, e.g. "0.229,0.224,0.225"')

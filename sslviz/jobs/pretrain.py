@@ -10,9 +10,14 @@ from sslviz.errors import InputError
 from sslviz.jobs import AnyDataset, Settings, command_of, job, readers
 from sslviz.jobs.training import LARGE
 from sslviz.progress import Progress
+from sslviz.store.files import only_writer, read_json, write_json
+from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sslviz.data.dataset import Dataset
     from sslviz.methods import Made, Views
 
 
@@ -87,7 +92,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     snapshots = {epoch: f"{name}-e{epoch:03d}" for epoch in range(every, settings.epochs, every)}
     for wanted in (name, *snapshots.values()):
         check_name("encoder", wanted)
-        if not (folder / "checkpoint.pt").exists():
+        if not (folder / "checkpoint.pt").exists() or not _is_own(workspace, wanted, settings):
             workspace.check_new_encoder(wanted)
     if (settings.warmup_epochs or 0) >= settings.epochs:
         raise InputError(f"warmup-epochs: expected fewer than the {settings.epochs} epochs (got {settings.warmup_epochs}).")
@@ -95,6 +100,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     method_class = METHODS[settings.method]
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     ids = train_ids(dataset)
+    _check_images(dataset, ids, folder)
     from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
     source, images = train_images(dataset, ids, settings.size, from_files, readers(settings.workers), settings.seed, progress)
     if len(source) < settings.batch_size:
@@ -147,7 +153,10 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             source=f"sslviz pretrain on {dataset.name} ({len(source):,} images), epoch {epoch} of {settings.epochs}",
             notes=(command_of("pretrain", settings),),
         )
-        save_encoder(workspace, spec, made.kept(method).state_dict(), take_apart(method, made), card)
+        with only_writer(workspace.encoder(as_name), f"encoder {as_name}", wait=True):
+            if not _is_own(workspace, as_name, settings):  # another may have been added meanwhile
+                workspace.check_new_encoder(as_name)
+            save_encoder(workspace, spec, made.kept(method).state_dict(), take_apart(method, made), card)
 
     def every_epoch(rows: list[dict[str, float]]) -> dict[str, float]:
         if len(rows) in snapshots:
@@ -172,6 +181,25 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "device": device,
         "left_out": left_out,
     }
+
+
+def _is_own(workspace: Workspace, name: str, settings: PretrainSettings) -> bool:
+    """Whether the encoder of this name is one that a run of these very settings left."""
+    from sslviz.encoders.spec import load_spec
+
+    return name in workspace.encoders() and load_spec(workspace, name).notes == (command_of("pretrain", settings),)
+
+
+def _check_images(dataset: "Dataset", ids: list[str], folder: "Path") -> None:
+    """Raises InputError where a run goes on with other images than it began with: its order and schedule are theirs."""
+    sizes = dataset.samples.set_index("sample_id").loc[ids, "size"]
+    images, record = fingerprint([ids, sizes.tolist()]), folder / "images.json"
+    if (folder / "checkpoint.pt").exists() and record.exists() and read_json(record) != images:
+        raise InputError(
+            f'the train images of data set "{dataset.name}" changed since this run began. Put them back, or delete the run and '
+            f"start again: sslviz runs delete {folder.name}"
+        )
+    write_json(record, images)
 
 
 def made_with(settings: PretrainSettings) -> "Made":

@@ -160,7 +160,7 @@ def test_a_data_set_by_name_is_a_run(sslviz, workspace, tmp_path):
     assert code == 2
     assert 'unknown torchvision data set "MNIST"' in err
     code, _, err = sslviz("data", "add", "other", "torchvision:CIFAR10", "--classes", "x.txt")
-    assert (code, "--classes picks among the folders of a folder" in err) == (2, True)
+    assert (code, "--classes picks among a folder's class folders" in err) == (2, True)
 
 
 def test_every_command_has_help_with_its_example():

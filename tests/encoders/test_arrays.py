@@ -224,3 +224,12 @@ def test_what_is_no_such_file_is_said(tmp_path):
     for read in (read_arrays, read_column):
         with pytest.raises(NotFound):
             read(tmp_path / "none.npy")
+
+
+def test_rows_in_any_order_stay_with_their_ids(workspace, tmp_path):
+    order = np.random.default_rng(1).permutation(12)
+    np.savez(tmp_path / "h.npz", h=H[order], ids=np.array(IDS)[order], labels=np.array(LABELS)[order])
+    import_arrays(ImportSettings(file=str(tmp_path / "h.npz"), dataset="rows", encoder="e"), workspace, Progress())
+    store = EmbeddingStore(workspace.embeddings("rows", "e"))
+    assert_array_equal(store.read(store.rows().set_index("sample_id").loc[IDS, "row"].to_numpy()), H)
+    assert datasets.load(workspace, "rows").samples["label_name"].tolist() == LABELS

@@ -9,7 +9,7 @@ from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights
 from sslviz.errors import Busy, InputError, NotFound, Stale
-from sslviz.jobs.compare import CompareSettings, compare, differing, judged, row
+from sslviz.jobs.compare import CompareSettings, compare, controls, differing, judged, row
 from sslviz.jobs.inputs import result_state
 from sslviz.jobs.probe import ProbeSettings, probe
 from sslviz.jobs.score import ScoreSettings, score
@@ -193,3 +193,15 @@ def test_nothing_to_compare_is_said(workspace, tmp_path):
         compare(CompareSettings(dataset="pets"), workspace, Progress())
     with pytest.raises(NotFound, match='unknown encoder "nobody"'):
         compare(CompareSettings(dataset="pets", encoders=["nobody"]), workspace, Progress())
+
+
+def test_each_network_has_a_control_of_its_own_and_always_the_same(workspace, tmp_path):
+    weights = []
+    for place in (workspace, Workspace(tmp_path / "other").create()):
+        for name, width in (("wide", 32), ("narrow", 16)):
+            small_encoder(place, name, feature_dim=width)
+        found = [controls(place, name)[0] for name in ("wide", "narrow")]
+        assert [load_spec(place, name).feature_dim for name in found] == [32, 16]
+        weights.append([load_weights(place, load_spec(place, name)) for name in found])
+    for ours, theirs in zip(*weights, strict=True):
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)

@@ -14,7 +14,7 @@ from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from tests import reference
-from tests.inputs import embedded_photos, pixels
+from tests.inputs import embedded_photos, folder, pixels, small_encoder
 
 
 @pytest.fixture
@@ -52,3 +52,22 @@ def test_unreadable_pictures_are_left_out_and_none_is_no_check(workspace, photos
     assert {row["n"] for row in run(workspace)["damage"]} == {9}
     assert run(workspace, damage=4)["damage"][0]["n"] == 4
     assert score(ScoreSettings(dataset="photos", encoder="tiny"), workspace, Progress())["damage"] == []
+
+
+def test_no_picture_is_its_own_neighbour_where_train_is_judged(tmp_path, workspace):
+    root = folder(tmp_path / "photos", {"train/disc": 8, "train/ring": 8})
+    datasets.add_folder(workspace, "photos", root)
+    small_encoder(workspace)
+    embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    table = pd.DataFrame(run(workspace)["damage"]).set_index(["damage", "score"])
+    intact = torch.stack([pixels(Image.open(p)) for p in sorted(root.rglob("*.png"))])
+    encoder = load_encoder(workspace, "tiny")
+    unit = {
+        name: torch.nn.functional.normalize(encoder.embed(damage(intact, name))) for name in ("covered", "shrunk", "darkened")
+    }
+    before = torch.nn.functional.normalize(encoder.embed(intact))
+    nearest = {n: (rows @ before.T).fill_diagonal_(-2).amax(1).numpy() for n, rows in {"": before, **unit}.items()}
+    shares = {name: (nearest[name] < nearest[""]).mean() for name in unit}
+    assert min(shares.values()) < 0.95  # beside itself, each picture's similarity would fall
+    for name, share in shares.items():
+        assert table.loc[(name, "nn1"), "falls"] == pytest.approx(share, abs=0.07)

@@ -717,9 +717,10 @@ def test_a_resumed_run_goes_on_from_memory_however_little_is_free_then(mended, t
 def test_an_encoder_is_taken_for_another_start_only_where_nothing_of_its_making_differs(mended, tmp_path):
     """Each of these changes what an arm would be: the encoder that is there must not be handed back for it."""
     workspace, _, _, _ = mended
-    for changes in ({"epochs": 3}, {"lr": 0.2}, {"batch_size": 6}, {"optimizer": "lars"}, {"lambda1": 2.0}, {"refresh_every": 1}):
+    other = [{"epochs": 3}, {"lr": 0.2}, {"batch_size": 6}, {"optimizer": "lars"}, {"lambda1": 2.0}, {"refresh_every": 1}]
+    for k, changes in enumerate([*other, {"input": "files", "workers": 1}]):
         with pytest.raises(InputError, match="is already there, made in another way"):
-            run(workspace, tmp_path / "run", arms=["both"], **changes)
+            run(workspace, tmp_path / str(k), arms=["both"], **changes)
     with pytest.raises(InputError, match="is already there, made in another way"):
         run(workspace, tmp_path / "eps", arms=["both"], eps=1.5)  # other features D
 

@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score
 from sslviz import q_score, select_features
 from sslviz.data import dataset as datasets
 from sslviz.data import thumbs
+from sslviz.data.images import fit
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
-from sslviz.encoders.store import save_encoder
+from sslviz.encoders.store import load_weights, save_encoder
 from sslviz.errors import Cancelled, InputError, NotFound, Stale
 from sslviz.jobs import inputs
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
@@ -24,6 +25,7 @@ from sslviz.jobs.probe import ProbeSettings, probe
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.files import write_json
 from sslviz.store.results import latest_result
 from tests.inputs import encoded, folder, picture, pixels, planted, small_encoder
 
@@ -585,3 +587,64 @@ def test_a_cancelled_probe_ends_at_once(workspace, photos, monkeypatch):
     with pytest.raises(Cancelled):
         probe(ProbeSettings(dataset="photos", encoder="tiny"), workspace, Stopped())
     never.set()
+
+
+def test_pictures_are_resized_before_they_are_cropped(workspace, tmp_path):
+    small_encoder(workspace)
+    spec = load_spec(workspace, "tiny")
+    wide = spec.model_copy(update={"input": spec.input.model_copy(update={"size": 24, "resize": 32})})
+    write_json(workspace.encoder("tiny") / "encoder.json", wide.model_dump(mode="json"))
+    (tmp_path / "p" / "train").mkdir(parents=True)
+    shown = picture(3, 60, 40)
+    shown.save(tmp_path / "p" / "train" / "a.png")
+    datasets.add_folder(workspace, "photos", tmp_path / "p")
+    run_embed(workspace)
+    expected = load_encoder(workspace, "tiny").embed(fit(pixels(shown), 32, 24)[None]).numpy()
+    assert_allclose(store_of(workspace).read(np.arange(1)), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(expected, load_encoder(workspace, "tiny").embed(fit(pixels(shown), 24, 24)[None]).numpy(), rtol=1e-2)
+
+
+def test_an_edit_that_keeps_the_size_is_seen_by_its_time_and_a_digest_sees_all(workspace, tmp_path):
+    small_encoder(workspace)
+    root = tmp_path / "p" / "train"
+    root.mkdir(parents=True)
+    for k in range(3):
+        picture(k, 32, 32).save(root / f"{k}.bmp")  # of one size whatever they show
+    datasets.add_folder(workspace, "photos", tmp_path / "p")
+    run_embed(workspace)
+    before, path = datasets.load(workspace, "photos").fingerprint, root / "1.bmp"
+    about = path.stat()
+    picture(9, 32, 32).save(path)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 10**9))
+    assert datasets.refresh(workspace, "photos")[0].fingerprint != before
+    assert run_embed(workspace)["computed"] == 1
+    about = path.stat()
+    picture(10, 32, 32).save(path)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert run_embed(workspace)["computed"] == 0
+    assert run_embed(workspace, digest=True)["computed"] == 1
+
+
+def test_after_a_bad_file_its_chunk_can_still_change(workspace, photos):
+    (photos / "train" / "disc" / "000.png").write_text("<html>")
+    assert len(run_embed(workspace)["bad"]) == 1
+    picture(50, 32, 32).save(photos / "train" / "disc" / "more.png")
+    assert run_embed(workspace)["computed"] == 1
+
+
+def test_numbers_too_large_for_half_precision_are_said(workspace, photos):
+    spec, weights = load_spec(workspace, "tiny"), load_weights(workspace, load_spec(workspace, "tiny"))
+    loud = {name: tensor * (1e9 if name == "expand.1.weight" else 1) for name, tensor in weights.items()}
+    save_encoder(workspace, spec, loud)
+    with pytest.raises(InputError, match="infinity as float16"):
+        run_embed(workspace, store_dtype="float16")
+
+
+def test_a_data_set_of_some_classes_stays_one(workspace, tmp_path):
+    root, outside = folder(tmp_path / "p", {"train/cat": 2, "train/dog": 2}), folder(tmp_path / "o", {"owl": 1})
+    datasets.add_folder(workspace, "photos", root, ["cat"], inside=[root])
+    (root / "train" / "cat" / "link.png").symlink_to(outside / "owl" / "000.png")
+    picture(70, 32, 32).save(root / "train" / "cat" / "new.png")
+    found, _ = datasets.refresh(workspace, "photos")
+    assert found.classes == ["cat"]
+    assert sorted(found.samples["sample_id"]) == [f"train/cat/{n}.png" for n in ("000", "001", "new")]

@@ -1,6 +1,7 @@
 """The pretrain job from end to end on small pictures: what it leaves in the workspace."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,17 +10,19 @@ import torch
 from safetensors.torch import load_file
 
 from sslviz.data import dataset as datasets
+from sslviz.data.loading import load_pixels, read_picture
 from sslviz.encoders.add import add_encoder
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_card
-from sslviz.errors import InputError
+from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import parse, training
 from sslviz.jobs.pretrain import PretrainSettings, made_with, pretrain
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+from sslviz.training import loop
 from sslviz.training.loop import Schedule, learning_rate
-from tests.inputs import folder, picture, pixels
+from tests.inputs import folder, picture, pixels, small_encoder
 
 SETTINGS = {"dataset": "pets", "method": "byol", "epochs": 3, "batch_size": 8, "size": 16, "width": 8, "feature_dim": 16}
 SETTINGS |= {"hidden_dim": 16, "output_dim": 8, "snapshot_every": 2, "precision": "32-true", "crop_min": 0.5}
@@ -184,3 +187,79 @@ def test_the_pace_is_the_recipes_or_the_flags_and_dinos_teacher_is_kept(tmp_path
     state = torch.load(progress.folder / "checkpoint.pt", weights_only=True)["method"]
     assert all(torch.equal(state[f"teacher_backbone.{name}"], weight) for name, weight in stored.items())
     assert any(not torch.equal(state[f"backbone.{name}"], weight) for name, weight in stored.items())
+
+
+class Stops(Progress):
+    def __init__(self, folder, after):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.left, self.training = folder, after, False
+
+    def stage(self, name, total=0):
+        self.training = name == "training"
+
+    def advance(self, done=1):
+        self.left -= done * self.training
+        if self.training and self.left < 0:
+            raise Cancelled("stop")
+
+
+@pytest.fixture
+def stopped(workspace, tmp_path):
+    """A run that was cancelled in its second epoch of three, after its first snapshot."""
+    datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 9, "train/dog": 9}))
+    settings = PretrainSettings(**{**SETTINGS, "snapshot_every": 1})
+    with pytest.raises(Cancelled):
+        pretrain(settings, workspace, Stops(tmp_path / "run", 2))
+    return settings, Stops(tmp_path / "run", 1000)
+
+
+def test_a_run_with_snapshots_goes_on(workspace, stopped):
+    settings, goes_on = stopped
+    assert workspace.encoders() == ["byol-pets-e001"]
+    assert pretrain(settings, workspace, goes_on)["encoder"] == "byol-pets"
+    assert workspace.encoders() == ["byol-pets", "byol-pets-e001", "byol-pets-e002"]
+
+
+def test_other_images_than_a_run_began_with_are_refused(workspace, stopped, tmp_path):
+    settings, goes_on = stopped
+    for k in range(8):
+        picture(k, 16, 16).save(tmp_path / f"pets/train/cat/more-{k}.png")
+    with pytest.raises(InputError, match='the train images of data set "pets" changed since this run began'):
+        pretrain(settings, workspace, goes_on)
+
+
+def test_an_encoder_that_took_the_name_meanwhile_is_not_overwritten(workspace, stopped, monkeypatch):
+    settings, goes_on = stopped
+    theirs = small_encoder(workspace, "byol-pets")
+    with pytest.raises(InputError, match='"byol-pets" is already there'):
+        pretrain(settings, workspace, goes_on)
+    shutil.rmtree(workspace.encoder("byol-pets"))
+    train = loop.train
+
+    def meanwhile(*given):
+        found = train(*given)
+        small_encoder(workspace, "byol-pets")
+        return found
+
+    monkeypatch.setattr(loop, "train", meanwhile)
+    with pytest.raises(InputError, match='"byol-pets" is already there'):
+        pretrain(settings, workspace, goes_on)
+    assert load_spec(workspace, "byol-pets") == theirs
+
+
+def test_a_run_keeps_the_precision_it_began_with(workspace, tmp_path, monkeypatch):
+    answers = iter(["32-true", "bf16-mixed"])
+    monkeypatch.setattr(loop, "choose_precision", lambda *_: next(answers))
+    made = made_with(PretrainSettings(**SETTINGS))
+    first, second = (training.measured_precision(None, made.views, 16, 8, "cpu", tmp_path) for _ in range(2))
+    assert first == second == "32-true"
+
+
+def test_pictures_that_are_none_leave_no_hole(tmp_path):
+    root = folder(tmp_path / "pets", {"a": 4})
+    (root / "a" / "001.png").write_text("no picture")
+    names = [f"a/00{k}.png" for k in range(4)]
+    found, bad = load_pixels(root, names, 16, 2, Progress())
+    expected = [read_picture(root / name, 16, 16).pixels for name in names if name != "a/001.png"]
+    assert torch.equal(found, torch.stack(expected))
+    assert len(bad) == 1

@@ -413,3 +413,29 @@ def test_numbers_that_json_has_not_do_not_end_the_heartbeat(workspace, photos):
     progress.end(status="done", result={"spread": [float("inf")]})
     state = runner.read_run(workspace, folder.name)
     assert (state["facts"], state["result"]) == ({"rank": None}, {"spread": [None]})
+
+
+def test_a_run_that_ends_between_two_looks_has_not_died(workspace, photos, monkeypatch):
+    folder = _left(workspace, {"status": "running", "pid": 1})
+
+    def ends(_):
+        write_json(folder / "state.json", {"status": "done", "result": {}})
+        return False
+
+    monkeypatch.setattr(runner, "is_held", ends)
+    assert runner.read_run(workspace, folder.name)["status"] == "done"
+
+
+def test_what_a_run_makes_or_takes_without_naming_it_is_not_removed(workspace, photos, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    small_encoder(workspace, "tiny-both-s0")
+    runner.launch("finetune", JOBS["finetune"].settings(dataset="photos", encoder="tiny"), workspace)
+    with pytest.raises(Busy), runner.idle(workspace, "encoder", "tiny-both-s0"):
+        raise AssertionError("removed")
+    for run in workspace.runs():
+        write_json(workspace.run(run) / "state.json", {"status": "done"})
+    with runner.idle(workspace, "encoder", "tiny"):
+        pass
+    runner.launch("compare", JOBS["compare"].settings(dataset="photos", encoders=[]), workspace)
+    with pytest.raises(Busy), runner.idle(workspace, "encoder", "tiny"):
+        raise AssertionError("removed")

@@ -114,8 +114,10 @@ def test_the_page_says_what_the_job_says(app, masked, workspace, monkeypatch):
     assert f"**{beside} a blob in the middle of every picture would** ({mean['core', 'blob']:.2f})" in words
     gap, beyond = (gaps[what, "core"] for what in ("correct - wrong", "correct - wrong, beyond the blob"))
     low, high = beyond["interval"]
-    assert f"overlap the object by {gap['mean']:+.2f} (95 %" in words
-    assert f"a blob in the middle gains {gap['mean'] - beyond['mean']:+.2f} too. Beyond the blob, {beyond['mean']:+.2f}" in words
+    assert f"overlap the object by {gap['mean']:+z.2f} (95 %" in words
+    assert (
+        f"a blob in the middle gains {gap['mean'] - beyond['mean']:+z.2f} too. Beyond the blob, {beyond['mean']:+z.2f}" in words
+    )
     how = "more than" if low > 0 else "less than" if high < 0 else "not measurably different from"
     assert f"**{how} those it gets wrong**" in words
     assert f"Another image's heatmap reaches {mean['core', 'shuffled']:.2f}" in words

@@ -1,5 +1,6 @@
 import itertools
 import math
+from pathlib import Path
 from unittest.mock import patch
 
 import lightning
@@ -330,3 +331,52 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
             assert (folder / f"D{rank}").read_text() == "([2, 3, 4], 1.5)"
     for name, weight in weights[1].items():
         torch.testing.assert_close(weights[2][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_network_follows_the_first_after_each_step(tmp_path):
+    model = method(name="byol")
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run(tmp_path, model=model, schedule=Schedule(1, 40, 0.05, 0, 0))  # one step
+    moved = dict(model.named_parameters())
+    followed = [name for name in moved if name.startswith("target_")]
+    assert followed
+    for name in followed:
+        online = moved[name.removeprefix("target_")]
+        expected = 0.99 * start[name] + 0.01 * online  # momentum begins at .99
+        torch.testing.assert_close(moved[name], expected, rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(moved[name], start[name]) for name in followed)
+
+
+def test_what_the_first_epoch_holds_still_stays_still_in_training(tmp_path):
+    for epochs, moves in ((1, False), (2, True)):
+        model = method(name="swav")
+        start = {n: p.detach().clone() for n, p in model.named_parameters() if "prototypes" in n}
+        run(tmp_path / str(epochs), model=model, schedule=Schedule(epochs, 20, 0.1, 0, 0))
+        for name, parameter in model.named_parameters():
+            if name in start:
+                unit = torch.nn.functional.normalize(start[name], dim=1)
+                assert torch.allclose(parameter, unit, atol=1e-5) is not moves
+
+
+def test_steps_are_taken_at_the_rate_that_is_logged_with_the_methods_momentum(tmp_path):
+    model, metrics = run(tmp_path)
+    (group, *_) = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(metrics["lr"].iloc[-1])
+    assert group["lr"] != SCHEDULE.lr
+    assert group["momentum"] == type(model).recipe.momentum
+
+
+def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    save, saved = torch.save, []
+
+    def full(content, path):
+        saved.append(path)
+        if len(saved) == 2:
+            Path(path).write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] > 0
