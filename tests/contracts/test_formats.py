@@ -317,6 +317,20 @@ def lightly_simclr():
 
 
 @replica
+def lightly_moco():
+    m = Replica(backbone=net(0), projection_head=Layers(linear(D, H), nn.ReLU(), linear(H, P)))
+    m.key_backbone, m.key_projection_head = moved(m.backbone, 1), moved(m.projection_head, 2)
+    queue = F.normalize(torch.randn(65_536, P, generator=torch.Generator().manual_seed(0)), dim=1).T  # no file holds it
+
+    def loss(v):
+        return against_queue(
+            unit(m.projection_head(m.backbone(v[0]))), unit(m.key_projection_head(m.key_backbone(v[1]))), queue, 0.2
+        )
+
+    return light(m), loss, m
+
+
+@replica
 def lightly_byol():
     m = Replica(backbone=net(0), projection_head=Layers(linear(D, H, False), bn(H), nn.ReLU(), linear(H, P)))
     m.prediction_head = Layers(linear(P, Q, False), bn(Q), nn.ReLU(), linear(Q, P))

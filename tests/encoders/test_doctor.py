@@ -221,6 +221,31 @@ def test_vision_transformer_gives_timms_class_token(tmp_path):
     assert_is(net, tmp_path / "v.pth")
 
 
+def test_a_vision_transformer_with_registers_as_dinov2_writes_it(tmp_path):
+    """Its position of the class token stands in the file; timm adds it to the token beforehand."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    options = {
+        "img_size": 64,
+        "patch_size": 16,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 1,
+        "init_values": 0.5,
+        "num_classes": 0,
+    }
+    net = VisionTransformer(**options, reg_tokens=4, no_embed_class=True).eval()
+    torch.nn.init.normal_(net.reg_token)
+    state, place = dict(net.state_dict()), torch.randn(1, 1, 64)
+    state["register_tokens"] = state.pop("reg_token")
+    state["cls_token"] = state["cls_token"] - place
+    state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+    torch.save({**state, "mask_token": torch.zeros(1, 64)}, tmp_path / "d.pth")
+    spec, _ = assert_is(net, tmp_path / "d.pth")
+    assert (spec.architecture["registers"], spec.architecture["image_size"]) == (4, 64)
+
+
 # ---- what a file may be and hold
 
 MARKER = Path("sslviz-code-was-run")
