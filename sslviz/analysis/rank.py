@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sslviz.arrays import Array, check_embeddings, is_torch
+from sslviz.arrays import Array, as_numpy, check_embeddings
 from sslviz.errors import InputError
 
 MAX_ROWS = 25_600
@@ -41,7 +41,7 @@ def alpha_req(H: Array) -> float:
 
 
 def _sample(H: Array) -> np.ndarray:
-    rows: np.ndarray = H.detach().cpu().numpy() if is_torch(H) else H
+    rows = as_numpy(H)
     if len(rows) > MAX_ROWS:
         rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False))]
     return rows

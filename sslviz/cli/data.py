@@ -94,13 +94,6 @@ def data_show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption 
 @data_app.command("remove")
 def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take a data set and all results made from it out of the workspace; images elsewhere stay."""
-    import shutil
+    from sslviz.jobs.runner import remove
 
-    from sslviz.jobs.runner import idle
-
-    where = Workspace(workspace)
-    folder = where.existing_dataset(name)
-    with idle(where, "dataset", name):
-        shutil.rmtree(folder)
-        for kind in ("embeddings", "results"):
-            shutil.rmtree(where.root / kind / name, ignore_errors=True)
+    remove(Workspace(workspace), "dataset", name)

@@ -115,14 +115,6 @@ def encoders_inspect(
 @encoders_app.command("remove")
 def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
     """Take an encoder and all results made with it out of the workspace."""
-    import shutil
+    from sslviz.jobs.runner import remove
 
-    from sslviz.jobs.runner import idle
-
-    where = Workspace(workspace)
-    folder = where.existing_encoder(name)
-    with idle(where, "encoder", name):
-        shutil.rmtree(folder)
-        for kind in ("embeddings", "results"):
-            for folder in (where.root / kind).glob(f"*/{name}"):
-                shutil.rmtree(folder)
+    remove(Workspace(workspace), "encoder", name)

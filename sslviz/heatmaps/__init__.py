@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sslviz.arrays import Array, check_features, is_torch
+from sslviz.arrays import Array, as_numpy, check_features, is_torch
 from sslviz.errors import InputError
 from sslviz.registry import Registry
 
@@ -106,7 +106,7 @@ def feature_weights(features: Array, n: int, width: int) -> "torch.Tensor":
     """Features int[K] or bool[N, D] as weights float32[N, D] of 0 and 1. Raises InputError."""
     import torch
 
-    given = features.detach().cpu().numpy() if is_torch(features) else np.asarray(features)
+    given = as_numpy(features)
     if given.dtype == bool:
         if given.shape != (n, width):
             raise InputError(f"features has shape {given.shape}; expected a mask of ({n}, {width}), or feature indices.")

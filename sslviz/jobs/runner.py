@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError
@@ -181,11 +181,20 @@ def idle(workspace: Workspace, kind: str, name: str) -> Iterator[None]:
         yield
 
 
+def remove(workspace: Workspace, kind: Literal["dataset", "encoder"], name: str) -> None:
+    """Take a data set or an encoder out of the workspace, with all that was made from it. Raises NotFound, Busy."""
+    folder = workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
+    with idle(workspace, kind, name):
+        shutil.rmtree(folder)
+        for made in ("embeddings", "results"):
+            for part in (workspace.root / made).glob(name if kind == "dataset" else f"*/{name}"):
+                shutil.rmtree(part)
+
+
 def _machine() -> list[str]:
     """Where process numbers mean the same: the machine, and the container in it."""
-    with suppress(OSError):
-        return [socket.gethostname(), os.readlink("/proc/self/ns/pid")]
-    return [socket.gethostname(), ""]
+    container = Path("/proc/self/ns/pid")
+    return [socket.gethostname(), os.readlink(container) if container.is_symlink() else ""]
 
 
 def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:

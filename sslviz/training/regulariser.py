@@ -115,7 +115,7 @@ class Regulariser(nn.Module):
         if own.empty == "highest" and len(self.features):
             highest_M = h_MD[:, self.features].amax(1) - h_MD.mean(1)
             q_M = torch.where(empty_M, highest_M, q_M)
-        m = total(torch.tensor(len(h_MD), device=h_MD.device))
+        m = total(h_MD.new_full((), len(h_MD)))
         alpha = total(q_M.detach().sum()) / m
         q_term = -own.lambda1 * (q_M * (q_M.detach() < alpha)).mean()
 
