@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.errors import InputError
@@ -108,7 +108,7 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[st
     """Write tensors as safetensors, whole or not at all (copies: tied or strided tensors are made plain)."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     with whole_file(path) as beside:
-        save_file(plain, beside, metadata)
+        beside.write_bytes(save(plain, metadata))  # save_file's files can be read by their owner alone
 
 
 def load_weights(workspace: Workspace, spec: EncoderSpec) -> dict[str, torch.Tensor]:

@@ -50,6 +50,12 @@ def test_other_shapes_and_types_are_refused(encoder):
             encoder.embed(images)
 
 
+def test_whoever_may_read_an_encoders_description_may_read_its_weights(workspace):
+    small_encoder(workspace)
+    modes = {(workspace.encoder("tiny") / name).stat().st_mode for name in ("encoder.json", "weights.safetensors")}
+    assert len(modes) == 1
+
+
 def test_changed_weights_are_not_loaded(workspace):
     small_encoder(workspace)
     path = workspace.encoder("tiny") / "weights.safetensors"
