@@ -21,7 +21,7 @@ class Progress:
         """`done` more units of the current part are finished. Raises Cancelled when somebody pressed stop."""
 
     def note(self, **facts: Any) -> None:
-        """Facts to show beside the bar: device, images per second, loss, estimates."""
+        """Facts to show beside the bar: device, images per second, loss, estimates; None takes a fact away."""
 
     def warn(self, sentence: str) -> None:
         """Something the user should read; kept with the run."""

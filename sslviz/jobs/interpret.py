@@ -70,7 +70,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     counts = {
         "images left out": len(found.refused),
         "images have a map without positive evidence (often an empty set); they count as 0": int(table["zero"].sum()),
-        "of the core masks mark nothing at the threshold": int(table["core_mass_map"].isna().sum()),
+        "core masks that mark nothing at the threshold": int(table["core_mass_map"].isna().sum()),
         "images have no spurious mask and do not count for it": len(table) - n_both,
     }
     notes += [
@@ -84,7 +84,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
         "n_correct": int(table["correct"].eq(True).sum()),
         "n_wrong": int(table["correct"].eq(False).sum()),
         "n_zero": int(table["zero"].sum()),
-        "n_empty_core": counts["of the core masks mark nothing at the threshold"],
+        "n_empty_core": counts["core masks that mark nothing at the threshold"],
         "n_with_spurious": n_both,
         "neither": None if masks.facts["rest"] else looks.neither(table),
         "signed": settings.signed,

@@ -325,7 +325,7 @@ class RunProgress(Progress):
 
     def note(self, **facts: Any) -> None:
         with self._lock:
-            self.state["facts"] = {**self.state["facts"], **facts}
+            self.state["facts"] = {k: v for k, v in {**self.state["facts"], **facts}.items() if v is not None}
 
     def warn(self, sentence: str) -> None:
         print("note:", sentence, flush=True)

@@ -141,7 +141,7 @@ def train(
 
     total = schedule.epochs * steps_per_epoch
     progress.stage("training", total)
-    progress.note(epoch=len(rows), **dict.fromkeys(("loss", "spread", "rank", "views_per_second"), "–"))
+    progress.note(epoch=len(rows), **dict.fromkeys(("loss", "spread", "rank", "views_per_second")))
     progress.advance(step)
     method.train()
     if schedule.heads_only:

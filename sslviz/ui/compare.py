@@ -22,7 +22,7 @@ from sslviz.ui.widgets import interval, percent, plain
 
 SCATTER = "Q against Q"
 _FORMATS = {
-    **dict.fromkeys(("top-1", "AUROC of Q", "AUROC of best rival", "AUROC of probe", "mean share", "empty"), "%.1f"),
+    **dict.fromkeys(("top-1", "AUROC of Q", "AUROC of probe", "mean share", "empty"), "%.1f"),
     **dict.fromkeys(("RankMe",), "%.0f"),
     "eps": "%g",
 }
@@ -77,9 +77,11 @@ def table(here: Frame, names: list[str]) -> list[str]:
     lines = lines.sort_values("top-1", ascending=False, na_position="last", ignore_index=True)
     config = {c: st.column_config.NumberColumn(format=f) for c, f in _FORMATS.items()}
     st.dataframe(lines, hide_index=True, width="stretch", column_config=config)
+    rivals = "; ".join(f"{best}: {RIVALS[best].title}" for best in sorted({one["best_rival"] for one in rows if one["best_rival"]}))
     st.caption(
         "top-1: of the linear probe. AUROC: how well a score separates images the probe gets right from those it gets "
-        "wrong; 50 is chance. Best rival: the best simpler score without labels; the probe's own confidence uses labels. Empty: "
+        "wrong; 50 is chance. Best rival: the best simpler score without labels, with its AUROC"
+        f"{f' ({rivals})' if rivals else ''}; the probe's own confidence uses labels. Empty: "
         "images in which no discriminative feature fires. Mean share: share of train images in which a feature fires, averaged "
         "over all features. In percent, except eps, RankMe (directions in use) and the number of features."
     )
@@ -101,8 +103,7 @@ def _line(found: dict[str, Any]) -> dict[str, Any]:
         "AUROC of Q": auroc("q"),
         "95 % interval": interval(reports["q"]["intervals"]["auroc"]) if reports else "–",
         "the Q-Score": found["verdict"] or "no labels",
-        "AUROC of best rival": best and auroc(best),
-        "best rival": RIVALS[best].title if best else "–",
+        "best rival": f"{best} {auroc(best):.1f}" if best else "–",
         "AUROC of probe": auroc("msp"),
         "empty": found["empty_share"] and 100 * found["empty_share"],
         "RankMe": found["rank_me"],

@@ -261,7 +261,7 @@ def _run_line(run: dict[str, Any]) -> None:
         words += [
             f"{k.replace('_', ' ')} {in_words(v)}"
             for k, v in run["facts"].items()
-            if k in ("device", "images_per_second", "views_per_second", "loss", "epoch")
+            if v is not None and k in ("device", "images_per_second", "views_per_second", "loss", "epoch")
         ]
         st.progress(share, text=plain(" · ".join(words)))
     elif run["status"] == "done":

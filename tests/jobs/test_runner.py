@@ -415,6 +415,15 @@ def test_numbers_that_json_has_not_do_not_end_the_heartbeat(workspace, photos):
     assert (state["facts"], state["result"]) == ({"rank": None}, {"spread": [None]})
 
 
+def test_a_fact_that_holds_no_longer_is_taken_away(workspace, photos):
+    folder = _left(workspace, {"status": "starting"})
+    progress = runner.RunProgress(folder, {"status": "running"})
+    progress.note(device="cpu", loss=0.5)
+    progress.note(loss=None, epoch=0)
+    progress.end(status="done", result={})
+    assert runner.read_run(workspace, folder.name)["facts"] == {"device": "cpu", "epoch": 0}
+
+
 def test_a_run_that_ends_between_two_looks_has_not_died(workspace, photos, monkeypatch):
     folder = _left(workspace, {"status": "running", "pid": 1})
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
 from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
@@ -63,7 +64,8 @@ def test_three_encoders_side_by_side(app, three, workspace):
     for name, line in lines.items():
         assert found.loc[name, "top-1"] == pytest.approx(100 * line["top1"])
         best = max(("norm", "std", "nn1", "nn10"), key=lambda n: line["reports"][n]["auroc"])
-        assert found.loc[name, "AUROC of best rival"] == pytest.approx(100 * line["reports"][best]["auroc"])
+        assert found.loc[name, "best rival"] == f"{best} {100 * line['reports'][best]['auroc']:.1f}"
+        assert RIVALS[best].title in text(test)
     a, b = (judged(workspace, dataset, name)["correct"].astype(bool) for name in ("tiny", "third"))
     assert f"{(a & ~b).sum()} only tiny gets right, {(~a & b).sum()} only third" in text(test)
     assert "tiny beside third" in [s.value for s in test.subheader]
