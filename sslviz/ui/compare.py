@@ -77,7 +77,9 @@ def table(here: Frame, names: list[str]) -> list[str]:
     lines = lines.sort_values("top-1", ascending=False, na_position="last", ignore_index=True)
     config = {c: st.column_config.NumberColumn(format=f) for c, f in _FORMATS.items()}
     st.dataframe(lines, hide_index=True, width="stretch", column_config=config)
-    rivals = "; ".join(f"{best}: {RIVALS[best].title}" for best in sorted({one["best_rival"] for one in rows if one["best_rival"]}))
+    rivals = "; ".join(
+        f"{best}: {RIVALS[best].title}" for best in sorted({one["best_rival"] for one in rows if one["best_rival"]})
+    )
     st.caption(
         "top-1: of the linear probe. AUROC: how well a score separates images the probe gets right from those it gets "
         "wrong; 50 is chance. Best rival: the best simpler score without labels, with its AUROC"
