@@ -15,6 +15,8 @@ import torch
 
 from sslviz.errors import InputError, NotFound, Untrusted
 
+_REPEATED = 2 << 30
+"""Bytes that tensors which share or repeat their values may take when they are laid out one by one."""
 _ADVICE = "Save its weights where you trust it: torch.save(model.state_dict(), ...) or safetensors."
 _reading = threading.Lock()
 """torch's list of what is allowed is the whole process'."""
@@ -118,8 +120,9 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
             raise InputError(f"{path}: {name} is not a plain tensor (sparse, quantised, nested or without values). {_ADVICE}")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise InputError(f"{path}: {name} says it is {tuple(tensor.shape)}, but repeats fewer values. {_ADVICE}")
+    spread = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if spread > max(2 * path.stat().st_size, _REPEATED):
+        raise InputError(f"{path}: its tensors would take {spread / 1e9:,.0f} GB, since they repeat fewer values. {_ADVICE}")
     container = "PyTorch Lightning" if "pytorch-lightning_version" in content else "torch"
     return FileContent(tensors, other, container)
 

@@ -256,6 +256,20 @@ class RunsCode:
         return (open, (str(MARKER), "w"))
 
 
+def test_weights_that_share_their_values_are_laid_out(tmp_path):
+    net = network(7)
+    block = torch.randn(1 << 14)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data = block.as_strided(module.weight.shape, (17, 5, 3, 1), 11)  # windows that overlap
+    net.train()(torch.randn(8, 3, 64, 64))
+    net.eval()
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "tied.pth")
+    assert (tmp_path / "tied.pth").stat().st_size < 1 << 19
+    assert_is(net, tmp_path / "tied.pth")
+
+
 def test_harmless_records_are_read(tmp_path, nets):
     state = nets["A"].state_dict()
     content = {
