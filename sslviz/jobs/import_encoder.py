@@ -67,10 +67,20 @@ def import_encoder(settings: ImportEncoderSettings, workspace: Workspace, progre
     try:
         spec, notes = add_encoder(workspace, source, settings.name, **origin, **given)
     except SslvizError:
-        if fetched is not None and settings.name not in workspace.encoders():
+        if fetched is not None and not _is_checkpoint(fetched):
             forget(fetched)  # a login page, or a body cut where nobody could tell: the next try asks for it again
         raise
     return {"encoder": spec.name, "features": spec.feature_dim, "notes": notes, "file": source}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from sslviz.encoders.files import read_file
+
+    try:
+        read_file(path)
+    except SslvizError:
+        return False
+    return True
 
 
 def name_of(source: str) -> str:

@@ -167,7 +167,16 @@ def test_what_is_no_encoder_is_not_held_to(tmp_path, server, workspace, monkeypa
     with pytest.raises(SslvizError, match="HTML"):
         job.import_encoder(settings, workspace, Progress())
     server.content = true
+    for mistake in ({"network": "nosuch"}, {"mean": "1 2"}):
+        with pytest.raises(SslvizError):
+            job.import_encoder(settings.model_copy(update=mistake), workspace, Progress())
+    server.content = true + b" "  # whatever was mistyped, the first content is held to
     assert job.import_encoder(settings, workspace, Progress())["encoder"] == "taken"
+    kept = next(path for path in workspace.root.rglob("simsiam*") if path.suffix not in (".json", ".part"))
+    assert kept.read_bytes() == true
+    kept.unlink()
+    with pytest.raises(SslvizError, match="not the file it was at its first download"):
+        job.import_encoder(settings.model_copy(update={"name": "again"}), workspace, Progress())
 
 
 @pytest.mark.parametrize(("asked", "taken"), [("", (0.228, 0.224, 0.225)), ("0.5 0.5 0.5", (0.5, 0.5, 0.5))])
