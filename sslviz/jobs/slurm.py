@@ -5,6 +5,7 @@ Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many proc
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -37,7 +38,6 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
     """
     try:
         from submitit import SlurmExecutor
-        from submitit.helpers import CommandFunction
     except ImportError:
         raise InputError("--slurm needs submitit: pip install submitit") from None
     if not shutil.which("sbatch") or not shutil.which("srun"):
@@ -59,10 +59,17 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
         **own,
     )
     try:
-        return str(executor.submit(CommandFunction(command, verbose=False)).job_id)
+        return str(executor.submit(run_command, command).job_id)
     except Exception as error:  # submitit passes sbatch's words on in errors of many kinds
         words = " ".join(str(error).split())[-200:]
         raise InputError(f"SLURM did not take the run: {words}") from None
+
+
+def run_command(command: list[str]) -> None:
+    """What a task on the cluster does. When SLURM's time is nearly up it signals the command too, which then saves and ends by
+    itself; submitit's own answer to that signal would be to kill it."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    raise SystemExit(subprocess.call(command))
 
 
 def knows(job_id: str) -> bool | None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from sslviz.data import dataset as datasets
 from sslviz.errors import InputError, RunFailed
@@ -75,6 +77,23 @@ def test_a_run_waits_begins_and_ends_on_the_cluster(cluster, workspace, photos):
     state = wait(workspace, run_id)
     assert (state["status"], state["result"]["encoder"], state["slurm"]) == ("done", "own", "4242")
     assert "own" in workspace.encoders()
+
+
+def test_a_run_saves_when_slurms_time_is_nearly_up_and_goes_on_later(cluster, workspace, photos):
+    """SLURM sends SIGUSR2 to every process of the step, submitit's and ours, 90 seconds before it kills them."""
+    run_id = submit(workspace, "partition=gpu,time=1-00:00:00", epochs=2000)
+    shielded = ["bash", "-c", f"trap '' USR2; exec bash {cluster}/script.sh"]  # the batch shell gets no signal
+    job = subprocess.Popen(shielded, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    trained = wait(workspace, run_id, lambda s: s["status"] == "running" and s["done"] > 2)["done"]
+    os.killpg(job.pid, signal.SIGUSR2)
+    _, said = job.communicate(timeout=60)
+    state = runner.read_run(workspace, run_id)
+    assert (state["status"], state["done"] >= trained) == ("cancelled", True), said[-2000:]
+    saved = torch.load(workspace.run(run_id) / "checkpoint.pt", weights_only=True)
+    assert saved["step"] >= trained
+    assert submit(workspace, "", epochs=2000) == run_id
+    assert wait(workspace, run_id, lambda s: s["status"] == "running" and s["done"] > saved["step"])
+    runner.kill(workspace, run_id)
 
 
 def test_a_waiting_run_is_taken_off_the_cluster(cluster, workspace, photos):
