@@ -1,4 +1,4 @@
-"""sslviz: the frame around every page. Served by `sslviz app`; `streamlit run app.py` works too."""
+"""sslviz: the frame around every page. Served by `sslviz app`, whose server also gives the pictures out."""
 
 from sslviz.ui import frame
 

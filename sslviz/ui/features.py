@@ -32,6 +32,7 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
         on_grid(summary["eps"]),
         format_func=lambda e: f"{e:g}",
         key=f"features-eps-{of}",
+        persist_state="session",
         help="mu, sigma: mean and standard deviation over all features of the same image.",
     )
     with right:
@@ -50,7 +51,7 @@ def settings(here: Frame, summary: dict[str, Any]) -> tuple[float, float, float]
 def percentiles(label: str, summary: dict[str, Any], key: str, **options: Any) -> tuple[float, float] | None:
     """The two percentiles of the activation shares that bound D, on a slider; None, and said, where they coincide."""
     scored_with = (float(summary["lower"]), float(summary["upper"]))
-    low, high = st.slider(label, 0.0, 100.0, scored_with, step=1.0, format="%.0f", key=key, **options)
+    low, high = st.slider(label, 0.0, 100.0, scored_with, step=1.0, format="%.0f", key=key, persist_state="session", **options)
     if high <= low:
         st.warning("The upper percentile must be above the lower one: move the two ends apart.")
         return None

@@ -26,7 +26,7 @@ from sslviz.jobs.finetune import (
     from_base,
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
-from sslviz.store.files import read_json
+from sslviz.store.files import read_json, read_table
 from sslviz.ui import forms, report, widgets
 from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
@@ -73,7 +73,7 @@ def _metrics(here: Frame, run: dict[str, Any]) -> pd.DataFrame:
         for seed in run["settings"]["seeds"]:
             path = here.workspace.run(run["id"]) / f"{arm}-s{seed}" / "metrics.parquet"
             if path.exists():
-                parts.append(from_base(pd.read_parquet(path), watched).assign(arm=arm, seed=seed))
+                parts.append(from_base(read_table(path), watched).assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

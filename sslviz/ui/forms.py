@@ -255,7 +255,7 @@ def check_source(source: str) -> None:
 def masks_form(workspace: Workspace) -> None:
     """The masks of a data set: `sslviz data add --masks`."""
     with st.expander("Masks of what the images show"):
-        names = [name for name in workspace.datasets() if reads.listed(workspace, name).root is not None]
+        names = [name for name in workspace.datasets() if _has_folder(workspace, name)]
         if not names:
             st.info("Register a folder of images first, above.")
             return
@@ -284,11 +284,22 @@ def _start(workspace: Workspace, job: str, settings: Settings) -> None:
         st.switch_page("pages/runs.py", query_params={"run": st.session_state.pop("run")})
 
 
+def _has_folder(workspace: Workspace, name: str) -> bool:
+    try:
+        return reads.listed(workspace, name).root is not None
+    except EXPECTED:  # said in the table of data sets
+        return False
+
+
 def show_datasets(workspace: Workspace) -> None:
     """The registered data sets."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in workspace.datasets():
-        facts = reads.listed(workspace, name).facts
+        try:
+            facts = reads.listed(workspace, name).facts
+        except EXPECTED as error:
+            rows.append({"data set": name, "remarks": said(error)})
+            continue
         rows.append(
             {
                 "data set": name,
@@ -313,9 +324,13 @@ def _masks(workspace: Workspace, name: str) -> str:
 
 def show_encoders(workspace: Workspace) -> None:
     """The stored encoders, with the input they expect."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in workspace.encoders():
-        spec = load_spec(workspace, name)
+        try:
+            spec = load_spec(workspace, name)
+        except EXPECTED as error:
+            rows.append({"encoder": name, "source": said(error)})
+            continue
         rows.append(
             {
                 "encoder": name,

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import streamlit as st
 
 from sslviz.data.dataset import Dataset
-from sslviz.errors import SslvizError
+from sslviz.errors import EXPECTED, SslvizError, said
 from sslviz.jobs.demo import start_demo
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.workspace import Workspace
@@ -45,7 +45,10 @@ def show() -> None:
     """app.py: the frame, then the page."""
     page = _frame()
     st.session_state["_framed"] = True
-    page.run()
+    try:
+        page.run()
+    except EXPECTED as error:  # a damaged or vanished file of the workspace: the page ends with what to do about it
+        stop_with(error)
 
 
 def open_page(title: str, question: str) -> None:
@@ -99,9 +102,9 @@ def wait_for_demo(workspace: Workspace) -> None:
     st.stop()
 
 
-def stop_with(error: SslvizError) -> NoReturn:
-    """Our error, as a sentence; the page ends there."""
-    st.error(plain(str(error)))
+def stop_with(error: SslvizError | OSError) -> NoReturn:
+    """What went wrong, as a sentence; the page ends there."""
+    st.error(plain(said(error)))
     st.stop()
     raise AssertionError
 
@@ -125,7 +128,9 @@ def _sidebar(workspace: Workspace) -> None:
     go = st.session_state.pop("_go", {})  # a form's wish: the data set and encoder to show next
     with st.sidebar:
         for key, label, options in (("dataset", "Data set", workspace.datasets()), ("encoder", "Encoder", workspace.encoders())):
+            before = st.session_state.get(f"_url_{key}")
             if not options:
+                st.session_state.pop(key, None)
                 continue
             linked = st.query_params.get(key)
             wanted = go.get(key) or (linked if linked != st.session_state.get(f"_url_{key}") else None)
@@ -139,6 +144,11 @@ def _sidebar(workspace: Workspace) -> None:
                     first = reads.best_encoder(workspace, st.session_state.get("dataset"), options)
                 st.session_state[key] = first
             value = st.selectbox(label, options, key=key, persist_state="session")
+            if before not in (None, *options):
+                st.session_state[f"_gone_{key}"] = (before, value)
+            gone, instead = st.session_state.get(f"_gone_{key}", (None, None))
+            if gone not in (None, *options) and instead == value:  # said until something else is chosen
+                st.warning(f"{label} {plain(gone)} is no longer here; this is {plain(value)}.")
             st.session_state[f"_url_{key}"] = value
             widgets.set_param(key, value)
         st.caption(f"Workspace {plain(str(workspace.root))}")

@@ -189,14 +189,18 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
     table = table[table["row"].notna()]
     left, right = st.columns(2)
     shown = left.selectbox("Show", report.outcomes(table), key="interpret-show")
-    order = right.selectbox("Order", ["lowest overlap with the object first", "highest first"], key="interpret-order")
+    order = right.selectbox(
+        "Order", ["lowest overlap with the object first", "highest first"], key="interpret-order", persist_state="session"
+    )
     table = report.of_outcome(table, shown)
     table = table.sort_values(["core_iou_map", "sample_id"], ascending=[order != "highest first", True])
     if table.empty:
         st.info("No image fits.")
         return
     left, right = st.columns(2)
-    strip = left.segmented_control("As", _AS, default=_AS[0], required=True, key="interpret-as") == _AS[1]
+    strip = (
+        left.segmented_control("As", _AS, default=_AS[0], required=True, key="interpret-as", persist_state="session") == _AS[1]
+    )
     beside, others = "", _others(here, result) if strip else {}
     if others:
         say = lambda encoder: encoder or "no other encoder"  # noqa: E731

@@ -15,7 +15,7 @@ from sslviz.encoders.spec import load_spec
 from sslviz.errors import EXPECTED, NotFound, said
 from sslviz.jobs.inputs import embeddings_state, result_state
 from sslviz.store.embeddings import EmbeddingStore
-from sslviz.store.files import read_json
+from sslviz.store.files import read_json, read_table
 from sslviz.store.results import Result, State
 from sslviz.store.workspace import Workspace
 from sslviz.ui.widgets import plain
@@ -88,7 +88,7 @@ def table(result: Result, name: str) -> pd.DataFrame:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _table(folder: str, name: str, key: str) -> pd.DataFrame:
-    return pd.read_parquet(Path(folder) / f"{name}.parquet")
+    return read_table(Path(folder) / f"{name}.parquet")
 
 
 def scores(result: Result, probe: Result | None, found: datasets.Dataset) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def scores(result: Result, probe: Result | None, found: datasets.Dataset) -> pd.
 def _scores(
     folder: str, key: str, probe_folder: str | None, probe_key: str | None, dataset_folder: str, fingerprint: str
 ) -> pd.DataFrame:
-    scores = pd.read_parquet(Path(folder) / "scores.parquet")
+    scores = read_table(Path(folder) / "scores.parquet")
     path = Path(dataset_folder)
     found = datasets.load(Workspace(path.parents[1]), path.name)
     rows = pd.Series(range(len(found.samples)), index=found.samples["sample_id"])
@@ -110,7 +110,7 @@ def _scores(
     scores["title"] = scores["label"].map(titles)
     if probe_folder is not None:
         columns = ["sample_id", "prediction", "correct", "confidence"]
-        predictions = pd.read_parquet(Path(probe_folder) / "predictions.parquet", columns=columns)
+        predictions = read_table(Path(probe_folder) / "predictions.parquet", columns)
         scores = scores.merge(predictions, on="sample_id", how="left")
         scores["predicted"] = scores["prediction"].map(titles)
     return scores.sort_values(["q", "sample_id"], ignore_index=True)
@@ -164,7 +164,7 @@ def causes(found: datasets.Dataset, sample_id: str) -> dict[str, Any] | None:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _causes(path: str, stamp: int) -> pd.DataFrame:
-    return pd.read_parquet(path).set_index("sample_id")
+    return read_table(Path(path)).set_index("sample_id")
 
 
 def best_encoder(workspace: Workspace, name: str | None, encoders: list[str]) -> str:
@@ -185,7 +185,7 @@ def is_arrays(workspace: Workspace, encoder: str) -> bool:
 def bad_files(workspace: Workspace, name: str, encoder: str) -> pd.DataFrame:
     """sample_id and reason of the files that gave no embedding."""
     path = EmbeddingStore(workspace.embeddings(name, encoder)).folder / "bad.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame({"sample_id": [], "error": []})
+    return read_table(path) if path.exists() else pd.DataFrame({"sample_id": [], "error": []})
 
 
 def summary(stage: Stage) -> dict[str, Any]:

@@ -454,7 +454,7 @@ def classes(here: Frame, probe: reads.Stage, table: pd.DataFrame, summary: dict[
         rows,
         hide_index=True,
         width="stretch",
-        key="classes-table",
+        key=f"classes-table-{here.dataset.name}-{here.encoder}",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -462,10 +462,11 @@ def classes(here: Frame, probe: reads.Stage, table: pd.DataFrame, summary: dict[
             "mean Q-Score": st.column_config.NumberColumn(format="%.4f"),
         },
     )
-    if not event.selection.rows:
+    picked = [row for row in event.selection.rows if row < len(rows)]  # a choice outlives the table it was made in
+    if not picked:
         st.caption("Choose a row to see the images of that class which the probe gets wrong.")
         return
-    name = rows["class"][event.selection.rows[0]]
+    name = rows["class"][picked[0]]
     wrong = judged[(judged["title"] == name) & ~judged["correct"].astype(bool)]
     if wrong.empty:
         st.success(f"The probe gets every image of {plain(name)} right.")

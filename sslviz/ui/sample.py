@@ -29,7 +29,7 @@ def is_own() -> bool:
 def current(table: pd.DataFrame, summary: dict[str, Any], chosen: selection.Selection | None) -> pd.Series:
     """The sample of the URL (?sample=ID), else the lowest misclassified one of the selection, else of the judged split.
 
-    Previous and next go through the selection where the sample is in it, else through the grid it was opened from.
+    Previous and next go through the grid it was opened from; without one through the selection where the sample is in it.
     """
     wanted = st.query_params.get("sample") or st.session_state.get("_sample")
     found = table[table["sample_id"] == wanted]
@@ -43,10 +43,10 @@ def current(table: pd.DataFrame, summary: dict[str, Any], chosen: selection.Sele
     row = found.iloc[0]
     st.session_state["_sample"] = row["sample_id"]
     widgets.set_param("sample", row["sample_id"])
-    if chosen is not None and row["sample_id"] in chosen.sample_ids:
-        st.session_state["sequence"] = _around(row["sample_id"], selection.of(table, chosen))
-    elif row["sample_id"] not in st.session_state.get("sequence", []):
-        st.session_state["sequence"] = _around(row["sample_id"], table[table["split"] == row["split"]])
+    if row["sample_id"] not in st.session_state.get("sequence", []):
+        within = chosen is not None and row["sample_id"] in chosen.sample_ids
+        part = selection.of(table, chosen) if within else table[table["split"] == row["split"]]
+        st.session_state["sequence"] = _around(row["sample_id"], part)
     return row
 
 
@@ -70,7 +70,7 @@ def step_buttons(sample_id: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Previous", on_click=go, args=(at - 1,), disabled=at == 0, shortcut="ArrowLeft", width=150)
         st.button("Next", on_click=go, args=(at + 1,), disabled=at + 1 == len(sequence), shortcut="ArrowRight", width=150)
-        st.caption(f"{at + 1:,} of {len(sequence):,} in the grid's order", width="content")
+        st.caption(f"{at + 1:,} of {len(sequence):,}", width="content")
 
 
 def show_picture(here: Frame, row: pd.Series) -> None:

@@ -34,11 +34,13 @@ def select(workspace: Workspace, dataset: str, sample_ids: list[str], origin: st
     if not path.exists():
         write_json(path, content)
     st.session_state["_selection"] = name
+    st.session_state.pop("sequence", None)  # the sample page steps through the selection until a grid is opened
     set_param("selection", name)
 
 
 def clear() -> None:
     st.session_state.pop("_selection", None)
+    st.session_state.pop("sequence", None)
     st.query_params.pop("selection", None)
 
 

@@ -189,7 +189,7 @@ def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace,
     first = scores.loc[ids].reset_index().sort_values(["q", "sample_id"])["sample_id"].iloc[0]
     fresh.locator(f"button[data-id='{first}']").first.click()
     fresh.get_by_role("heading", name="Sample", exact=True).wait_for()
-    fresh.get_by_text(f"1 of {len(ids)} in the grid's order").wait_for()
+    fresh.get_by_text(f"1 of {len(ids)}", exact=True).wait_for()
     assert metric(fresh, "Q-Score") == f"{scores['q'][first]:.4f}"
 
     fresh.get_by_role("button", name="Change the picture").click()

@@ -130,7 +130,15 @@ def test_one_selection_on_every_page(app, scored, workspace):
         test = app(page, selection="abc123")
         assert "**3 images selected** (by hand)" in text(test)
     sample = app("sample", selection="abc123")
-    assert "of 3 in the grid's order" in text(sample)
+    assert "of 3" in text(sample)
+    opened = app("sample", selection="abc123", sample=ids[0])
+    opened.session_state["sequence"] = ["val/disc/000.png", ids[0], "val/disc/003.png", ids[1], ids[2]]  # as a grid leaves it
+    opened.run()
+    assert "2 of 5" in text(opened)
+    next(b for b in opened.button if b.label == "Next").click().run()
+    assert "val/disc/003.png" in text(opened)
+    next(b for b in opened.button if b.label == "Clear the selection").click().run()
+    assert "of 12" in text(opened)
     scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
     predictions = latest_result(workspace.results("photos", "tiny", "probe")).table("predictions")[["sample_id", "correct"]]
     part = scores.merge(predictions, on="sample_id", how="left").set_index("sample_id").loc[ids]

@@ -1,10 +1,14 @@
 """Every page, empty, full and stale: what a person reads there."""
 
 import os
+import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
+from streamlit.testing.v1 import AppTest
 
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
@@ -61,6 +65,56 @@ def test_files_that_were_left_out_are_listed(app, photos, workspace):
     table = next(d.value for d in test.dataframe if "error" in d.value)
     assert table["sample_id"].tolist() == ["train/disc/000.png"]
     assert "HTML page" in table["error"][0]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["encoders/tiny/encoder.json", "datasets/photos/dataset.json", "scores.parquet", "result.json"]
+)
+def test_a_damaged_file_is_a_sentence_and_the_data_page_stays(app, scored, workspace, damaged):
+    results = latest_result(workspace.results("photos", "tiny", "score")).folder
+    path = (workspace.root if "/" in damaged else results) / damaged
+    assert path.exists()
+    path.write_text('{"cut off')
+    assert re.search(rf"{path.stem}.*is damaged", text(app())) or damaged == "result.json"  # which then counts as none
+    data = app("data")
+    shown = pd.concat([frame.value.astype(str) for frame in data.dataframe[-2:]]).to_string()
+    assert ("is damaged" in shown) == (damaged.count("/") > 0)
+
+
+def test_what_was_removed_meanwhile_is_said(app, scored, workspace):
+    small_encoder(workspace, "other", seed=5)
+    test = app(encoder="tiny")
+    assert test.selectbox(key="encoder").value == "tiny"
+    for name in ("tiny", "other"):
+        shutil.rmtree(workspace.encoder(name))
+        test.run()
+        assert not test.exception
+        if name == "tiny":
+            assert "Encoder tiny is no longer here; this is other." in text(test)
+    assert "There is no encoder in this workspace yet" in text(test)
+
+
+def test_a_grid_is_where_it_was_left_and_begins_anew_when_its_order_changes():
+    def page():
+        import pandas as pd
+        import streamlit as st
+
+        from sslviz.ui import widgets
+
+        table = pd.DataFrame({"sample_id": [str(k) for k in range(10)][:: st.session_state.get("step", 1)]})
+        if st.session_state.get("here", True):
+            st.text(",".join(widgets.paged(table, 4, "grid")["sample_id"]))
+
+    test = AppTest.from_function(page).run()
+    test.number_input(key="grid").set_value(3).run()
+    assert test.text[0].value == "8,9"
+    for here in (False, True):
+        test.session_state["here"] = here
+        test.run()
+    assert test.text[0].value == "8,9"
+    test.session_state["step"] = -1
+    test.run()
+    assert test.text[0].value == "9,8,7,6"
 
 
 def test_empty_data_and_runs_pages(app):
@@ -279,7 +333,7 @@ def test_sample_page_of_a_link_and_the_way_through(app, scored, workspace):
     test = app("sample")
     first = wrong[0] if wrong else ids[0]  # the page asks why an image failed
     assert first in text(test)
-    assert f"{ids.index(first) + 1} of 12 in the grid's order" in text(test)
+    assert f"{ids.index(first) + 1} of 12" in text(test)
     step = "Next" if first != ids[-1] else "Previous"
     next(b for b in test.button if b.label == step).click().run()
     assert not test.exception
