@@ -127,6 +127,8 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     if rank() == 0:  # before the processes are joined: losses gather
         progress.stage("measuring a step")
         progress.note(plan=estimate(settings, origin, n).words)
+        for note in origin.notes:
+            progress.warn(note)
     trainer = Trainer(settings, workspace, origin, progress)
     if trainer.speaks:
         trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())

@@ -10,7 +10,7 @@ from sslviz.encoders.store import Head, load_weights, read_head
 from sslviz.errors import InputError
 from sslviz.jobs.finetune import FinetuneSettings, check_trainable
 from sslviz.methods import METHODS, Made, Method
-from sslviz.methods.heads import begin_anew, put_together
+from sslviz.methods.heads import begin_anew, is_ours, put_together
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace
 
@@ -34,9 +34,15 @@ class Origin:
         check_trainable(spec)
         weights = load_weights(workspace, spec)
         head = read_head(workspace.encoder(spec.name) / "head.safetensors")
+        without = "came without its head"
         if head is not None:
-            _, made, notes = put_together(spec, weights, head, settings.method)
-            return cls(settings.method, spec, weights, made, head, notes)
+            try:
+                _, made, notes = put_together(spec, weights, head, settings.method)
+                return cls(settings.method, spec, weights, made, head, notes)
+            except InputError:
+                if not settings.method or is_ours(head):
+                    raise
+                without = f"came with a head that is none of {settings.method}"
         name = settings.method or spec.method
         if name not in METHODS.names():
             raise InputError(
@@ -45,9 +51,7 @@ class Origin:
             )
         method = METHODS[name]
         made = Made(method=name, options=method.options, views=method.views, size=spec.input.size)
-        note = (
-            f"{spec.name} came without its head: a fresh one is trained on the frozen encoder for {settings.head_epochs} epochs"
-        )
+        note = f"{spec.name} {without}: a fresh one is trained on the frozen encoder for {settings.head_epochs} epochs"
         return cls(settings.method, spec, weights, made, None, [note])
 
     def method(self) -> Method:

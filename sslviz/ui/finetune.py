@@ -264,6 +264,8 @@ def form(here: Frame, running: bool) -> None:
         "Training continues with the encoder's own self-supervised loss and head, once for each arm (variant) and seed, from the "
         "same weights and on the same images in the same order. Only what an arm gains over the control is due to its terms."
     )
+    if not (here.workspace.encoder(here.encoder) / "head.safetensors").exists():
+        st.info(plain(f"{here.encoder} came without its head: a fresh one is trained first, on the frozen encoder."))
     arms = st.pills(
         "Arms beside the base",
         list(get_args(Arm)),
@@ -296,6 +298,8 @@ def form(here: Frame, running: bool) -> None:
         slurm = ""
         if shutil.which("sbatch"):
             slurm = st.text_input("SLURM", key="tune-slurm", placeholder="partition=gpu,gpus=4,time=24:00:00", help="blank: here")
+    if values is None:
+        return
     values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
     own = {"epochs": int(epochs), "lr": float(lr), "images": int(images)}
     values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}

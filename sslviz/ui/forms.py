@@ -19,6 +19,7 @@ from sslviz.store.workspace import Workspace, check_name, name_from_path
 from sslviz.ui import reads, widgets
 from sslviz.ui.widgets import plain
 
+_FOLDER, _FILE = "a folder", "a checkpoint file"
 _SPELT = {"lr": "learning rate", "l2": "L2"}
 
 
@@ -47,32 +48,46 @@ def allowed_path(text: str) -> Path:
 
 
 def analyze_form(workspace: Workspace) -> None:
-    """The form of `sslviz analyze`: one button."""
-    encoders = workspace.encoders()
+    """The form of `sslviz analyze`: one button; and what it brings in, each alone."""
     left, right = st.columns(2)
     with left:
-        folder = st.text_input("Folder of images", key="form-folder", placeholder="~/photos", persist_state="session")
-        st.caption(
-            "Read on the machine that runs sslviz. Split folders (train, val, test) and class folders are used where they are."
-        )
+        images = st.selectbox("Images", [_FOLDER, *workspace.datasets()], key="form-images")
+        folder = ""
+        if images == _FOLDER:
+            folder = st.text_input("Folder of images", key="form-folder", placeholder="~/photos", persist_state="session")
+            st.caption(
+                "Read on the machine that runs sslviz; split folders (train, val, test) and class folders are used where present."
+            )
     with right:
-        choices = ["a checkpoint file", *encoders] if encoders else ["a checkpoint file"]
+        choices = [_FILE, *workspace.encoders()]
         choice = st.selectbox("Encoder", choices, index=int(len(choices) > 1), key="form-encoder")
         file = ""
-        if choice == choices[0]:
+        if choice == _FILE:
             file = st.text_input("Checkpoint file", key="form-file", placeholder="~/simclr.ckpt", persist_state="session")
             if file and st.button("Inspect the checkpoint", icon=":material/stethoscope:"):
                 inspect(file)
     with st.expander("More settings"):
         settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
-        input_spec = input_fields() if choice == choices[0] else {}
-    if st.button(
-        "Analyze", type="primary", disabled=not (folder and (file or choice != choices[0])), icon=":material/play_arrow:"
-    ):
-        try:
-            start(workspace, folder, file, choice, settings, input_spec)
-        except EXPECTED as error:
-            st.error(plain(said(error)))
+        input_spec = input_fields() if choice == _FILE else {}
+    complete = settings is not None and bool((folder or images != _FOLDER) and (file or choice != _FILE))
+    with st.container(horizontal=True):
+        whole = st.button("Analyze", type="primary", disabled=not complete, icon=":material/play_arrow:")
+        alone = bool(folder) and st.button("Only add the folder", key="form-add-folder")
+        encoder_alone = bool(file) and st.button("Only add the encoder", key="form-add-encoder")
+    try:
+        if whole or alone:
+            images = add_images(workspace, folder) if folder else images
+        if whole or encoder_alone:
+            choice = add_file(workspace, file, input_spec) if file else choice
+    except EXPECTED as error:
+        st.error(plain(said(error)))
+        return
+    if alone or encoder_alone:
+        st.session_state["_go"] = {"dataset": images} if alone else {"encoder": choice}
+        st.success(plain(f"{images if alone else choice} is in the workspace."))
+    elif whole and widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=images, encoder=choice, **(settings or {}))):
+        st.session_state["_go"] = {"dataset": images, "encoder": choice}
+        st.switch_page("pages/overview.py", query_params={})
 
 
 def input_fields() -> dict[str, Any]:
@@ -87,21 +102,20 @@ def input_fields() -> dict[str, Any]:
     return {key: text.strip() or None for key, text in texts.items()}
 
 
-def start(
-    workspace: Workspace, folder: str, file: str, choice: str, settings: dict[str, Any], input_spec: dict[str, Any]
-) -> None:
-    """Register what was named, launch the job, and go to the overview where its progress shows."""
+def add_images(workspace: Workspace, folder: str) -> str:
+    """Register the folder; returns the data set's name. Raises as `add_folder`; Untrusted outside the allowed folders."""
+    root = allowed_path(folder)
+    with st.spinner("Listing files"):
+        datasets.add_folder(workspace, name_from_path(root), root, inside=allowed_roots())
+    return name_from_path(root)
+
+
+def add_file(workspace: Workspace, file: str, input_spec: dict[str, Any]) -> str:
+    """Take the checkpoint's encoder; returns its name. Raises as `add_encoder`; Untrusted outside the allowed folders."""
     from sslviz.encoders.add import add_encoder
 
-    root = allowed_path(folder)
-    with st.spinner("Listing files and reading the checkpoint"):
-        name = name_from_path(root)
-        datasets.add_folder(workspace, name, root, inside=allowed_roots())
-        encoder = add_encoder(workspace, str(allowed_path(file)), **input_spec)[0].name if file else choice
-    if not widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=name, encoder=encoder, **settings)):
-        return
-    st.session_state["_go"] = {"dataset": name, "encoder": encoder}
-    st.switch_page("pages/overview.py", query_params={})
+    with st.spinner("Reading the checkpoint"):
+        return add_encoder(workspace, str(allowed_path(file)), **input_spec)[0].name
 
 
 def inspect(file: str) -> None:
@@ -128,8 +142,8 @@ def inspect(file: str) -> None:
     st.caption(plain(", ".join(f"{k} {v}" for k, v in words.items() if v is not None)))
 
 
-def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", columns: int = 1) -> dict[str, Any]:
-    """A widget for each field of a job's settings, row by row; returns what differs from the defaults."""
+def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", columns: int = 1) -> dict[str, Any] | None:
+    """A widget for each field of a job's settings, row by row; returns what differs from the defaults, None where it is wrong."""
     from typing import Literal, get_args, get_origin
 
     values: dict[str, Any] = {}
@@ -157,7 +171,7 @@ def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", 
         return parse(model, {**required, **values}).model_dump(include=set(values))
     except InputError as error:
         st.error(plain(str(error)))
-        st.stop()
+        return None
         raise AssertionError from error
 
 
@@ -205,6 +219,8 @@ def pretrain_form(workspace: Workspace) -> None:
         methods = METHODS.names()
         method = right.selectbox("Method", methods, index=methods.index("simclr"), key="pretrain-method")
         values = settings_fields(PretrainSettings, skip={"dataset", "method"}, prefix="pretrain", columns=3)
+        if values is None:
+            return
         st.caption(
             "Takes hours on a CPU; the run shows its speed and an estimate after ten steps, and can be stopped and resumed."
         )
@@ -250,6 +266,34 @@ def check_source(source: str) -> None:
     kind, name = split_source(source) or ("", "")
     if kind == "hf" and (folder := place_of(name)[2]) is not None:
         allowed_path(str(folder))
+
+
+def arrays_form(workspace: Workspace) -> None:
+    """Embeddings made elsewhere: `sslviz import`."""
+    from sslviz.jobs.import_arrays import ImportSettings
+
+    with st.expander("Embeddings made elsewhere"):
+        columns = st.columns(3)
+        asked = {"file": "~/h.npz", "dataset": "photos", "encoder": "my-encoder", "ids": "", "labels": "", "splits": ""}
+        given = {
+            key: columns[k % 3].text_input(
+                _title(key), key=f"arrays-{key}", placeholder=example, help=ImportSettings.model_fields[key].description
+            )
+            for k, (key, example) in enumerate(asked.items())
+        }
+        given = {key: text.strip() for key, text in given.items() if text.strip()}
+        complete = {"file", "dataset", "encoder"} <= given.keys()
+        if st.button("Import them", icon=":material/input:", disabled=not complete, key="arrays-take"):
+            try:
+                for key in ("file", "ids", "labels", "splits"):
+                    if key in given:
+                        given[key] = str(allowed_path(given[key]))
+                for key, kind in (("dataset", "data set"), ("encoder", "encoder")):
+                    check_name(kind, given[key])
+            except EXPECTED as error:
+                st.error(plain(said(error)))
+                return
+            _start(workspace, "import_arrays", ImportSettings(**given))
 
 
 def masks_form(workspace: Workspace) -> None:

@@ -13,7 +13,7 @@ from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_head, save_encoder
 from sslviz.errors import Cancelled, InputError
-from sslviz.jobs import command_of, parse
+from sslviz.jobs import arms, command_of, parse
 from sslviz.jobs.finetune import FinetuneSettings, finetune
 from sslviz.jobs.inputs import result_state
 from sslviz.jobs.origin import Origin
@@ -422,18 +422,55 @@ def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
         module.check(odd, workspace)
 
 
-def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, tmp_path):
+def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, tmp_path, monkeypatch):
     workspace, _, _, _ = mended
     spec = load_spec(workspace, "small")
     save_encoder(workspace, spec.model_copy(update={"name": "bare", "method": "unknown"}), weights_of(workspace, "small"))
     assert read_head(workspace.encoder("bare") / "head.safetensors") is None
     with pytest.raises(InputError, match=r'"bare" came without its head and its method is unknown. Say which loss .* --method'):
         run(workspace, tmp_path / "a", encoder="bare")
-    _result, progress = run(workspace, tmp_path / "b", encoder="bare", method="simclr", arms=["control"], lr=0, head_epochs=2)
-    assert any("came without its head: a fresh one is trained on the frozen encoder for 2 epochs" in s for s in progress.said)
+    begun, trained, true = [], [], arms.train
+
+    def watched(method, *given, **more):
+        begun.append({k: v.clone() for k, v in method.state_dict().items()})
+        said = any("came without its head: a fresh one is trained on the frozen encoder for 2 epochs" in s for s in progress.said)
+        assert said  # before it is trained, not only in the result
+        done = true(method, *given, **more)
+        trained.append({k: v.clone() for k, v in method.state_dict().items()})
+        return done
+
+    monkeypatch.setattr(arms, "train", watched)
+    progress = InFolder(tmp_path / "b")
+    asked = {"encoder": "bare", "method": "simclr", "arms": ["control"], "lr": 0.0, "head_epochs": 2}
+    finetune(FinetuneSettings(**{**SETTINGS, **asked}), workspace, progress)
+    head = [k for k in begun[0] if k.startswith("projector.")]
+    assert len(begun) == 2
+    assert all(torch.equal(begun[1][k], trained[0][k]) for k in head)  # the arm goes on from the head that was trained
+    assert any(not torch.equal(begun[0][k], begun[1][k]) for k in head if k.endswith("weight"))
     before, after = weights_of(workspace, "bare"), weights_of(workspace, "bare-control-s0")
     counted = ("running_mean", "running_var", "num_batches_tracked")
     assert all(torch.equal(before[k], after[k]) for k in before if not k.endswith(counted))
+
+
+def test_a_head_of_another_method_than_asked_for_gives_way_to_a_fresh_one(mended):
+    from sslviz.encoders.store import Head
+
+    workspace, _, _, _ = mended
+    spec = load_spec(workspace, "small").model_copy(update={"name": "foreign", "method": "unknown"})
+    head = Head({"nothing.weight": torch.ones(4, 16)}, {"writer": "somebody", "method": "swav"})
+    save_encoder(workspace, spec, weights_of(workspace, "small"), head)
+    with pytest.raises(InputError, match=r"that is not known. Say which loss to go on with: --method"):
+        Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "foreign"}))
+    origin = Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "foreign", "method": "simclr"}))
+    assert origin.head is None
+    assert "came with a head that is none of simclr: a fresh one is trained" in origin.notes[0]
+
+
+def test_arms_of_one_seed_see_the_same_views_in_the_same_order(mended, tmp_path):
+    workspace, _, _, _ = mended
+    run(workspace, tmp_path, arms=["control", "both"], name="nil", epochs=1, lambda1=0.0, lambda2=0.0)
+    a, b = (weights_of(workspace, f"nil-{arm}-s0") for arm in ("control", "both"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_what_cannot_be_trained_is_refused_before_the_work(mended, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 from streamlit.testing.v1 import AppTest
 
@@ -23,7 +24,7 @@ from sslviz.store.files import read_json, write_json
 from sslviz.store.results import latest_result
 from sslviz.ui import pictures, selection, widgets
 from tests.data.test_masks import blob, put
-from tests.inputs import folder, picture, small_encoder
+from tests.inputs import SmallResNet, folder, picture, small_encoder
 from tests.pages.conftest import text
 
 PAGES = ["overview", "scores", "sample"]
@@ -372,6 +373,48 @@ def test_wrong_paths_in_the_form_are_one_sentence(app, workspace, photos, tmp_pa
     assert runner.list_runs(workspace) == []
 
 
+def test_images_and_encoders_can_be_added_alone_and_met_by_what_is_there(app, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    folder(tmp_path / "pets", {"train/disc": 4, "train/ring": 4})
+    torch.save(SmallResNet(8, 16).state_dict(), tmp_path / "own.pt")
+    test = app("data")
+    assert "Register a folder of images first" in text(test)
+    test.text_input(key="form-folder").set_value(str(tmp_path / "pets")).run()
+    test.button(key="form-add-folder").click().run()
+    assert "pets is in the workspace." in text(test)
+    assert workspace.datasets() == ["pets"]
+    assert "Register a folder of images first" not in text(test)
+    test.text_input(key="form-file").set_value(str(tmp_path / "own.pt")).run()
+    test.button(key="form-add-encoder").click().run()
+    assert "own is in the workspace." in text(test)
+    assert runner.list_runs(workspace) == []
+    test.run()
+    test.selectbox(key="form-images").set_value("pets").run()
+    test.selectbox(key="form-encoder").set_value("own").run()
+    next(b for b in test.button if b.label == "Analyze").click().run()
+    (started,) = runner.list_runs(workspace)
+    assert (started["job"], started["settings"]["dataset"], started["settings"]["encoder"]) == ("analyze", "pets", "own")
+
+
+def test_embeddings_made_elsewhere_come_in_by_their_form(app, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    np.savez(tmp_path / "h.npz", H=np.ones((4, 16), np.float32))
+    test = app("data")
+    asked = {"file": "/etc/passwd", "dataset": "made", "encoder": "else/where"}
+    for key, value in asked.items():
+        test.text_input(key=f"arrays-{key}").set_value(value).run()
+    for key, value, words in (("file", str(tmp_path / "h.npz"), "lies outside"), ("encoder", "elsewhere", "cannot be used")):
+        test.button(key="arrays-take").click().run()
+        assert words in text(test)
+        test.text_input(key=f"arrays-{key}").set_value(value).run()
+    assert runner.list_runs(workspace) == []
+    test.button(key="arrays-take").click().run()
+    (started,) = runner.list_runs(workspace)
+    assert started["settings"] | {"file": "", "dataset": "made", "encoder": "elsewhere"} == started["settings"] | {"file": ""}
+
+
 def test_wrong_settings_in_the_form_are_one_sentence(app, workspace, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
     for eps in ("abc", "nan", "-1", "inf"):
@@ -379,6 +422,8 @@ def test_wrong_settings_in_the_form_are_one_sentence(app, workspace, photos, tmp
         test.text_input(key="set-eps").set_value(eps).run()
         assert not test.exception
         assert any(e.value.replace("\\", "").startswith("eps: expected") for e in test.error)
+        assert next(b for b in test.button if b.label == "Analyze").disabled
+        assert "In this workspace" in text(test)  # the rest of the page stays
     test = app("data")
     test.text_input(key="form-folder").set_value("   ").run()
     next(b for b in test.button if b.label == "Analyze").click().run()
