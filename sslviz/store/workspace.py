@@ -95,7 +95,7 @@ class Workspace:
 
     def existing_dataset(self, name: str) -> Path:
         """Folder of a registered data set. Raises NotFound with the nearest name."""
-        if name not in self.datasets():
+        if not _is_child(self.root / "datasets", name, "dataset.json"):
             raise unknown_name("data set", name, self.datasets(), "Register one: sslviz data add NAME FOLDER")
         return self.dataset(name)
 
@@ -108,13 +108,13 @@ class Workspace:
 
     def existing_encoder(self, name: str) -> Path:
         """Folder of a registered encoder. Raises NotFound with the nearest name."""
-        if name not in self.encoders():
+        if not _is_child(self.root / "encoders", name, "encoder.json"):
             raise unknown_name("encoder", name, self.encoders(), "Register one: sslviz encoders add NAME FILE")
         return self.encoder(name)
 
     def existing_run(self, run_id: str) -> Path:
         """Folder of a run. Raises NotFound with the nearest id."""
-        if run_id not in self.runs():
+        if not _is_child(self.root / "runs", run_id, "config.json"):
             raise unknown_name("run", run_id, self.runs(), "List them: sslviz runs list")
         return self.run(run_id)
 
@@ -122,4 +122,8 @@ class Workspace:
 def _children(folder: Path, marker: str) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(child.name for child in folder.iterdir() if _NAME.fullmatch(child.name) and (child / marker).exists())
+    return sorted(child.name for child in folder.iterdir() if _is_child(folder, child.name, marker))
+
+
+def _is_child(folder: Path, name: str, marker: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and (folder / name / marker).exists()
