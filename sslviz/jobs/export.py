@@ -23,8 +23,10 @@ _SAME = 1e-5
 class ExportSettings(Settings):
     dataset: str = Field(description="data set whose train images rank the features")
     encoder: str = Field(description="encoder in the workspace to cut")
-    kind: Literal["discriminative", "random", "lower tail", "upper tail"] = Field(
-        "discriminative", description="which features stay, as on the compression page"
+    kind: Literal["discriminative", "random", "lower tail", "upper tail", "D"] = Field(
+        "discriminative",
+        description="which features stay, as on the compression page; D: the discriminative set at the default percentiles, "
+        "whatever the reduction",
     )
     reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
     eps: Eps = "auto"
@@ -34,6 +36,8 @@ class ExportSettings(Settings):
     @property
     def new_name(self) -> str:
         """Name of the encoder this makes."""
+        if self.kind == "D":
+            return self.name or f"{self.encoder}-D"
         kind = self.kind.replace(" ", "-") + (f"-{self.seed}" if self.kind == "random" else "")
         return self.name or f"{self.encoder}-{kind}-{100 * self.reduction:g}"
 
@@ -59,7 +63,8 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
         raise InputError(f'encoder "{spec.name}" was imported as arrays ({spec.source}); there are no weights to cut.')
     embedded = open_embedded(workspace, settings.dataset, settings.encoder)
     chosen = embedded.selected(embedded.rows("train"), settings.eps, progress)
-    kept = subset(chosen.shares, settings.kind, settings.reduction, settings.seed)
+    every_d = settings.kind == "D"
+    kept = chosen.features if every_d else subset(chosen.shares, settings.kind, settings.reduction, settings.seed)
 
     progress.stage("cutting the encoder")
     all_weights = load_weights(workspace, spec)
@@ -92,7 +97,7 @@ def export(settings: ExportSettings, workspace: Workspace, progress: Progress) -
         "encoder": name,
         "cut_from": settings.encoder,
         "kind": settings.kind,
-        "reduction": settings.reduction,
+        "reduction": 1 - len(kept) / spec.feature_dim if every_d else settings.reduction,
         "eps": chosen.eps,
         "n_features": len(kept),
         "of_features": spec.feature_dim,

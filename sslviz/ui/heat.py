@@ -100,15 +100,17 @@ def _choose_method(ways: _Ways) -> tuple[str, str | None]:
 
 
 def _choose_features(found: live.Row, sample_id: str) -> list[int]:
-    """All discriminative features that fire, or one of them, step by step."""
-    if not len(found.chosen):
-        st.caption("No discriminative feature fires here: the map is empty.")
-        return []
-    steps = [None, *found.chosen.tolist()]
+    """All discriminative features that fire, or any one, step by step: first those, then the others, strongest first."""
+    others = np.argsort(-found.h, kind="stable")
+    steps = [None, *found.chosen.tolist(), *others[~np.isin(others, found.chosen)].tolist()]
+    firing = set(found.firing.tolist())
     key = f"heat-feature-{sample_id}"
 
     def say(feature: int | None) -> str:
-        return f"all {len(found.chosen)} that fire in D" if feature is None else f"feature {feature} ({found.h[feature]:.3f})"
+        if feature is None:
+            return f"all {len(found.chosen)} that fire in D"
+        where = "" if feature in found.chosen else ", fires outside D" if feature in firing else ", does not fire"
+        return f"feature {feature} ({found.h[feature]:.3f}{where})"
 
     def step(by: int) -> None:
         at = steps.index(st.session_state.get(key))
@@ -120,6 +122,8 @@ def _choose_features(found: live.Row, sample_id: str) -> list[int]:
         st.button("Next feature", on_click=step, args=(1,), icon=":material/chevron_right:", key="heat-next")
         if feature is not None and st.button(f"Open feature {feature}", icon=":material/category:", key="heat-open"):
             widgets.go_to("features", feature=str(feature))
+    if feature is None and not len(found.chosen):
+        st.caption("No discriminative feature fires here: the map is empty.")
     return found.chosen.tolist() if feature is None else [feature]
 
 

@@ -54,6 +54,14 @@ def test_the_new_encoder_embeds_into_the_chosen_columns(place, kind, reduction):
     score(ScoreSettings(dataset="photos", encoder=result["encoder"]), place, Progress())
 
 
+def test_the_discriminative_set_itself(place):
+    result = run(place, kind="D")
+    shares = select_features(rows(place, "tiny"), "auto").shares
+    low, high = np.percentile(shares, [50, 95])
+    assert result["features"] == np.flatnonzero((low <= shares) & (shares <= high)).tolist()
+    assert (result["encoder"], result["reduction"]) == ("tiny-D", 1 - result["n_features"] / 32)
+
+
 def test_the_speed_is_the_new_ones_over_the_old_ones(place, monkeypatch):
     monkeypatch.setattr("sslviz.jobs.export._images_per_second", lambda whole, small, images: (100.0, 150.0))
     result = run(place)

@@ -226,6 +226,12 @@ def test_heat_on_the_sample_page(app, masked):
     test.button(key="heat-next").click().run()
     one = next(s for s in test.selectbox if s.label == "Features").value
     assert isinstance(one, int)
+    assert len(next(s for s in test.selectbox if s.label == "Features").options) == 1 + 32  # any feature, firing or not
+    last = next(s for s in test.selectbox if s.label == "Features").options[-1]
+    assert last.endswith("does not fire)")
+    next(s for s in test.selectbox if s.label == "Features").select_index(32).run()
+    assert not test.exception
+    next(s for s in test.selectbox if s.label == "Features").select_index(1).run()
     test.button(key="heat-before").click().run()
     assert next(s for s in test.selectbox if s.label == "Features").value is None
     test.segmented_control(key="heat-method").set_value("gradcam").run()
