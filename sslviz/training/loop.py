@@ -116,7 +116,7 @@ def train(
             regulariser.selection = Selection(state["features"].numpy(), state["eps"])
 
     def save() -> None:
-        if not all(bool(torch.isfinite(p).all()) for p in method.parameters()):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in method.state_dict().values()):
             lr = learning_rate(step - 1, steps_per_epoch, schedule)
             raise RunFailed(
                 f"a weight is NaN or infinite after step {step} (epoch {math.ceil(step / steps_per_epoch)}); {kept()}. "
@@ -178,7 +178,7 @@ def train(
         sums = {name: sums.get(name, 0.0) + float(value) for name, value in seen.items()}
         step += 1
         if step % steps_per_epoch == 0:
-            row = {"epoch": epoch + 1, "step": step, "lr": lr, **{k: v / steps_per_epoch for k, v in sums.items()}}
+            row = {"epoch": epoch + 1, "step": step, "lr": lr, **_of_all(fabric, sums, steps_per_epoch)}
             row["rank"] = rank_me(outputs.detach().float().cpu().numpy())
             rows.append(row)
             if fabric.is_global_zero:
@@ -204,6 +204,14 @@ def train(
             raise stopped
     method.backbone.requires_grad_(True)
     return pd.DataFrame(rows)
+
+
+def _of_all(fabric: lightning.Fabric, sums: dict[str, float], steps: int) -> dict[str, float]:
+    """Means over the steps of an epoch and over the processes' shares of each batch."""
+    means = torch.tensor([value / steps for value in sums.values()], dtype=torch.float64)
+    if fabric.world_size > 1:
+        means = torch.as_tensor(fabric.all_reduce(means.to(fabric.device), reduce_op="mean"))
+    return dict(zip(sums, means.tolist(), strict=True))
 
 
 def _stopped(progress: Progress, fabric: lightning.Fabric) -> Cancelled | None:
