@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sslviz import evaluate_score
-from sslviz.ui.figures import compare, compression, features, projection
+from sslviz.ui.figures import compare, compression, features, finetune, projection
 from sslviz.ui.figures import scores as figures
 
 SCORE = pd.Series([4.0, 3.0, 3.0, 1.0])
@@ -240,3 +240,70 @@ def test_a_compression_curve_with_its_bands_and_subsets():
         "percentiles 25 to 100",
     ]
     assert figure.layout.shapes[0].y0 == 80
+
+
+def test_differences_are_marked_with_their_own_intervals():
+    table = pd.DataFrame(
+        [
+            {"figure": "top1", "arm": "both", "mean": 0.01, "low": -0.02, "high": 0.05, "of_seeds": [0.0, 0.02]},
+            {"figure": "q_all", "arm": "both", "mean": 0.3, "low": 0.1, "high": 0.4, "of_seeds": [0.3]},
+            {"figure": "top1", "arm": "lasso", "mean": -0.03, "low": -0.04, "high": -0.01, "of_seeds": [-0.03]},
+        ]
+    )
+    marks, seeds = finetune.differences(table, "top1").data[::2], finetune.differences(table, "top1").data[1::2]
+    assert [(m.y[0], m.x[0]) for m in marks] == [("both", 1), ("lasso", -3)]
+    assert [(m.error_x.array[0], m.error_x.arrayminus[0]) for m in marks] == [pytest.approx((4, 3)), pytest.approx((2, 1))]
+    assert [list(s.x) for s in seeds] == [[0, 2], [-3]]
+    assert finetune.differences(table, "q_all").data[0].x[0] == 0.3  # no points
+
+
+def test_curves_of_a_fine_tuning_by_hand():
+    curves = pd.DataFrame(
+        {
+            "arm": ["control", "control", "both", "both"],
+            "seed": [0, 0, 0, 0],
+            "epoch": [0, 1, 0, 1],
+            "right": [0.1, 0.2, 0.3, 0.4],
+            "wrong": [0.0, 0.6, np.nan, 0.8],
+        }
+    )
+    figure = finetune.curve(curves, {"right": "right", "wrong": "wrong"}, "mean Q", 100)
+    assert {t.name: (list(t.x), list(t.y), t.line.dash) for t in figure.data} == {
+        "control right": ([0, 1], [10, 20], "solid"),
+        "control wrong": ([0, 1], [0, 60], "dot"),
+        "both right": ([0, 1], [30, 40], "solid"),
+        "both wrong": ([1], [80], "dot"),
+    }
+    logarithmic = finetune.curve(curves, {"wrong": ""}, "mean Q", log=True)
+    assert [list(t.x) for t in logarithmic.data] == [[1], [1]]
+
+
+def test_panels_stand_where_their_titles_say():
+    rows = [
+        {"arm": arm, "outcome": outcome, "label": label, "feature": feature, "mean": value}
+        for arm, outcome, value in (("base", "correct", 1), ("both", "correct", 2), ("base", "wrong", 3), ("both", "wrong", 4))
+        for label in (0, 1)
+        for feature in (7, 9)
+    ]
+    figure = finetune.panels(pd.DataFrame(rows), {0: "cat", 1: "dog"}, ("before", "after"))
+    shown = {(t.yaxis, t.xaxis): float(np.mean(t.z)) for t in figure.data}
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles[:4] == ["before: right", "after: right", "before: wrong", "after: wrong"]
+    assert list(shown.values()) == [1, 2, 3, 4]
+    assert all(list(t.y) == ["cat", "dog"] and list(t.x) == ["7", "9"] for t in figure.data)
+
+
+def test_encoders_side_by_side_show_the_kind_that_is_asked_for():
+    lines = pd.DataFrame(
+        {
+            "kind": ["pca", "pca", "random", "random"],
+            "reduction": [0.0, 0.5, 0.0, 0.5],
+            "n_features": [8, 4, 8, 4],
+            "top1": [0.9, 0.8, 0.9, 0.6],
+            "low": [0.85, 0.75, 0.85, 0.55],
+            "high": [0.95, 0.85, 0.95, 0.65],
+        }
+    )
+    for kind, y in (("pca", [90, 80]), ("random", [90, 60])):
+        (trace,) = compression.encoders({"one": lines}, kind).data
+        assert (list(trace.x), list(trace.y)) == ([0, 50], pytest.approx(y))
