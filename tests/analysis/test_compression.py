@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -130,9 +131,15 @@ def test_a_subset_of_dead_features_knows_nothing():
 
 def test_shuffled_labels_give_chance_at_every_size():
     H, y = planted(1200)
-    y = np.random.default_rng(2).permutation(y)
-    found = compression_curve(H[:700], y[:700], H[700:], y[700:], reductions=[0.4, 0.8])
+    found = []
+    for seed in range(6):
+        shuffled = np.random.default_rng(seed).permutation(y)
+        found.append(compression_curve(H[:700], shuffled[:700], H[700:], shuffled[700:], reductions=[0.4, 0.8]))
+    found = pd.concat(found)
     assert found["top1"].between(0.25 - 4 * 0.0194, 0.25 + 4 * 0.0194).all()  # four standard deviations of 500 guesses
+    means = found.groupby(["kind", "reduction"])["top1"].mean()
+    assert means.between(0.25 - 3 * 0.0194 / 6**0.5, 0.25 + 3 * 0.0194 / 6**0.5).all()
+    assert ((found["low"] <= 0.25) & (found["high"] >= 0.25)).mean() > 0.85  # 95 % intervals
 
 
 def test_drops_by_hand_and_their_interval(monkeypatch):

@@ -101,8 +101,9 @@ def test_folds_that_did_not_converge_are_counted(monkeypatch):
 
 def test_shuffled_labels_give_chance():
     H, y = planted(1200, classes=4)
-    y = np.random.default_rng(1).permutation(y)
-    assert linear_probe(H[:800], y[:800], H[800:], y[800:]).top1 == pytest.approx(0.25, abs=0.09)
+    shuffled = [np.random.default_rng(seed).permutation(y) for seed in range(8)]
+    top1 = [linear_probe(H[:800], s[:800], H[800:], s[800:], l2=0.01).top1 for s in shuffled]
+    assert np.mean(top1) == pytest.approx(0.25, abs=3 * np.sqrt(0.25 * 0.75 / (8 * 400)))
 
 
 def test_a_solver_that_stops_early_says_so():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from numpy.testing import assert_allclose
 from PIL import Image
 from rich.console import Console
@@ -193,9 +194,10 @@ def test_on_the_demo_an_objects_feature_lies_on_the_object(workspace):
         assert mine > np.nanmean(mass_inside(maps, core)) + 0.05, name
 
 
-def test_signed_features_explain_too(place, tmp_path):
+@pytest.mark.parametrize("method", ["activation", "gradcam"])
+def test_signed_features_explain_too(place, tmp_path, method):
     score(ScoreSettings(dataset="photos", encoder="tiny", eps=0.5), place, Progress())
-    run(place, signed=True)
+    layer = run(place, signed=True, method=method)["layer"]
     looks = latest_result(place.results("photos", "tiny", "interpret")).table("looks").set_index("sample_id")
     chosen = latest_result(place.results("photos", "tiny", "score")).table("features").query("chosen")["feature"].to_numpy()
     store, encoder = EmbeddingStore(place.embeddings("photos", "tiny")), load_encoder(place, "tiny")
@@ -205,12 +207,32 @@ def test_signed_features_explain_too(place, tmp_path):
         unit = h / np.linalg.norm(h)
         high, low = unit > unit.mean() + 0.5 * unit.std(), unit < unit.mean() - 0.5 * unit.std()
         image = pixels(Image.open(tmp_path / "photos" / sample_id))[None]
-        maps = feature_maps(encoder, image, chosen)[0]
-        raw = maps[torch.from_numpy(high[chosen])].sum(0) - maps[torch.from_numpy(low[chosen])].sum(0)
+        if method == "activation":
+            maps = feature_maps(encoder, image, chosen)[0]
+            raw = maps[torch.from_numpy(high[chosen])].sum(0) - maps[torch.from_numpy(low[chosen])].sum(0)
+        else:
+            signs = np.zeros(len(h))
+            signs[chosen] = high[chosen].astype(int) - low[chosen].astype(int)
+            raw = captums_grad_cam(encoder, image, torch.from_numpy(signs).float(), layer)
         core = load_masks(datasets.load(place, "photos")).read(sample_id, (32, 32), 32, 32)["core"][None]
         assert low[chosen].any()
         wanted = float(mask_iou(finish(raw[None], (32, 32)), core)[0])
         assert looks.loc[sample_id, "core_iou_map"] == pytest.approx(wanted, abs=1e-5)
+
+
+def captums_grad_cam(encoder, image, signs, layer):
+    class Summed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = encoder.backbone
+
+        def forward(self, x):
+            return (self.backbone(x) * signs).sum(1)
+
+    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.spec.input.mean, encoder.spec.input.std))
+    x = ((image.float() / 255 - mean) / std).requires_grad_()
+    net = Summed()
+    return LayerGradCam(net, net.backbone.get_submodule(layer)).attribute(x, relu_attributions=True)[0, 0].detach()
 
 
 @pytest.mark.parametrize("protocol", ["lbfgs", "sgd100"])
