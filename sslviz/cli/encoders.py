@@ -101,6 +101,8 @@ def encoders_inspect(
     """
     from sslviz.encoders.doctor import inspect_file, report
 
+    if str(file).startswith(("hf:", "timm:")):
+        raise InputError(f"inspect reads a file; to take {file} in and see what it is: sslviz encoders add NAME {file}")
     found = inspect_file(file, network)
     if as_json:
         print(json.dumps(report(found), ensure_ascii=False))

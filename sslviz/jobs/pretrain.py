@@ -131,6 +131,10 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     if warmup is None:
         warmup = recipe.warmup_epochs if recipe.warmup_epochs < settings.epochs else settings.epochs // 10
     sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))[:5000]
+    alike = ""
+    if bool((images[sample] == images[:1]).all()):
+        alike = f"all {len(source):,} train images are the same picture: there is nothing to tell apart, so training collapses."
+        progress.warn(alike)
     pixels = images[sample].float().div(255)
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
     input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
@@ -176,7 +180,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         "loss": float(last["loss"]),
         "spread": float(last["spread"]),
         "rank": float(last["rank"]),
-        "collapse": collapse(metrics.to_dict("records"), method.idle_loss),
+        "collapse": collapse(metrics.to_dict("records"), method.idle_loss) or alike,
         "precision": precision,
         "device": device,
         "left_out": left_out,

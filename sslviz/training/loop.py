@@ -180,6 +180,7 @@ def train(
         if step % steps_per_epoch == 0:
             row = {"epoch": epoch + 1, "step": step, "lr": lr, **_of_all(fabric, sums, steps_per_epoch)}
             row["rank"] = rank_me(outputs.detach().float().cpu().numpy())
+            row["feature_spread"] = float(spread(objective.features.float()))
             rows.append(row)
             if fabric.is_global_zero:
                 row |= every_epoch(rows)
@@ -277,6 +278,8 @@ def collapse(rows: Sequence[Mapping[Any, float]], idle_loss: float | None) -> st
     idle_loss: the method's, see `Method.idle_loss`; a loss that rests there for three epochs is no accident of the start.
     """
     spread, rank = rows[-1]["spread"], rows[-1]["rank"]
+    if rows[-1].get("feature_spread", 1) < 0.01:  # heads that normalise a batch make noise of equal features
+        return "outputs have collapsed: the features are the same for every image. Are the images different ones?"
     if spread < 0.05:
         return f"outputs have collapsed to one point: their spread is {spread:.3f} (about 1 when healthy)."
     if rank < 2:

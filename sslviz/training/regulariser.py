@@ -135,10 +135,13 @@ class Objective(nn.Module):
         self.method = method
         self.regulariser = regulariser
         self._pulled: dict[str, torch.Tensor] = {}
+        self.features = torch.empty(0)
+        """Of the last step, float[M, D]."""
 
     def forward(self, views: list[torch.Tensor], clock: Clock) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """(loss, the method's outputs, what is worth watching)."""
         step: Step = self.method(views, clock)
+        self.features = step.features.detach()
         if self.regulariser is None:
             return step.loss, step.outputs, {}
         terms: Terms = self.regulariser(step.features)

@@ -163,6 +163,22 @@ def test_a_data_set_by_name_is_a_run(sslviz, workspace, tmp_path):
     assert (code, "--classes picks among a folder's class folders" in err) == (2, True)
 
 
+def test_inspecting_a_file_without_an_encoder_is_two(sslviz, checkpoint, tmp_path):
+    code, out, _ = sslviz("encoders", "inspect", checkpoint)
+    assert (code, "small ResNet, width 8, 32 features" in out) == (0, True)
+    from torchvision.models import resnet18
+
+    state = {k: v for k, v in resnet18().state_dict().items() if not k.startswith("layer4")}
+    torch.save(state, tmp_path / "cut.pth")
+    for more in ((), ("--json",)):
+        code, out, err = sslviz("encoders", "inspect", tmp_path / "cut.pth", *more)
+        assert code == 2
+        assert "layer4.* missing" in err
+    code, _, err = sslviz("encoders", "inspect", "hf:somebody/something")
+    assert code == 2
+    assert "sslviz encoders add NAME hf:somebody/something" in err
+
+
 def test_every_command_has_help_with_its_example():
     runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
     for name in JOBS:

@@ -21,7 +21,7 @@ from sslviz.jobs.pretrain import PretrainSettings, made_with, pretrain
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 from sslviz.training import loop
-from sslviz.training.loop import Schedule, learning_rate
+from sslviz.training.loop import Schedule, collapse, learning_rate
 from tests.inputs import folder, picture, pixels, small_encoder
 
 SETTINGS = {"dataset": "pets", "method": "byol", "epochs": 3, "batch_size": 8, "size": 16, "width": 8, "feature_dim": 16}
@@ -62,6 +62,28 @@ def test_its_input_is_the_train_pixels_mean_and_deviation(trained):
     spec = load_spec(workspace, "byol-pets").input
     np.testing.assert_allclose(spec.mean, shades.mean((0, 1, 2)), atol=0.003)
     np.testing.assert_allclose(spec.std, shades.std((0, 1, 2)), atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["byol", "simsiam"])
+def test_a_collapse_is_part_of_the_result(tmp_path, method):
+    """All pictures are one grey: there is one answer to give."""
+    from PIL import Image
+
+    workspace, progress = Workspace(tmp_path / "w").create(), Progress()
+    place = folder(tmp_path / "same", {"train/a": 12, "train/b": 12})
+    for path in place.rglob("*.png"):
+        Image.new("RGB", (32, 32), (128, 128, 128)).save(path)
+    datasets.add_folder(workspace, "same", place)
+    progress.folder = tmp_path / "run"
+    progress.folder.mkdir()
+    said = []
+    progress.warn = said.append
+    settings = {**SETTINGS, "dataset": "same", "method": method, "jitter": 0.0, "snapshot_every": 0}
+    result = pretrain(PretrainSettings(**settings), workspace, progress)
+    assert result["collapse"].startswith("outputs have collapsed")
+    assert said[0].startswith("all 24 train images are the same picture")  # colour jitter makes views that differ
+    rows = pd.read_parquet(progress.folder / "metrics.parquet").to_dict("records")
+    assert collapse([{**row, "feature_spread": 0.4, "spread": 0.9, "rank": 9.0} for row in rows], None) == ""
 
 
 def picture_16(path):
