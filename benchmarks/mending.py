@@ -88,11 +88,16 @@ def generated() -> str:
 
 
 def _first_sentence(differences: pd.DataFrame) -> str:
-    top1 = differences[(differences["figure"] == "top1") & (differences["against"] == "control") & (differences["arm"] == "both")]
-    counts = pd.Series([told(low, high) for low, high in zip(top1["low"], top1["high"], strict=True)]).value_counts()
-    unclear, n = int(counts.get("unclear", 0)), len(top1)
-    said = f"**Top-1 with both terms less the control's: not distinguishable from zero in {unclear} of {n} encoders"
-    return f"{said}, a gain in {int(counts.get('gain', 0))}, a loss in {int(counts.get('loss', 0))}.**"
+    """In how many encoders an arm's top-1 is told apart from the control's: the arms one by one."""
+    top1 = differences[(differences["figure"] == "top1") & (differences["against"] == "control")]
+    said = []
+    for arm, part in top1.groupby("arm", sort=False):
+        counts = pd.Series([told(low, high) for low, high in zip(part["low"], part["high"], strict=True)]).value_counts()
+        unclear, gains, losses = (int(counts.get(which, 0)) for which in ("unclear", "gain", "loss"))
+        said.append(f"{arm}: {unclear} of {len(part)}" + (f" (a gain in {gains}, a loss in {losses})" if gains or losses else ""))
+    if not said:
+        return "**No arm stands beside a control.**"
+    return f"**In how many encoders top-1 is not distinguishable from the control's: {'; '.join(said)}.**"
 
 
 def _overview(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:

@@ -57,6 +57,40 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
         keep(0.4)
 
 
+def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
+    about = {"group": "demo, 10 epochs", "method": "byol", "n": 100, "eps": 1.5, "command": "sslviz finetune"}
+    arms = [
+        {"base": base, "arm": arm, "seed": seed, "top1": top1, "auroc": 0.5, "lambda1": 1e-4, "mended": 3, "broken": 2, **about}
+        for base, values in (
+            ("a", {"base": [0.7], "control": [0.6, 0.8], "both": [0.75, 0.79]}),
+            ("b", {"base": [0.5], "control": [0.4]}),
+        )
+        for arm, tops in values.items()
+        for seed, top1 in enumerate(tops)
+    ]
+    gaps = [
+        {"base": "a", "arm": "both", "against": "control", "figure": "top1", "mean": 0.07, "low": 0.01, "high": 0.13},
+        {"base": "a", "arm": "lasso", "against": "control", "figure": "top1", "mean": 0.0, "low": -0.01, "high": 0.01},
+        {"base": "b", "arm": "both", "against": "control", "figure": "top1", "mean": -0.2, "low": -0.3, "high": -0.1},
+        {"base": "a", "arm": "control", "against": "base", "figure": "top1", "mean": 0.0, "low": -0.2, "high": 0.2},
+    ]
+    monkeypatch.setattr(mending, "MEASURED", tmp_path)
+    pd.DataFrame(arms).to_parquet(tmp_path / "arms.parquet")
+    pd.DataFrame(gaps).assign(group=about["group"]).to_parquet(tmp_path / "differences.parquet")
+    lines = mending.generated().splitlines()
+    assert lines[0] == "### Demo, 10 epochs"
+    assert lines[2] == (
+        "**In how many encoders top-1 is not distinguishable from the control's: "
+        "both: 0 of 2 (a gain in 1, a loss in 1); lasso: 1 of 1.**"
+    )
+    assert "| a | 70.0 | 70.0 | +7.0 (+1.0 to +13.0) |" in lines
+    assert "| b | 50.0 | 40.0 | -20.0 (-30.0 to -10.0) |" in lines
+    assert "| top-1 | 70.0 | 70.0 | 77.0 |" in lines  # the mean over seeds
+    assert "| seeds | - | 2 | 2 |" in lines
+    assert "| mended | - | 3 | 3 |" in lines
+    assert "| top-1 | +0.0 (-20.0 to +20.0) | +7.0 (+1.0 to +13.0) |" in lines
+
+
 def test_the_rank_correlations_of_the_evidence_are_those_of_its_rows():
     lines = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text().splitlines()
     last = next(k for k, line in enumerate(lines) if line.startswith("| p, two-sided"))
