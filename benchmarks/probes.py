@@ -91,7 +91,9 @@ def one_fit(name: str, H: np.ndarray, y: np.ndarray) -> None:
         for guess in ((test @ fit.weights.numpy().T + fit.bias.numpy()).argmax(1), best.predict(test))
     ]
     n, d = X.shape
-    assert fit.converged and abs(mine / least - 1) < GAP and abs(right[0] - right[1]) < POINTS, name
+    assert fit.converged, name
+    assert abs(mine / least - 1) < GAP, (name, mine, least)
+    assert abs(right[0] - right[1]) < POINTS, (name, right)
     said = []
     for kind, (made, took) in theirs.items():
         gap = objective(wide, y[train], made.coef_.astype(float), made.intercept_.astype(float), L2) / least - 1
