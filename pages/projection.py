@@ -12,8 +12,7 @@ made = reads.stage(here.workspace, here.dataset, here.encoder, "map", "project")
 offer = f"No map of these {len(here.dataset.samples):,} images yet. It takes about a minute for 10,000."
 report.offer(here, embeddings, made, "map", offer)
 
-scored = None if scores.result is None else reads.scores(scores.result, probe.result, here.dataset)
-table = projection.points(made.result, scored, here)
+table = projection.points(made.result, scores.result, probe.result, here)
 width = reads.width(here.workspace, here.dataset.name, here.encoder)
 colour, feature = projection.choose_colour(table, width)
 marked = projection.marked(table)

@@ -159,7 +159,9 @@ def images(here: Frame, other: str) -> pd.DataFrame:
 
 def words(here: Frame, other: str) -> None:
     """What two encoders have in common, in sentences."""
-    found = pair(_judged(here, here.encoder), _judged(here, other))
+    names = (here.encoder, other)
+    keys = tuple(fresh_results(here.workspace, here.dataset, name)[0].key for name in names)
+    found = _pair_by_keys(str(here.workspace.root), here.dataset.name, names, keys)
     a, b = plain(here.encoder), plain(other)
     said = []
     if probes := found["probes"]:
@@ -222,6 +224,11 @@ def gallery(here: Frame, part: pd.DataFrame, key: str) -> None:
 def _judged(here: Frame, name: str) -> pd.DataFrame:
     score, _ = fresh_results(here.workspace, here.dataset, name)
     return _judged_by_key(str(here.workspace.root), here.dataset.name, name, score.key)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _pair_by_keys(root: str, dataset: str, names: tuple[str, str], keys: tuple[str, ...]) -> dict[str, Any]:
+    return pair(*(_judged_by_key(root, dataset, name, key) for name, key in zip(names, keys, strict=True)))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

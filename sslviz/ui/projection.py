@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from sslviz.data.dataset import Dataset
 from sslviz.store.results import Result
 from sslviz.ui import reads, widgets
 from sslviz.ui.figures import projection as figures
@@ -12,15 +13,31 @@ from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
 
 
-def points(result: Result, scored: pd.DataFrame | None, here: Frame) -> pd.DataFrame:
-    """One row an image with x and y, title, row of samples.parquet, and what `reads.scores` says of it."""
-    placed = reads.table(result, "map")
-    samples = here.dataset.samples[["sample_id", "label"]]
+def points(result: Result, scores: Result | None, probe: Result | None, here: Frame) -> pd.DataFrame:
+    """One row an image with x and y, title, row of samples.parquet, and what `reads.scores` says of it; the cache is shared by
+    sessions: do not change it."""
+    keys = tuple("" if part is None else f"{part.folder}-{part.key}" for part in (result, scores, probe))
+    return _points(keys, str(here.dataset.folder), here.dataset.fingerprint, result, scores, probe, here.dataset)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _points(
+    keys: tuple[str, ...],
+    folder: str,
+    fingerprint: str,
+    _result: Result,
+    _scores: Result | None,
+    _probe: Result | None,
+    _dataset: Dataset,
+) -> pd.DataFrame:
+    placed = reads.table(_result, "map")
+    samples = _dataset.samples[["sample_id", "label"]]
     rows = pd.Series(range(len(samples)), index=samples["sample_id"])
     table = placed.merge(samples, on="sample_id")  # an image that has gone is not on the map any more
-    table = table.assign(title=table["label"].map(dict(enumerate(here.dataset.titles))), row=table["sample_id"].map(rows))
-    if scored is None:
+    table = table.assign(title=table["label"].map(dict(enumerate(_dataset.titles))), row=table["sample_id"].map(rows))
+    if _scores is None:
         return table
+    scored = reads.scores(_scores, _probe, _dataset)
     return table.merge(scored.drop(columns=["split", "label", "title", "row"]), on="sample_id", how="left")
 
 
@@ -85,9 +102,8 @@ def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.Dat
     drawn = table.iloc[figures.drawn_points(groups)].copy()
     if key == "feature":
         made_of = reads.embeddings_fingerprint(here.workspace, here.dataset.name, here.encoder)
-        drawn["shown"] = reads.feature_values(
-            str(here.workspace.root), here.dataset.name, here.encoder, made_of, feature, tuple(drawn["sample_id"])
-        )
+        unit = reads.unit_rows(str(here.workspace.root), here.dataset.name, here.encoder, made_of, tuple(drawn["sample_id"]))
+        drawn["shown"] = unit[:, feature]
     elif key == "correct":
         said = drawn["correct"].map({True: "correct", False: "misclassified"})
         drawn["shown"] = said.where(drawn["correct"].notna(), "not judged")

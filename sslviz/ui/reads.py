@@ -146,11 +146,10 @@ def precision(workspace: Workspace, name: str, encoder: str) -> str:
     return str(EmbeddingStore(workspace.embeddings(name, encoder)).meta["depends"]["precision"])
 
 
-@st.cache_data(max_entries=16, show_spinner="Reading the feature's values")
-def feature_values(root: str, name: str, encoder: str, fingerprint: str, feature: int, sample_ids: tuple[str, ...]) -> np.ndarray:
-    """Values float32[n] of one feature in the unit rows of these samples."""
-    unit = expression.unit_rows(embeddings(Workspace(root), name, encoder, list(sample_ids)))
-    return np.asarray(unit[:, feature])
+@st.cache_resource(max_entries=2, show_spinner="Reading the features' values")
+def unit_rows(root: str, name: str, encoder: str, fingerprint: str, sample_ids: tuple[str, ...]) -> np.ndarray:
+    """Unit rows float32[n, D] of these samples; the cache is shared by sessions: do not change them."""
+    return np.asarray(expression.unit_rows(embeddings(Workspace(root), name, encoder, list(sample_ids))))
 
 
 def causes(found: datasets.Dataset, sample_id: str) -> dict[str, Any] | None:

@@ -276,5 +276,5 @@ def test_colour_by_feature_is_the_value_in_the_unit_row(scored, workspace):
     ids = ("val/ring/004.png", "train/disc/000.png")
     H = reads.embeddings(workspace, "photos", "tiny", list(ids)).astype(float)
     made_of = reads.embeddings_fingerprint(workspace, "photos", "tiny")
-    got = reads.feature_values(str(workspace.root), "photos", "tiny", made_of, 5, ids)
+    got = reads.unit_rows(str(workspace.root), "photos", "tiny", made_of, ids)[:, 5]
     np.testing.assert_allclose(got, H[:, 5] / np.linalg.norm(H, axis=1), rtol=1e-5)
