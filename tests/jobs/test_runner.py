@@ -1,6 +1,8 @@
 """Runs in processes of their own: followed, joined, cancelled, killed, resumed, found again."""
 
+import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -242,6 +244,17 @@ def test_bad_input_and_bugs_are_told_apart(workspace, photos, monkeypatch):
     assert "no embeddings of photos by tiny" in state["error"]
     with pytest.raises(NotFound, match='unknown run "zzz"'):
         runner.read_run(workspace, "zzz")
+
+
+def test_a_training_that_goes_bad_has_failed_with_its_last_words(workspace, photos):
+    run_id, _ = runner.launch("pretrain", pretrain_settings(epochs=40, lr=1e6, warmup_epochs=0), workspace)
+    state = wait(workspace, run_id)
+    assert (state["status"], state["exit_code"]) == ("failed", 1), state
+    assert re.search(r"(loss is (nan|inf)|a weight is NaN or infinite).*Try a lower learning rate", state["error"])
+    assert state["error"] in runner.log_tail(workspace, run_id)
+    assert workspace.encoders() == ["tiny"]  # no encoder comes of it
+    again = CliRunner().invoke(app, ["runs", "list", "--json", "--workspace", str(workspace.root)])
+    assert [(r["status"], r["error"]) for r in json.loads(again.stdout)] == [("failed", state["error"])]
 
 
 def test_a_bug_is_called_one(workspace, photos, monkeypatch):
