@@ -12,6 +12,7 @@ from sslviz.jobs.finetune import FinetuneSettings
 from sslviz.store.files import write_json, write_table
 from sslviz.store.results import latest_result
 from sslviz.ui.finetune import before_and_after
+from sslviz.ui.frame import PAGES
 from tests.jobs.test_finetune import SETTINGS, prepared, run
 from tests.pages.conftest import text
 
@@ -60,6 +61,18 @@ def test_the_page_says_what_the_job_says(page, mended):
     for title, name in (("AUROC of Q", "auroc"), ("AUPRC of Q", "auprc"), ("top-1, 40 % fewer", "top1_40")):
         assert table[title].tolist() == [f"{100 * row[name]:.1f} %" for row in summary["arms"]], title
     assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
+
+
+def test_a_mended_encoder_is_one_like_any_other(app, mended):
+    shown = {
+        name: text(app(name, dataset="pets", encoder="small-both-s0")) for name in PAGES if name not in ("data", "runs", "learn")
+    }
+    top1 = latest_result(mended.results("pets", "small-both-s0", "probe")).content["summary"]["top1"]
+    assert f"{100 * top1:.1f}" in str(app("overview", dataset="pets", encoder="small-both-s0").metric[0].value)
+    for page in ("overview", "scores", "sample", "features"):
+        assert "no Q-Scores yet" not in shown[page]
+    assert "Where the encoder looks" in shown["sample"]
+    assert "Fine-tune this encoder" in shown["finetune"]
 
 
 def test_no_form_for_what_cannot_be_trained(app, mended):
