@@ -79,6 +79,30 @@ def test_a_run_waits_begins_and_ends_on_the_cluster(cluster, workspace, photos):
     assert "own" in workspace.encoders()
 
 
+SRUN_TWICE = """import os, subprocess, sys
+command = sys.argv[sys.argv.index({python!r}):]
+both = dict(os.environ, SLURM_JOB_ID="4242", SLURM_NTASKS="2", SLURM_NTASKS_PER_NODE="2", SLURM_NNODES="1", SLURM_NODEID="0",
+            SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="localhost", SLURM_NODELIST="localhost", SLURM_JOB_NAME="training")
+tasks = [subprocess.Popen(command, env=dict(both, SLURM_PROCID=str(k), SLURM_LOCALID=str(k))) for k in (0, 1)]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def test_two_tasks_of_the_cluster_train_as_one_run(cluster, workspace, photos):
+    (cluster / "srun").write_text(f"#!{sys.executable}\n" + SRUN_TWICE.format(python=sys.executable))
+    run_id = submit(workspace, "partition=gpu,gpus=2", device="cpu")
+    assert "#SBATCH --ntasks-per-node=2" in (cluster / "script.sh").read_text()
+    done = subprocess.run(["bash", str(cluster / "script.sh")], capture_output=True, text=True, timeout=300, check=False)
+    logs = [path.read_text() for path in (workspace.run(run_id) / "slurm").glob("*.err")]
+    assert done.returncode == 0, (done.stderr[-1000:], logs)
+    state = wait(workspace, run_id)
+    assert (state["status"], state["result"]["encoder"], workspace.encoders()) == ("done", "own", ["own"])
+    (follower,) = workspace.run(run_id).glob(runner._FOLLOWER.format("*"))
+    record = json.loads(follower.read_text())
+    assert (record["rank"], record.get("error")) == (1, None)
+    assert state["pid"] != record["pid"]
+
+
 def test_a_run_saves_when_slurms_time_is_nearly_up_and_goes_on_later(cluster, workspace, photos):
     """SLURM sends SIGUSR2 to every process of the step, submitit's and ours, 90 seconds before it kills them."""
     run_id = submit(workspace, "partition=gpu,time=1-00:00:00", epochs=2000)
