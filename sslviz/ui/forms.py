@@ -65,7 +65,7 @@ def analyze_form(workspace: Workspace) -> None:
         if choice == _FILE:
             file = st.text_input("Checkpoint file", key="form-file", placeholder="~/simclr.ckpt", persist_state="session")
             if file and st.button("Inspect the checkpoint", icon=":material/stethoscope:"):
-                inspect(file)
+                inspect(file, st.session_state.get("input-network") or None)
     with st.expander("More settings"):
         settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
         input_spec = input_fields() if choice == _FILE else {}
@@ -93,13 +93,16 @@ def analyze_form(workspace: Workspace) -> None:
 def input_fields() -> dict[str, Any]:
     """What a checkpoint file does not say: which network, and the input it was trained on; blank keeps what the doctor found."""
     st.caption("Leave blank to keep what the checkpoint says or what its library usually uses.")
-    columns = st.columns(5)
+    columns = st.columns(3)
     labels = {"network": "teacher", "mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225", "size": "224", "resize": "256"}
     texts = {
-        key: column.text_input(key, key=f"input-{key}", placeholder=example)
-        for column, (key, example) in zip(columns, labels.items(), strict=True)
+        key: columns[k % 3].text_input(key, key=f"input-{key}", placeholder=example)
+        for k, (key, example) in enumerate(labels.items())
     }
-    return {key: text.strip() or None for key, text in texts.items()}
+    padding = columns[2].selectbox(
+        "padding of a 3x3 stem", [None, 0, 1, 2, 3], format_func=lambda n: "" if n is None else str(n), key="input-padding"
+    )
+    return {key: text.strip() or None for key, text in texts.items()} | {"stem_padding": padding}
 
 
 def add_images(workspace: Workspace, folder: str) -> str:
@@ -118,12 +121,12 @@ def add_file(workspace: Workspace, file: str, input_spec: dict[str, Any]) -> str
         return add_encoder(workspace, str(allowed_path(file)), **input_spec)[0].name
 
 
-def inspect(file: str) -> None:
+def inspect(file: str, network: str | None) -> None:
     """The checkpoint doctor's answer."""
     from sslviz.encoders.doctor import inspect_file, report
 
     try:
-        found = inspect_file(allowed_path(file))
+        found = inspect_file(allowed_path(file), network)
     except EXPECTED as error:
         st.error(plain(said(error)))
         return

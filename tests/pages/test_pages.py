@@ -454,6 +454,23 @@ def test_inspecting_a_bad_checkpoint(app, workspace, tmp_path, monkeypatch, name
     assert words in " ".join(e.value.replace("\\", "") for e in test.error)
 
 
+def test_inspecting_a_good_checkpoint(app, workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
+    state = SmallResNet(8, 16).state_dict()
+    torch.save({"student": state, "teacher": {k: v + 1 for k, v in state.items()}, "epoch": 7}, tmp_path / "two.pt")
+    test = app("data")
+    test.selectbox(key="form-encoder").select_index(0).run()
+    test.text_input(key="form-file").set_value(str(tmp_path / "two.pt")).run()
+    for network, told in (("nosuch", "nosuch"), ("student", "")):
+        test.text_input(key="input-network").set_value(network).run()
+        next(b for b in test.button if b.label == "Inspect the checkpoint").click().run()
+        assert not test.exception
+        assert [told in error.value for error in test.error] == [True] * bool(told)
+    networks = test.dataframe[0].value  # drawn in the form, before the lists
+    assert len(networks) == 2
+    assert "epoch 7" in text(test)
+
+
 def test_masks_that_cannot_be_named_are_one_line(app, photos, workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("SSLVIZ_ROOTS", str(tmp_path))
     test = app("data")
