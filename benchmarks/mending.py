@@ -89,7 +89,8 @@ def generated() -> str:
 
 def _first_sentence(differences: pd.DataFrame) -> str:
     """In how many encoders an arm's top-1 is told apart from the control's: the arms one by one."""
-    top1 = differences[(differences["figure"] == "top1") & (differences["against"] == "control")]
+    own = differences[(differences["figure"] == "top1") & (differences["against"] == "control")]
+    top1 = own[own["arm"] != "base"]
     said = []
     for arm, part in top1.groupby("arm", sort=False):
         counts = pd.Series([told(low, high) for low, high in zip(part["low"], part["high"], strict=True)]).value_counts()
