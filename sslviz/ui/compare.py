@@ -76,7 +76,7 @@ def table(here: Frame, names: list[str]) -> list[str]:
     lines = pd.DataFrame([_line(one) for one in rows])
     lines = lines.sort_values("top-1", ascending=False, na_position="last", ignore_index=True)
     config = {c: st.column_config.NumberColumn(format=f) for c, f in _FORMATS.items()}
-    st.dataframe(lines, hide_index=True, width="stretch", column_config=config)
+    st.dataframe(lines, hide_index=True, width="stretch", column_config=config, alt="encoders side by side")
     rivals = "; ".join(
         f"{best}: {RIVALS[best].title}" for best in sorted({one["best_rival"] for one in rows if one["best_rival"]})
     )

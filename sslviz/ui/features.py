@@ -240,7 +240,7 @@ def show_one(here: Frame, result: Result, feature: int, table: pd.DataFrame, sco
             continue
         st.markdown(f"**{words}**")
         if here.dataset.root is None:
-            st.dataframe(part[["sample_id", "title", "value"]], hide_index=True, width="stretch")
+            st.dataframe(part[["sample_id", "title", "value"]], hide_index=True, width="stretch", alt=words)
         else:
             seen = heat.strongest(here, part, feature) if kind == "top" else {}
             address = partial(_seen_or_not, seen)

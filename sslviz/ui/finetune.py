@@ -103,7 +103,7 @@ def charts(curves: pd.DataFrame, key: str) -> None:
         "term at a millionth of it changes nothing."
     )
     with st.expander("The numbers"):
-        st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch")
+        st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch", alt="the numbers of the curves")
 
 
 def _line(curves: pd.DataFrame, columns: dict[str, str], title: str, key: str, **look: Any) -> None:
@@ -121,7 +121,7 @@ def headline(summary: dict[str, Any]) -> None:
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )
-    st.dataframe(_table(summary["arms"]), hide_index=True, width="stretch")
+    st.dataframe(_table(summary["arms"]), hide_index=True, width="stretch", alt="base and arms side by side")
     for note in summary["notes"]:
         st.caption(plain(note))
 

@@ -136,7 +136,9 @@ def inspect(file: str, network: str | None) -> None:
     else:
         st.success(plain("; ".join(facts["notes"])))
     if facts["networks"]:
-        st.dataframe(pd.DataFrame(facts["networks"]).drop(columns="head"), hide_index=True, width="stretch")
+        st.dataframe(
+            pd.DataFrame(facts["networks"]).drop(columns="head"), hide_index=True, width="stretch", alt="networks in the file"
+        )
     if facts["left_out"]:
         layouts = {part: f", {layout}" for part, layout in facts["heads"].items()}
         parts = ", ".join(f"{part} ({n} tensors{layouts.get(part, '')})" for part, n in facts["left_out"].items())
@@ -192,7 +194,7 @@ def catalogue_form(workspace: Workspace) -> None:
     table = pd.DataFrame([asdict(entry) for entry in catalogue(workspace)])
     shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"})
     shown = shown[["name", "kind", "method", "features", "top-1 %", "MB", "recipe", "licence", "mean / std", "source"]]
-    st.dataframe(shown, hide_index=True, width="stretch", height=280)
+    st.dataframe(shown, hide_index=True, width="stretch", height=280, alt="encoders available by name")
     st.caption(
         "Top-1 of a linear probe: on the demo's test images, or for published ones on ImageNet-1K, as their source reports. "
         "Published ones are downloaded; sizes are known after the first download. The command: sslviz encoders add NAME ENCODER."
@@ -359,7 +361,7 @@ def show_datasets(workspace: Workspace) -> None:
             }
         )
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", alt="data sets in this workspace")
     else:
         st.info("No data set yet. Name a folder of images above.")
 
@@ -388,7 +390,7 @@ def show_encoders(workspace: Workspace) -> None:
             }
         )
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", alt="encoders in this workspace")
     else:
         st.info("No encoder yet. Name a checkpoint file above.")
 

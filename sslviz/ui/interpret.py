@@ -175,6 +175,7 @@ def by_feature(table: pd.DataFrame) -> None:
         on_select="rerun",
         selection_mode="single-row",
         key="interpret-feature-table",
+        alt="of each feature, the share of its heat that lies on the object",
     )
     st.caption("Over the images a feature fires in: the share of its own map that lies on the object. Choose a row to open it.")
     if event.selection.rows:

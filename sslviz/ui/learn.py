@@ -107,7 +107,8 @@ def show(lesson: Class, step: int) -> None:
         label = f"Next: {STEPS[step + 1].title}" if step < last else "That was all"
         st.button(label, on_click=go, args=(step + 1,), disabled=step == last, type="primary", key="learn-next")
     with st.expander("Glossary"):
-        st.dataframe(pd.DataFrame({"word": list(WORDS), "means": list(WORDS.values())}), hide_index=True, width="stretch")
+        table = pd.DataFrame({"word": list(WORDS), "means": list(WORDS.values())})
+        st.dataframe(table, hide_index=True, width="stretch", alt="words and what they mean")
 
 
 def _say(try_it: str, find: str, why: str) -> None:
@@ -208,7 +209,7 @@ def _score(lesson: Class) -> None:
     def draw() -> None:
         st.markdown(f"mu is **{found.mean:.4f}**. Of the features in D these fire:")
         numbers = {name: st.column_config.NumberColumn(format="%.4f") for name in ("its number", "above mu")}
-        st.dataframe(fires, hide_index=True, width="stretch", height=240, column_config=numbers)
+        st.dataframe(fires, hide_index=True, width="stretch", height=240, column_config=numbers, alt="features of D that fire")
         st.metric("Q-Score: the mean of the last column", f"{found.q:.4f}")
 
     _beside_picture(lesson, draw)
@@ -260,7 +261,9 @@ def _worth(lesson: Class) -> None:
         )
     rows.append({"score": "drawn at random", "wrong among those kept": 100 * float((~right).mean()), "AUROC": 50.0})
     columns = {name: st.column_config.NumberColumn(format="%.1f %%") for name in ("wrong among those kept", "AUROC")}
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns)
+    st.dataframe(
+        pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns, alt="errors among the images kept, by score"
+    )
     own = rows[0]
     _say(
         "Keep fewer. With a good score the share of errors falls; with a useless one it stays as high as in a random choice.",

@@ -125,7 +125,9 @@ def damage(here: Frame, summary: dict[str, Any], made_with: dict[str, Any]) -> N
         "whose score does (50 is a coin's toss). No labels are used."
     )
     columns = {name: st.column_config.NumberColumn(format="%.0f %%") for name in falls.columns}
-    st.dataframe(shown, hide_index=True, width="stretch", column_config=columns)
+    st.dataframe(
+        shown, hide_index=True, width="stretch", column_config=columns, alt="share of images whose score falls, by damage"
+    )
     spans = table[table["score"] == "q"]
     st.caption(
         "95 % intervals for the Q-Score: "
@@ -186,7 +188,7 @@ def left_out(here: Frame) -> None:
     if bad.empty:
         return
     with st.expander(f"{len(bad):,} file{'s' if len(bad) > 1 else ''} left out"):
-        st.dataframe(bad, hide_index=True, width="stretch")
+        st.dataframe(bad, hide_index=True, width="stretch", alt="files left out, with the reason")
         name = f"{here.dataset.name}-left-out.csv"
         st.download_button("Download the list (CSV)", bad.to_csv(index=False), file_name=name, icon=":material/download:")
 
@@ -328,7 +330,9 @@ def rivals(summary: dict[str, Any]) -> None:
     if not summary["reports"]:
         st.info("Scores can be compared only where there are labels (class folders) and a probe, trained before the scores.")
         return
-    st.dataframe(rivals_table(summary), hide_index=True, width="stretch", column_config=_COLUMNS)
+    st.dataframe(
+        rivals_table(summary), hide_index=True, width="stretch", column_config=_COLUMNS, alt="every score as a predictor"
+    )
     st.caption(
         "Every score, higher = better, as a predictor of correct classification. A random score has AUROC 50 and "
         "AUPRC equal to the base rate; lift is AUPRC over base rate. AURC and AUGRC: the mean error as more and more images "
@@ -455,6 +459,7 @@ def classes(here: Frame, probe: reads.Stage, table: pd.DataFrame, summary: dict[
         hide_index=True,
         width="stretch",
         key=f"classes-table-{here.dataset.name}-{here.encoder}",
+        alt="top-1 and mean Q-Score of each class",
         on_select="rerun",
         selection_mode="single-row",
         column_config={

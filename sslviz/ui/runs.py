@@ -36,7 +36,7 @@ def choose(states: list[dict[str, Any]]) -> dict[str, Any]:
             "run": [s["id"] for s in states],
         }
     )
-    st.dataframe(table, hide_index=True, width="stretch")
+    st.dataframe(table, hide_index=True, width="stretch", alt="all runs, newest first")
     ids = [s["id"] for s in states]
     linked = st.query_params.get("run")
     if linked is not None and linked not in ids:

@@ -113,7 +113,7 @@ def show_facts(here: Frame, row: pd.Series, table: pd.DataFrame, summary: dict[s
         "value": st.column_config.NumberColumn(format="%.4f", width=75),
         "percentile": st.column_config.ProgressColumn(format="%.0f", min_value=0, max_value=100, width=95),
     }
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns)
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=columns, alt="this image by every score")
 
 
 def _three_metrics(q: float, below: float, split: str, n_chosen: int, n_firing: int) -> None:
@@ -141,7 +141,9 @@ def show_probe(scores: Result, probe: Result | None, row: pd.Series) -> None:
 def _top_classes(titles: list[str], probabilities: Any) -> None:
     top = pd.DataFrame({"class": titles, "probability": [100 * float(p) for p in probabilities]})
     bar = st.column_config.ProgressColumn("probe's probability", format="%.1f %%", min_value=0, max_value=100)
-    st.dataframe(top, hide_index=True, width="stretch", column_config={"probability": bar})
+    st.dataframe(
+        top, hide_index=True, width="stretch", column_config={"probability": bar}, alt="the probe's most probable classes"
+    )
 
 
 def show_links(here: Frame, row: pd.Series) -> None:
@@ -176,7 +178,7 @@ def show_expression(found: live.Row, eps: float, key: str) -> None:
     fires = pd.DataFrame({"feature": found.firing, "value": found.h[found.firing]})
     fires["in D"] = fires["feature"].isin(found.chosen)
     with st.expander("The features that fire, as a table"):
-        st.dataframe(fires.sort_values("value", ascending=False), hide_index=True, width="stretch")
+        st.dataframe(fires.sort_values("value", ascending=False), hide_index=True, width="stretch", alt="the features that fire")
     if points := event.selection.points:
         widgets.go_to("features", feature=str(points[0]["customdata"]))
 

@@ -39,7 +39,8 @@ def show_causes(causes: dict[str, Any]) -> None:
         "other things": f"{causes['clutter']}",
     }
     st.markdown("**What this picture was drawn from**")
-    st.dataframe(pd.DataFrame({"cause": list(lines), "here": list(lines.values())}), hide_index=True, width="stretch")
+    table = pd.DataFrame({"cause": list(lines), "here": list(lines.values())})
+    st.dataframe(table, hide_index=True, width="stretch", alt="what the picture was drawn from")
 
 
 def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row: int, causes: dict[str, Any]) -> None:

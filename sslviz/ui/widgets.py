@@ -119,7 +119,7 @@ def chart(figure: Any, numbers: pd.DataFrame, key: str, alt: str, **selecting: A
     """A chart, and the table behind it; what was selected in it, where `selecting` says how (st.plotly_chart's options)."""
     event = st.plotly_chart(figure, key=key, alt=alt, config=CHART, **selecting)
     with st.expander("The numbers"):
-        st.dataframe(numbers, hide_index=True, width="stretch")
+        st.dataframe(numbers, hide_index=True, width="stretch", alt=f"the numbers of: {alt}")
     return event
 
 
