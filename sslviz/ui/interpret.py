@@ -189,7 +189,7 @@ def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFram
     table = judged.merge(scored.drop(columns="correct", errors="ignore"), on="sample_id", how="inner")
     table = table[table["row"].notna()]
     left, right = st.columns(2)
-    shown = left.selectbox("Show", report.outcomes(table), key="interpret-show")
+    shown = left.selectbox("Show", report.outcomes(table), key="interpret-show", bind="query-params", persist_state="session")
     order = right.selectbox(
         "Order", ["lowest overlap with the object first", "highest first"], key="interpret-order", persist_state="session"
     )

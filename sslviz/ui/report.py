@@ -351,12 +351,25 @@ def grid(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     splits = sorted(table["split"].unique(), key=lambda s: (s != summary["judged_on"], s))
     names = score_titles(table.columns)
     a, b, c, d = st.columns(4)
-    split = a.selectbox("Split", [*splits, "all"], key="scores-split", persist_state="session")
-    by = b.selectbox("Sort by", list(names), format_func=lambda name: names[name], key="scores-by", persist_state="session")
-    order = c.selectbox("Order", ["lowest first", "highest first"], key="scores-order", persist_state="session")
-    shown = d.selectbox("Show", outcomes(table), key="scores-show", persist_state="session")
+    split = a.selectbox("Split", [*splits, "all"], key="scores-split", bind="query-params", persist_state="session")
+    by = b.selectbox(
+        "Sort by",
+        list(names),
+        format_func=lambda name: names[name],
+        key="scores-by",
+        bind="query-params",
+        persist_state="session",
+    )
+    order = c.selectbox(
+        "Order", ["lowest first", "highest first"], key="scores-order", bind="query-params", persist_state="session"
+    )
+    shown = d.selectbox("Show", outcomes(table), key="scores-show", bind="query-params", persist_state="session")
     classes = sorted(table["title"].dropna().unique())
-    only = st.multiselect("Classes", classes, key="scores-classes", persist_state="session", placeholder="all") if classes else []
+    only = (
+        st.multiselect("Classes", classes, key="scores-classes", bind="query-params", persist_state="session", placeholder="all")
+        if classes
+        else []
+    )
     part = table if split == "all" else table[table["split"] == split]
     if only:
         part = part[part["title"].isin(only)]

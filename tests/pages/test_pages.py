@@ -264,6 +264,18 @@ def test_classes_are_the_probes_own(app, scored, workspace):
     assert f"{100 * content['knn_top1']:.1f} % by a vote" in text(test)
 
 
+def test_filters_stand_in_the_url_and_are_taken_from_it(app, scored, workspace, monkeypatch):
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    rings = scores[(scores["split"] == "train") & scores["sample_id"].str.contains("/ring/")]
+    rings = rings.sort_values(["q", "sample_id"], ascending=[False, True])
+    items = shown_cards(monkeypatch)
+    test = app("scores", **{"scores-order": "highest first", "scores-split": "train", "scores-classes": "ring"})
+    assert test.selectbox(key="scores-order").value == "highest first"
+    assert [item["id"] for item in items[-len(rings) :]] == rings["sample_id"].tolist()
+    odd = app("scores", **{"scores-order": "sideways"})
+    assert odd.selectbox(key="scores-order").value == "lowest first"
+
+
 def test_filtered_images_become_the_selection(app, scored):
     test = app("scores")
     assert any(b.label == "Select these 12" for b in test.button)  # of val, train is left out
