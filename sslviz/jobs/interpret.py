@@ -102,7 +102,7 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     }
     for note in notes:
         progress.warn(note)
-    inputs = {**embedded.inputs, "score": scores.key, "masks": masks.fingerprint}
+    inputs = {**embedded.inputs, "score": scores.basis, "masks": masks.fingerprint}
     maps = pd.DataFrame({"sample_id": found.rows["sample_id"], "map": list(found.maps.reshape(len(found.maps), -1))})
     tables = {"looks": table, "maps": maps, "curve": looks.curve(table, found.curves), "features": found.features}
     folder = workspace.results(settings.dataset, settings.encoder, "interpret")

@@ -132,7 +132,7 @@ def judge(
         looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
     rulers = {job: dict(result.content["settings"]) for job, result in results.items() if result is not None}
     rulers["embed"] = _embedded_as(embedded)
-    made_from = {"score": score.key}
+    made_from = {"score": score.basis}
     if interpret is not None:
         made_from["masks"] = interpret.inputs["masks"]
     return Judged(

@@ -45,7 +45,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     inputs = dict(embedded.inputs)
     probe, probe_note = _probe(settings, workspace, progress, embedded)
     if probe is not None:
-        inputs["probe"] = probe.key
+        inputs["probe"] = probe.basis
 
     counts = embedded.counted(embedded.rows("train"), [EPS, *EPS_GRID, *([] if eps == "auto" else [eps])], progress)
     selection = counts.select(eps, lower, upper)

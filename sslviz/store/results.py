@@ -20,6 +20,10 @@ FORMAT = 2
 """Of result.json and its tables; raised when their content changes its meaning."""
 
 
+_ONLY_LOOKS = {"damage"}
+"""Settings of jobs that change none of their other results; 0 leaves out what they ask for."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A job's result on disk."""
@@ -29,8 +33,15 @@ class Result:
 
     @property
     def key(self) -> str:
-        """What a result downstream lists as its input."""
+        """One for all that the result holds."""
         return str(self.content["key"])
+
+    @property
+    def basis(self) -> str:
+        """What a result downstream lists as its input: the key, as it were without what was only looked at besides."""
+        settings = self.content["settings"]
+        besides = dict.fromkeys(_ONLY_LOOKS & settings.keys(), 0)
+        return fingerprint([{**settings, **besides}, self.inputs])
 
     @property
     def inputs(self) -> dict[str, str]:

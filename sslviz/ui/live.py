@@ -56,7 +56,7 @@ def check_embeddings(here: Frame, scores: Result) -> None:
 
 def probe_of(scores: Result, probe: Result | None) -> Result | None:
     """The probe the scores were judged by; None where it is another one now."""
-    return probe if probe is not None and probe.key == scores.inputs.get("probe") else None
+    return probe if probe is not None and probe.basis == scores.inputs.get("probe") else None
 
 
 def explain(raw: np.ndarray, found: Discriminative, probe: Result | None) -> Row:

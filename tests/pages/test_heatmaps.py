@@ -24,6 +24,7 @@ from sslviz.errors import SslvizError
 from sslviz.heatmaps import finish
 from sslviz.jobs import runner
 from sslviz.jobs.embed import EmbedSettings, embed
+from sslviz.jobs.inputs import result_state
 from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress
@@ -143,6 +144,13 @@ def test_stale_heatmaps_are_said_to_be(app, masked, workspace, tmp_path):
     put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
     add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
     assert "**Stale heatmaps**: masks have changed since" in text(app("heatmaps"))
+
+
+def test_a_damage_check_makes_no_heatmaps_stale_but_another_eps_does(masked, workspace):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny"), workspace, Progress())
+    for options, state in (({"damage": 4}, "fresh"), ({"eps": 0.5}, "stale"), ({}, "fresh")):
+        score(ScoreSettings(dataset="photos", encoder="tiny", **options), workspace, Progress())
+        assert result_state(workspace, datasets.load(workspace, "photos"), "tiny", "interpret")[0] == state
 
 
 def test_again_is_made_as_before(app, masked, workspace, tmp_path, monkeypatch):
