@@ -14,13 +14,13 @@ report.offer(here, embeddings, made, "map", offer)
 
 table = projection.points(made.result, scores.result, probe.result, here)
 width = reads.width(here.workspace, here.dataset.name, here.encoder)
-colour, feature = projection.choose_colour(table, width)
+colour = projection.choose_colour(table, width)
 marked = projection.marked(table)
 try:
-    drawn = projection.coloured(table, here, colour, feature)
+    drawn = projection.coloured(table, here, colour)
 except SslvizError as error:
     frame.stop_with(error)
-picked = projection.show_map(table, drawn, marked, key=f"map-{colour}-{feature}-{marked}")
+picked = projection.show_map(table, drawn, marked, key=f"map-{colour.key}-{colour.feature}-{marked}")
 clicked = selection.take(here.workspace, here.dataset.name, table, picked, f"drawn on the map of {here.encoder}")
 st.caption(projection.facts(reads.summary(made)))
 if clicked:

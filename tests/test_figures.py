@@ -136,6 +136,13 @@ def test_the_drawn_sample_has_every_group_by_its_share():
     assert projection.drawn_points(groups.head(50), most=1_000).tolist() == list(range(50))
 
 
+def test_classes_that_are_picked_stand_out():
+    titles = pd.Series([f"c{k}" for k in range(100)] + [None])
+    shown = projection.top_classes(titles, ["c57", "c3"])
+    assert shown[shown.notna()].value_counts().to_dict() == {"other classes": 98, "c57": 1, "c3": 1}
+    assert shown.isna().tolist() == titles.isna().tolist()
+
+
 def test_a_legend_has_at_most_twenty_classes():
     titles = pd.Series([f"c{i:02d}" for i in range(40) for _ in range(i + 1)] + [None])
     shown = projection.top_classes(titles)

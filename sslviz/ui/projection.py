@@ -1,6 +1,6 @@
 """The map: colour, lasso, and what lies in it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -62,8 +62,16 @@ def colours(table: pd.DataFrame) -> dict[str, str]:
     return out
 
 
-def choose_colour(table: pd.DataFrame, n_features: int) -> tuple[str, int]:
-    """The colour's key and, for "feature", which; both stand in the URL."""
+class Colour(NamedTuple):
+    """What points are coloured by: its key; of "feature" which; of "class" those that stand out (none: the most frequent)."""
+
+    key: str
+    feature: int = 0
+    classes: tuple[str, ...] = ()
+
+
+def choose_colour(table: pd.DataFrame, n_features: int) -> Colour:
+    """The choice; it stands in the URL."""
     known = colours(table)
     if not n_features:
         del known["feature"]
@@ -74,14 +82,27 @@ def choose_colour(table: pd.DataFrame, n_features: int) -> tuple[str, int]:
     key = left.selectbox("Colour by", list(known), format_func=known.__getitem__, key="map-colour", persist_state="session")
     st.session_state["_url_colour"] = key
     widgets.set_param("colour", key)
+    if key == "class":
+        titles = sorted(table["title"].dropna().unique())
+        classes = right.multiselect(
+            "Classes",
+            titles,
+            max_selections=figures.MOST_CLASSES,
+            placeholder="all" if len(titles) <= figures.MOST_CLASSES else f"the {figures.MOST_CLASSES - 1} most frequent",
+            key="map-classes",
+            bind="query-params",
+            persist_state="session",
+        )
+        st.query_params.pop("feature", None)
+        return Colour(key, classes=tuple(classes))
     if key != "feature":
         st.query_params.pop("feature", None)
-        return key, 0
+        return Colour(key)
     _from_url("feature", range(n_features), int)
     feature = int(right.number_input("Feature", 0, n_features - 1, key="map-feature", persist_state="session"))
     st.session_state["_url_feature"] = str(feature)
     widgets.set_param("feature", str(feature))
-    return key, feature
+    return Colour(key, feature)
 
 
 def _from_url(name: str, allowed: Any, kind: Any) -> None:
@@ -96,19 +117,20 @@ def _from_url(name: str, allowed: Any, kind: Any) -> None:
         st.warning(f"There is no {name} {plain(linked)} here.")
 
 
-def coloured(table: pd.DataFrame, here: Frame, key: str, feature: int) -> pd.DataFrame:
+def coloured(table: pd.DataFrame, here: Frame, colour: Colour) -> pd.DataFrame:
     """The points to draw (at most 8,000, every class by its share) with the columns `shown` and `hover`."""
     groups = table["title"].fillna("")
     drawn = table.iloc[figures.drawn_points(groups)].copy()
+    key = colour.key
     if key == "feature":
         made_of = reads.embeddings_fingerprint(here.workspace, here.dataset.name, here.encoder)
         unit = reads.unit_rows(str(here.workspace.root), here.dataset.name, here.encoder, made_of, tuple(drawn["sample_id"]))
-        drawn["shown"] = unit[:, feature]
+        drawn["shown"] = unit[:, colour.feature]
     elif key == "correct":
         said = drawn["correct"].map({True: "correct", False: "misclassified"})
         drawn["shown"] = said.where(drawn["correct"].notna(), "not judged")
     elif key == "class":
-        drawn["shown"] = figures.top_classes(drawn["title"])
+        drawn["shown"] = figures.top_classes(drawn["title"], colour.classes)
     else:
         drawn["shown"] = drawn[key]
     label = drawn["title"].where(drawn["title"].notna(), "no label").astype(str)

@@ -1,5 +1,7 @@
 """The pages that drill into features, the map and one sample: what a person reads there."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,6 +98,10 @@ def test_the_map_is_made_by_a_button_then_shown(app, scored, workspace, monkeypa
         test.selectbox(key="map-colour").set_value(colour).run()
         assert not test.exception
         assert charts(test) == 1
+    picked = app("projection", **{"map-classes": "ring"})
+    assert picked.multiselect(key="map-classes").value == ["ring"]
+    names = [trace["name"] for trace in json.loads(picked.get("plotly_chart")[0].proto.spec)["data"] if trace.get("name")]
+    assert sorted(names) == ["other classes", "ring"]
     linked = app("projection")
     linked.query_params["colour"], linked.query_params["feature"] = "feature", "5"
     linked.run()

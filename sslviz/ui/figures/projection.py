@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,10 @@ def polygon_of(selection: Any) -> np.ndarray | None:
     return None
 
 
-def top_classes(titles: pd.Series) -> pd.Series:
-    """Titles with all but the 20 largest classes as "other classes"; no label stays missing."""
+def top_classes(titles: pd.Series, only: Sequence[str] = ()) -> pd.Series:
+    """Titles with all but the 20 largest classes, or all but these, as "other classes"; no label stays missing."""
+    if only:
+        return titles.where(titles.isna() | titles.isin(only), OTHER)
     largest = titles.value_counts().index
     if len(largest) <= MOST_CLASSES:
         return titles
