@@ -31,7 +31,7 @@ class ExportSettings(Settings):
     reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
     eps: Eps = "auto"
     seed: int = Field(0, ge=0, description="random seed of random features")
-    name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT")
+    name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT, of D ENCODER-D")
 
     @property
     def new_name(self) -> str:

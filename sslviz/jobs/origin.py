@@ -10,7 +10,8 @@ from sslviz.encoders.store import Head, load_weights, read_head
 from sslviz.errors import InputError
 from sslviz.jobs.finetune import FinetuneSettings, check_trainable
 from sslviz.methods import METHODS, Made, Method
-from sslviz.methods.heads import begin_anew, is_ours, put_together
+from sslviz.methods.formats import UnknownHead
+from sslviz.methods.heads import begin_anew, put_together
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace
 
@@ -39,8 +40,8 @@ class Origin:
             try:
                 _, made, notes = put_together(spec, weights, head, settings.method)
                 return cls(settings.method, spec, weights, made, head, notes)
-            except InputError:
-                if not settings.method or is_ours(head):
+            except UnknownHead:
+                if settings.method not in METHODS.names():
                     raise
                 without = f"came with a head that is none of {settings.method}"
         name = settings.method or spec.method

@@ -3,6 +3,7 @@
 Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many processes), and whatever sbatch knows.
 """
 
+import os
 import re
 import shutil
 import signal
@@ -66,10 +67,10 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
 
 
 def run_command(command: list[str]) -> None:
-    """What a task on the cluster does. When SLURM's time is nearly up it signals the command too, which then saves and ends by
-    itself; submitit's own answer to that signal would be to kill it."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    raise SystemExit(subprocess.call(command))
+    """What a task on the cluster does: the command takes this process's place. When time is nearly up SLURM signals the process it
+    started, some clusters no other: the command then saves, where submitit would kill it."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the command listens
+    os.execvp(command[0], command)
 
 
 def knows(job_id: str) -> bool | None:

@@ -178,15 +178,19 @@ FORMATS: dict[tuple[str, str], Format] = {
 _CALLED = {"mocov2plus": "moco", "mocov2": "moco", "mocov3": "moco v3", "barlowtwins": "barlow_twins"}
 
 
+class UnknownHead(InputError):
+    """A head whose writer and method are no known pair."""
+
+
 def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str) -> tuple[Made, Tensors, list[str]]:
-    """What, and our names of the tensors. Raises InputError where writer and method are no known pair."""
+    """What, and our names of the tensors. Raises UnknownHead."""
     writer = str(head.facts.get("writer", ""))
     called = method_name or str(head.facts.get("method", "unknown"))
     called = _CALLED.get(called, called)
     if called in ("", "unknown"):
         called = _told_by_its_parts(head.tensors, writer)
     if (writer, called) not in FORMATS:
-        raise InputError(
+        raise UnknownHead(
             f'encoder "{spec.name}" came with a head of {writer or "an unknown writer"}, method {called}, that is not known. '
             f"Say which loss to go on with: --method {'|'.join(METHODS.names())}"
         )

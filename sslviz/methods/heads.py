@@ -26,18 +26,13 @@ def take_apart(method: Method, made: Made) -> Head:
     return Head({k: v for k, v in method.state_dict().items() if not k.startswith(kept)}, made.model_dump(mode="json"))
 
 
-def is_ours(head: Head) -> bool:
-    """Whether this package wrote it: then it says what it is made with."""
-    return "options" in head.facts
-
-
 def put_together(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str = "") -> tuple[Method, Made, list[str]]:
     """(the method that an encoder's training goes on with, what it is made with, remarks).
 
     method_name: of a file that does not say it. Raises InputError where the head belongs to no known method, or does not fit.
     """
     try:
-        if is_ours(head):
+        if "options" in head.facts:
             made, tensors, notes = Made.model_validate_json(json.dumps(head.facts)), head.tensors, list[str]()
             if method_name not in ("", made.method):
                 raise InputError(f'encoder "{spec.name}" has a head of {made.method}; leave --method {method_name} out.')

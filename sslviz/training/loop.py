@@ -122,12 +122,13 @@ def train(
                 f"a weight is NaN or infinite after step {step} (epoch {math.ceil(step / steps_per_epoch)}); {kept()}. "
                 f"Try a lower learning rate (now {lr:.3g}) or --precision 32-true."
             )
+        whole = _of_all(fabric, sums, 1)
         if fabric.is_global_zero:
             content = {
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
-                "sums": sums,
+                "sums": whole,
                 "rows": rows,
             }
             if regulariser is not None:

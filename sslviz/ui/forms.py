@@ -69,6 +69,8 @@ def analyze_form(workspace: Workspace) -> None:
     with st.expander("More settings"):
         settings = settings_fields(AnalyzeSettings, skip={"dataset", "encoder"})
         input_spec = input_fields() if choice == _FILE else {}
+    if added := st.session_state.pop("_added", None):
+        st.success(plain(f"{added} is in the workspace."))
     complete = settings is not None and bool((folder or images != _FOLDER) and (file or choice != _FILE))
     with st.container(horizontal=True):
         whole = st.button("Analyze", type="primary", disabled=not complete, icon=":material/play_arrow:")
@@ -84,7 +86,8 @@ def analyze_form(workspace: Workspace) -> None:
         return
     if alone or encoder_alone:
         st.session_state["_go"] = {"dataset": images} if alone else {"encoder": choice}
-        st.success(plain(f"{images if alone else choice} is in the workspace."))
+        st.session_state["_added"] = images if alone else choice
+        st.rerun()
     elif whole and widgets.start_job(workspace, "analyze", AnalyzeSettings(dataset=images, encoder=choice, **(settings or {}))):
         st.session_state["_go"] = {"dataset": images, "encoder": choice}
         st.switch_page("pages/overview.py", query_params={})
@@ -177,7 +180,6 @@ def settings_fields(model: type[Settings], skip: set[str], prefix: str = "set", 
     except InputError as error:
         st.error(plain(str(error)))
         return None
-        raise AssertionError from error
 
 
 def _title(field: str) -> str:

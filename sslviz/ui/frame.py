@@ -147,7 +147,9 @@ def _sidebar(workspace: Workspace) -> None:
             if before not in (None, *options):
                 st.session_state[f"_gone_{key}"] = (before, value)
             gone, instead = st.session_state.get(f"_gone_{key}", (None, None))
-            if gone not in (None, *options) and instead == value:  # said until something else is chosen
+            if gone in (None, *options) or instead != value:  # said until something else is chosen
+                st.session_state.pop(f"_gone_{key}", None)
+            else:
                 st.warning(f"{label} {plain(gone)} is no longer here; this is {plain(value)}.")
             st.session_state[f"_url_{key}"] = value
             widgets.set_param(key, value)

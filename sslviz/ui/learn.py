@@ -180,7 +180,7 @@ def _discriminative(lesson: Class) -> None:
     )
     assert lesson.scores.result is not None
     summary = lesson.summary
-    chosen = features.percentiles("Percentiles between which a feature counts", summary, "learn-band", persist_state="session")
+    chosen = features.percentiles("Percentiles between which a feature counts", summary, "learn-band")
     if chosen is None:
         return
     low, high = chosen

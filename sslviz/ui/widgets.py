@@ -127,7 +127,7 @@ def paged(table: pd.DataFrame, most: int, key: str, what: str = "") -> pd.DataFr
     """The rows of the page the user is on, `most` a page; the page's number is asked for where there is more than one."""
     pages = max(1, -(-len(table) // most))
     label = f"Page of {pages:,}" + (f" ({len(table):,} {what})" if what else "")
-    order = (len(table), *table.iloc[[0, -1], 0]) if len(table) else ()
+    order = hash(tuple(table.iloc[:, 0]))
     if st.session_state.get(f"{key}-of") != order:  # another filter or order begins at its first page; coming back does not
         st.session_state[f"{key}-of"] = order
         st.session_state[key] = 1

@@ -461,6 +461,8 @@ def test_a_head_of_another_method_than_asked_for_gives_way_to_a_fresh_one(mended
     save_encoder(workspace, spec, weights_of(workspace, "small"), head)
     with pytest.raises(InputError, match=r"that is not known. Say which loss to go on with: --method"):
         Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "foreign"}))
+    with pytest.raises(InputError, match="simclrr, that is not known"):
+        Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "foreign", "method": "simclrr"}))
     origin = Origin.read(workspace, FinetuneSettings(**{**SETTINGS, "encoder": "foreign", "method": "simclr"}))
     assert origin.head is None
     assert "came with a head that is none of simclr: a fresh one is trained" in origin.notes[0]

@@ -104,12 +104,16 @@ def test_two_tasks_of_the_cluster_train_as_one_run(cluster, workspace, photos):
 
 
 def test_a_run_saves_when_slurms_time_is_nearly_up_and_goes_on_later(cluster, workspace, photos):
-    """SLURM sends SIGUSR2 to every process of the step, submitit's and ours, 90 seconds before it kills them."""
+    """SLURM sends SIGUSR2 to the process that it started, 90 seconds before it kills the step (with cgroups to no other)."""
     run_id = submit(workspace, "partition=gpu,time=1-00:00:00", epochs=2000)
-    shielded = ["bash", "-c", f"trap '' USR2; exec bash {cluster}/script.sh"]  # the batch shell gets no signal
-    job = subprocess.Popen(shielded, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    noted = "sys.exit(subprocess.call(command))"
+    srun = (cluster / "srun").read_text()
+    assert noted in srun
+    told = f"task = subprocess.Popen(command)\nopen({str(cluster / 'task')!r}, 'w').write(str(task.pid))\nsys.exit(task.wait())"
+    (cluster / "srun").write_text(srun.replace(noted, told))
+    job = subprocess.Popen(["bash", str(cluster / "script.sh")], stderr=subprocess.PIPE, text=True)
     trained = wait(workspace, run_id, lambda s: s["status"] == "running" and s["done"] > 2)["done"]
-    os.killpg(job.pid, signal.SIGUSR2)
+    os.kill(int((cluster / "task").read_text()), signal.SIGUSR2)
     _, said = job.communicate(timeout=60)
     state = runner.read_run(workspace, run_id)
     assert (state["status"], state["done"] >= trained) == ("cancelled", True), said[-2000:]

@@ -92,6 +92,11 @@ def test_what_was_removed_meanwhile_is_said(app, scored, workspace):
         assert not test.exception
         if name == "tiny":
             assert "Encoder tiny is no longer here; this is other." in text(test)
+            small_encoder(workspace, "third", seed=6)
+            for chosen in ("third", "other"):
+                test.selectbox(key="encoder").set_value(chosen).run()
+                assert "is no longer here" not in text(test)
+            shutil.rmtree(workspace.encoder("third"))
     assert "There is no encoder in this workspace yet" in text(test)
 
 
@@ -401,7 +406,10 @@ def test_images_and_encoders_can_be_added_alone_and_met_by_what_is_there(app, wo
     test.button(key="form-add-encoder").click().run()
     assert "own is in the workspace." in text(test)
     assert runner.list_runs(workspace) == []
+    assert test.selectbox(key="dataset").value == "pets"
+    assert test.selectbox(key="encoder").value == "own"
     test.run()
+    assert "is in the workspace" not in text(test)
     test.selectbox(key="form-images").set_value("pets").run()
     test.selectbox(key="form-encoder").set_value("own").run()
     next(b for b in test.button if b.label == "Analyze").click().run()
