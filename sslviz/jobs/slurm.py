@@ -67,8 +67,8 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
 
 
 def run_command(command: list[str]) -> None:
-    """What a task on the cluster does: the command takes this process's place. When time is nearly up SLURM signals the process it
-    started, some clusters no other: the command then saves, where submitit would kill it."""
+    """What a task on the cluster does: the command takes this process's place. When time is nearly up SLURM signals the process
+    it started, some clusters no other: the command then saves, where submitit would kill it."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the command listens
     os.execvp(command[0], command)
 

@@ -181,7 +181,7 @@ def test_nothing_larger_than_memory_is_read(tmp_path):
         file.create_dataset("h", (10**6, 10**6), "f4")  # not written: a few bytes
     torch.save({"h": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "h.pt")
     parquet_of_lists(tmp_path / "h.parquet")
-    with pytest.raises(InputError, match="repeats fewer values"):
+    with pytest.raises(InputError, match="repeat fewer values"):
         read_arrays(tmp_path / "h.pt")
     np.savez_compressed(tmp_path / "h.npz", h=np.zeros((1000, 1000)))
     np.save(tmp_path / "h.npy", np.zeros((1000, 1000)))

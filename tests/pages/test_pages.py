@@ -93,6 +93,7 @@ def test_what_was_removed_meanwhile_is_said(app, scored, workspace):
         if name == "tiny":
             assert "Encoder tiny is no longer here; this is other." in text(test)
             small_encoder(workspace, "third", seed=6)
+            test.run()
             for chosen in ("third", "other"):
                 test.selectbox(key="encoder").set_value(chosen).run()
                 assert "is no longer here" not in text(test)
@@ -402,6 +403,7 @@ def test_images_and_encoders_can_be_added_alone_and_met_by_what_is_there(app, wo
     assert "pets is in the workspace." in text(test)
     assert workspace.datasets() == ["pets"]
     assert "Register a folder of images first" not in text(test)
+    test.run()
     test.text_input(key="form-file").set_value(str(tmp_path / "own.pt")).run()
     test.button(key="form-add-encoder").click().run()
     assert "own is in the workspace." in text(test)
