@@ -212,8 +212,10 @@ def test_lines_of_a_compression_curve_by_hand():
     random, pca = (next(t for t in figure.data if t.name == name) for name in ("random", "principal components"))
     assert (list(random.x), list(pca.y)) == ([0, 50], pytest.approx([90, 85]))
     assert list(random.customdata[1])[:3] == pytest.approx([4, 70, 80])
-    both = compression.encoders({"<b>": found.reset_index(), "two": found.reset_index()}, "pca")
-    assert [t.name for t in both.data] == ["&lt;b&gt;", "two"]
+    for kind, y in (("pca", [90, 85]), ("random", [90, 75])):
+        both = compression.encoders({"<b>": found.reset_index(), "two": found.reset_index()}, kind)
+        assert [t.name for t in both.data] == ["&lt;b&gt;", "two"]
+        assert all((list(t.x), list(t.y)) == ([0, 50], pytest.approx(y)) for t in both.data)
 
 
 def test_a_compression_curve_with_its_bands_and_subsets():
@@ -298,19 +300,3 @@ def test_panels_stand_where_their_titles_say():
     assert titles[:4] == ["before: right", "after: right", "before: wrong", "after: wrong"]
     assert list(shown.values()) == [1, 2, 3, 4]
     assert all(list(t.y) == ["cat", "dog"] and list(t.x) == ["7", "9"] for t in figure.data)
-
-
-def test_encoders_side_by_side_show_the_kind_that_is_asked_for():
-    lines = pd.DataFrame(
-        {
-            "kind": ["pca", "pca", "random", "random"],
-            "reduction": [0.0, 0.5, 0.0, 0.5],
-            "n_features": [8, 4, 8, 4],
-            "top1": [0.9, 0.8, 0.9, 0.6],
-            "low": [0.85, 0.75, 0.85, 0.55],
-            "high": [0.95, 0.85, 0.95, 0.65],
-        }
-    )
-    for kind, y in (("pca", [90, 80]), ("random", [90, 60])):
-        (trace,) = compression.encoders({"one": lines}, kind).data
-        assert (list(trace.x), list(trace.y)) == ([0, 50], pytest.approx(y))

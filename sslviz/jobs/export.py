@@ -36,10 +36,9 @@ class ExportSettings(Settings):
     @property
     def new_name(self) -> str:
         """Name of the encoder this makes."""
-        if self.kind == "D":
-            return self.name or f"{self.encoder}-D"
         kind = self.kind.replace(" ", "-") + (f"-{self.seed}" if self.kind == "random" else "")
-        return self.name or f"{self.encoder}-{kind}-{100 * self.reduction:g}"
+        percent = "" if self.kind == "D" else f"-{100 * self.reduction:g}"
+        return self.name or f"{self.encoder}-{kind}{percent}"
 
 
 @job("export", ExportSettings, example="sslviz export --dataset photos --encoder simclr --reduction 0.4")
