@@ -3,6 +3,7 @@
 import random
 import shlex
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from sslviz.progress import Progress
 from sslviz.store.files import read_json
 
 pytestmark = pytest.mark.soak
-EPOCHS = 2
+EPOCHS, SEEDS = 2, 3
 
 
 class Stops(Progress):
@@ -34,18 +35,25 @@ class Stops(Progress):
 
 
 def test_a_demo_encoder_trained_again_follows_its_recorded_curve(workspace, tmp_path):
+    """Noise is what other seeds make of it: of three, the recorded one's included, the largest difference."""
     cards = {path.parent.name: read_json(path) for path in (files.shipped() / "encoders").glob("*/card.json")}
     name = random.choice([name for name, card in cards.items() if "curve" in card])
     print("drawn:", name)
     words = shlex.split(cards[name]["command"])[2:]
     values = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
-    settings = parse(PretrainSettings, {**values, "name": "again", "snapshot_every": 0, "precision": "auto"})
     add_folder(workspace, "demo", files.unpack(files.shipped(), workspace.dataset("demo"), Progress()))
-    with pytest.raises(Cancelled):
-        pretrain(settings, workspace, Stops(tmp_path))
-    recorded = cards[name]["curve"]["loss"]
-    found = pd.read_parquet(tmp_path / "metrics.parquet")["loss"].tolist()
-    assert len(found) == EPOCHS
-    fall = max(recorded) - min(recorded)
-    for epoch, (ours, theirs) in enumerate(zip(found, recorded, strict=False), start=1):
-        assert abs(ours - theirs) < 0.05 * fall, f"{name}, epoch {epoch}: loss {ours:.4g}, recorded {theirs:.4g}"
+    first, found = int(values.get("seed", 0)), []
+    for seed in range(first, first + SEEDS):
+        (tmp_path / str(seed)).mkdir()
+        again = {**values, "name": f"again-{seed}", "seed": seed, "snapshot_every": 0, "precision": "auto"}
+        with pytest.raises(Cancelled):
+            pretrain(parse(PretrainSettings, again), workspace, Stops(tmp_path / str(seed)))
+        found.append(pd.read_parquet(tmp_path / str(seed) / "metrics.parquet")[["loss", "spread", "rank"]])
+    ours = found[0]
+    assert len(ours) == EPOCHS
+    recorded = pd.DataFrame({of: cards[name]["curve"][of][:EPOCHS] for of in ours})
+    noise = np.ptp(np.stack(found), axis=0)
+    for epoch, (mine, theirs, wide) in enumerate(zip(ours.to_numpy(), recorded.to_numpy(), noise, strict=True), start=1):
+        for of, a, b, w in zip(ours, mine, theirs, wide, strict=True):
+            print(f"epoch {epoch}, {of}: {a:.4g}, recorded {b:.4g}, seeds differ by {w:.2g}")
+    assert ((ours - recorded).abs() < noise).all(axis=None)
