@@ -230,11 +230,12 @@ class _Look:
                     method = "activation" if subject.is_exact(None) else "gradcam"
                 layer = subject.layer(None).name
                 fires, weights = self._firing(batch.rows)
-                if method == "activation" and subject.is_exact(None):
+                if exact := subject.is_exact(None):  # Grad-CAM's maps of single features are these too
                     every = subject.last_maps(inputs).cpu().numpy()
-                    raw = np.einsum("nchw,nc->nhw", every, weights)
                     named = [self._named(*one) for one in zip(batch.ids, batch.sizes, strict=True)]
                     per_feature.update(every, fires, batch.masks, named)
+                if exact and method == "activation":
+                    raw = np.einsum("nchw,nc->nhw", every, weights)
                 else:
                     raw = HEATMAPS[method].maps(subject, inputs, torch.from_numpy(weights), None).numpy()
                 found, curve = overlaps(

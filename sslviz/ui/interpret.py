@@ -126,15 +126,17 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
         "everywhere, another image's map; and what the mask itself reaches as a map of this size. Spurious numbers "
         "are only to be compared with core ones."
     )
-    st.markdown("**How the threshold matters**")
+    st.markdown("**How the thresholds matter**")
     levels = sorted(curve["mask_threshold"].unique())
-    at = min(levels, key=lambda level: abs(level - summary["mask_threshold"]))
-    shown = _told_apart(curve[curve["mask_threshold"] == at])
+    own = min(levels, key=lambda level: abs(level - summary["mask_threshold"]))
+    at = st.segmented_control(
+        "Masks count from", levels, default=own, required=True, format_func="{:g}".format, key="interpret-mask-threshold"
+    )
+    shown = _told_apart(curve[curve["mask_threshold"] == (own if at is None else at)])
     widgets.chart(figures.thresholds(shown), curve, "interpret-thresholds", "Mean IoU over the heatmap's threshold")
     st.caption(
-        f"Masks count here from {at:g} on. The figures above use {summary['threshold']:g} for heatmaps and "
-        f"{summary['mask_threshold']:g} for masks (ours; the paper names none). The numbers below the chart have the other "
-        "thresholds of soft masks too."
+        f"The figures above use {summary['threshold']:g} for heatmaps and {summary['mask_threshold']:g} for masks (ours; the "
+        "paper names none). Masks that people drew or voted for are soft; hard ones are the same from any threshold on."
     )
 
 
@@ -159,12 +161,14 @@ def by_feature(table: pd.DataFrame) -> None:
         "core_area": "object's share",
         "lift": "difference",
     }
+    if table["spurious"].notna().any():
+        columns |= {"spurious": "on the surroundings", "spurious_area": "surroundings' share"}
     if order["name"].ne("").any():
         columns |= {"name": "workers' word", "overlap": "overlap", "support": "images"}
     shown = order[list(columns)].rename(columns=columns)
     numbers = {
         name: st.column_config.NumberColumn(format="%.2f")
-        for name in ("on the object", "object's share", "difference", "overlap")
+        for name in shown.columns.difference(["feature", "fires in", "workers' word", "images"])
     }
     event: Any = st.dataframe(
         shown,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.stats import t
+from scipy.stats import binom, t
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -60,14 +60,33 @@ def two_halves(n=600, seed=0):
     return H.astype(np.float32), y
 
 
+def best_answer(features):
+    """Top-1 of who knows the chances, from some of the twenty features."""
+    for_one, for_other = (int(np.sum((features >= 10) & (features % 2 == c))) for c in (0, 1))
+    chances = {
+        (i, j): [binom.pmf(i, for_one, a) * binom.pmf(j, for_other, b) for a, b in ((0.6, 0.1), (0.1, 0.6))]
+        for i in range(for_one + 1)
+        for j in range(for_other + 1)
+    }
+    return sum(max(pair) for pair in chances.values()) / 2
+
+
 def test_where_the_signal_sits_shows_in_the_curve():
-    (H, y), (T, truth) = two_halves(), two_halves(seed=1)
-    found = compression_curve(H, y, T, truth, eps=1.0, reductions=[0.5], kinds=["lower tail", "upper tail", "random"])
-    top1 = found.groupby("kind")["top1"].mean()
-    assert top1["full"] > 0.9
-    assert top1["upper tail"] == pytest.approx(top1["full"], abs=0.02)  # all ten that know
-    assert top1["lower tail"] == pytest.approx(0.5, abs=0.06)  # none of them
-    assert top1["lower tail"] < top1["random"] < top1["upper tail"] + 0.01
+    (H, y), (T, truth) = two_halves(2000), two_halves(2000, seed=1)
+    reductions = [0.1, 0.3, 0.5, 0.7, 0.9]
+    found = compression_curve(H, y, T, truth, eps=1.0, reductions=reductions)
+    by_kind = found.groupby(["kind", "reduction"])["top1"].mean()
+    seldom_first = np.argsort((H > 2.5).mean(0))
+    left = {  # of discriminative features 2, 5, 9, 13 and 16 of the lowest go, and 0, 1, 1, 1 and 2 of the highest
+        "lower tail": [seldom_first[:n] for n in (18, 14, 10, 6, 2)],
+        "upper tail": [seldom_first[-n:] for n in (18, 14, 10, 6, 2)],
+        "discriminative": [seldom_first[low:high] for low, high in ((2, 20), (5, 19), (9, 19), (13, 19), (16, 18))],
+    }
+    for kind, kept in left.items():
+        assert_allclose(by_kind[kind], [best_answer(features) for features in kept], atol=0.03, err_msg=kind)
+    assert by_kind["full", 0.0] == pytest.approx(best_answer(np.arange(20)), abs=0.03)
+    for reduction, random in by_kind["random"].items():
+        assert by_kind["lower tail", reduction] - 0.02 < random < by_kind["upper tail", reduction] + 0.02
     assert found["converged"].all()
     assert (found["low"] <= found["top1"]).all()
     assert (found["top1"] <= found["high"]).all()

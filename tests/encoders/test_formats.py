@@ -153,8 +153,12 @@ def test_simclr_from_tensorflow_wants_inputs_in_0_to_1(tmp_path):
     content = {"state_dict": {**A.state_dict(), "fc.weight": torch.ones(10, 512), "fc.bias": torch.ones(10)}}
     torch.save(content, tmp_path / "x.pth")
     assert any("SimCLR converted from TensorFlow" in note for note in inspect_file(tmp_path / "x.pth").notes)
-    spec, _, _ = read_encoder(tmp_path / "x.pth", "x", input_spec={"mean": (0, 0, 0), "std": (1, 1, 1)})
-    assert (spec.input.mean, spec.input.std) == ((0, 0, 0), (1, 1, 1))
+    spec, weights, _ = read_encoder(tmp_path / "x.pth", "x", input_spec={"mean": (0, 0, 0), "std": (1, 1, 1)})
+    backbone = BACKBONES[spec.backbone].build(spec.architecture)
+    backbone.load_state_dict(weights)
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(Encoder(spec, backbone).embed(images), A(images / 255), rtol=1e-4, atol=1e-5)
     torch.save({"epoch": 90, "arch": "resnet18", **content}, tmp_path / "y.pth")
     assert not any("TensorFlow" in note for note in inspect_file(tmp_path / "y.pth").notes)
 

@@ -95,7 +95,13 @@ def test_every_overlap_is_that_of_the_public_functions(place, tmp_path, method):
     curve = result.table("curve").query("threshold == 0.6 and mask_threshold == 0.5 and group == 'all'").set_index("kind")["miou"]
     assert curve["core"] == pytest.approx(looks["core_iou_map"].mean())
     assert (summary["map_size"], summary["layer"]) == ([8, 8], "expand")
-    assert result.table("features").empty == (method == "gradcam")
+    features = result.table("features")
+    fires_in = [
+        np.asarray(highly_activating(store.read(row[[i]].to_numpy()), scored.content["summary"]["eps"]))[0] for i in looks.index
+    ]
+    assert dict(zip(features["feature"], features["n"], strict=True)) == {
+        j: n for j, n in enumerate(np.sum(fires_in, 0)) if n and j in set(chosen)
+    }
 
 
 def test_the_shuffled_base_rate_is_another_images_map(place):
@@ -350,13 +356,16 @@ def replica(workspace, tmp_path, monkeypatch):
             crop = picture[16:240, 16:240]
             hot = core if k < 8 else spurious  # two in ten look at what is spurious
             crop[hot > 0, 0] = 200 + rng.integers(0, 20)
-            Image.fromarray(picture).save(images / "train" / wnid / f"{wnid}_{k}.png")
+            # blocks of 8 pixels are of one colour here: JPEG keeps them
+            Image.fromarray(picture).save(images / "train" / wnid / f"{wnid}_{k}.JPEG", quality=95, subsampling=0)
             for feature, mask in (("11", core), ("12", spurious)):
                 if feature == "12" and k % 2:
                     continue  # half of them have a core mask only
-                path = root / "salient_imagenet_dataset" / wnid / f"feature_{feature}" / f"{wnid}_{k}.png"
+                path = root / "salient_imagenet_dataset" / wnid / f"feature_{feature}" / f"{wnid}_{k}.JPEG"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(path)
+                Image.fromarray(mask).save(path, quality=95)
+        listed = [f"{k},{wnid}_{k},{f'{wnid}_{k}' if k % 2 == 0 else ''}" for k in range(10)]
+        (root / "salient_imagenet_dataset" / wnid / "image_names_map.csv").write_text("\n".join([",11,12", *listed]))
         answers[f"{wnid}/11"] = [("main_object", f"part {c}")] * 3 + [("background", "")] * 2
         answers[f"{wnid}/12"] = [("background", "sky")] * 3 + [("main_object", "")] * 2
     votes(root / "mturk_results/discover_spurious_features.csv", answers)
@@ -386,16 +395,18 @@ def test_a_replica_of_salient_imagenet_to_numbers_by_hand(replica, workspace):
     assert (on_core["spurious_iou_map"].dropna() == 0).all()
     off = looks.drop(on_core.index)
     assert (off["core_iou_map"] < 0.1).all()
-    # an edge where map and mask part lies half a place (28 px) deep at most: rows 56, the map at .5 of the way between rows
-    rows = np.interp((np.arange(224) + 0.5) / 56 - 0.5, [-1, 0, 1, 2, 3, 4], [0, 1, 0, 0, 0, 0])
-    columns = np.interp((np.arange(224) + 0.5) / 56 - 0.5, [0, 1, 2, 3], [1, 1, 0, 0])
-    rows[:28] = 1  # beyond the centres of the outer places the map goes on as it is
-    heat = np.outer(rows, columns)
-    hot, marked = heat >= 0.5, np.zeros((224, 224), bool)
-    marked[:56, :112] = True
-    first = looks[looks.index.str.contains("n00000001") & looks.index.isin(on_core.index)]
-    assert_allclose(first["core_iou_map"], heat[hot & marked].sum() / heat[hot | marked].sum(), atol=2e-3)
-    assert_allclose(first["core_area_iou_map"], (hot & marked).sum() / (hot | marked).sum(), atol=2e-3)
+    # where map and mask part lies half a place (28 px) deep at most; beyond the centres of the outer places the map goes on
+    centres = (np.arange(224) + 0.5) / 56 - 0.5
+    columns = np.interp(centres, range(4), [1, 1, 0, 0])
+    for row in range(3):
+        heat = np.outer(np.interp(centres, range(4), np.eye(4)[row]), columns)
+        heat /= heat.max()
+        hot, marked = heat >= 0.5, np.zeros((224, 224), bool)
+        marked[56 * row : 56 * (row + 1), :112] = True
+        own = on_core[on_core.index.str.contains(f"n0000000{row + 1}")]
+        assert len(own) == 8
+        assert_allclose(own["core_iou_map"], heat[hot & marked].sum() / heat[hot | marked].sum(), atol=2e-3)
+        assert_allclose(own["core_area_iou_map"], (hot & marked).sum() / (hot | marked).sum(), atol=2e-3)
     with_both = off[[int(i.rsplit("_", 1)[1].split(".")[0]) == 8 for i in off.index]]
     assert (with_both["spurious_area_iou_map"] > 0.75).all()
     none = looks[[int(i.rsplit("_", 1)[1].split(".")[0]) % 2 == 1 for i in looks.index]]
