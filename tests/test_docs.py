@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks import damage_record, mending
 from sslviz.data import dataset as datasets
+from sslviz.data.demo import files
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
+from sslviz.store.files import read_json
 from sslviz.store.results import save_result
 from sslviz.ui.learn import WORDS
 from tests.inputs import folder, small_encoder
@@ -22,6 +24,33 @@ def test_the_glossary_is_the_learn_pages():
     lines = (Path(__file__).parents[1] / "docs" / "README.md").read_text().splitlines()
     table = lines[lines.index("|---|---|") + 1 :]
     assert table == [f"| {word} | {meaning} |" for word, meaning in WORDS.items()]
+
+
+def test_the_table_of_the_eight_encoders_is_their_cards():
+    cards = {path.parent.name: read_json(path) for path in (files.shipped() / "encoders").glob("*/card.json")}
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    section = page.split("\n## The eight encoders side by side\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    at = next(k for k, row in enumerate(rows) if row[0].startswith("AUROC of"))
+    encoders = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:at]}
+    aurocs = {name: dict(zip(rows[at][1:], values, strict=True)) for name, *values in rows[at + 1 :]}
+    own = {name for name, card in cards.items() if "curve" in card}
+    assert len(own) == 8
+    assert set(encoders) == own | {"random weights", "raw pixels"}
+    for name in own:
+        card, row = cards[name], encoders[name]
+        q = card["report"]["q"]
+        low, high = (100 * v for v in q["intervals"]["auprc"])
+        assert abs(float(row["top-1"]) - card["top1"]) <= 0.11
+        assert float(row["top-1"]) >= float(encoders["random weights"]["top-1"]) + 15
+        assert row["RankMe"] == f"{card['rank_me']:.0f}"
+        assert card["rank_me"] > 20
+        assert (row["verdict"], row["eps"]) == (card["verdict"], f"{card['eps']:g}")
+        assert (row["mean share"], row["empty sets"]) == (f"{card['mean_share']:.1f} %", f"{100 * card['empty_share']:.1f} %")
+        assert row["AUPRC of Q"] == f"{100 * q['auprc']:.1f} ({low:.1f} to {high:.1f})"
+        for score, report in card["report"].items():
+            low, high = (100 * v for v in report["intervals"]["auroc"])
+            assert aurocs[score][name] == f"{100 * report['auroc']:.1f} ({low:.1f} to {high:.1f})", (name, score)
 
 
 def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(workspace, tmp_path, monkeypatch):

@@ -45,7 +45,8 @@ def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None
         top1 = "" if e.top1 is None else f", top-1 {e.top1:.1f} %"
         size = "" if e.size_mb is None else f", {e.size_mb:g} MB"
         out.print(f"[bold]{e.name}[/]  {e.method}, {e.features:,} features{top1}{size}; {e.recipe}")
-        out.print(f"    {e.source}; licence: {e.licence}; mean / std {e.normalisation}", style="dim", markup=False)
+        digest = f"; sha256 {e.digest[:12]}…" if e.digest else ""
+        out.print(f"    {e.source}; licence: {e.licence}; mean / std {e.normalisation}{digest}", style="dim", markup=False)
     out.print(
         "\ntop-1: linear probe; of the demo's on its test images, of published ones on ImageNet-1K as their source states. "
         "Sizes\nand digests are known after the first download. Add one: sslviz encoders add NAME SOURCE (also "

@@ -195,7 +195,8 @@ def catalogue_form(workspace: Workspace) -> None:
     st.subheader("Encoders available by name")
     table = pd.DataFrame([asdict(entry) for entry in catalogue(workspace)])
     shown = table.rename(columns={"top1": "top-1 %", "size_mb": "MB", "normalisation": "mean / std"})
-    shown = shown[["name", "kind", "method", "features", "top-1 %", "MB", "recipe", "licence", "mean / std", "source"]]
+    shown = shown.assign(sha256=shown["digest"].str[:12])
+    shown = shown[["name", "kind", "method", "features", "top-1 %", "MB", "recipe", "licence", "mean / std", "source", "sha256"]]
     st.dataframe(shown, hide_index=True, width="stretch", height=280, alt="encoders available by name")
     st.caption(
         "Top-1 of a linear probe: on the demo's test images, or for published ones on ImageNet-1K, as their source reports. "

@@ -49,11 +49,9 @@ def shipped(method):
     return files.shipped() / "encoders" / f"{method.replace('_', '-')}-demo"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
 def test_each_method_ships_an_encoder_with_its_head_and_card(workspace, method):
     folder = shipped(method)
-    if method == "dino" and not folder.exists():
-        pytest.xfail("in training")
     assert sum((folder / f"{part}.safetensors").stat().st_size for part in ("weights", "head")) <= 3_000_000
     for part in ("weights", "head"):
         with safe_open(folder / f"{part}.safetensors", "pt") as handle:
@@ -79,4 +77,4 @@ def test_each_method_ships_an_encoder_with_its_head_and_card(workspace, method):
 
 def test_all_that_is_shipped_is_small():
     parts = [path for path in (files.shipped() / "encoders").rglob("*") if path.is_file()]
-    assert 7 * 500_000 < sum(path.stat().st_size for path in parts) <= 25_000_000
+    assert 8 * 500_000 < sum(path.stat().st_size for path in parts) <= 25_000_000
