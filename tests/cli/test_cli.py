@@ -49,6 +49,16 @@ def checkpoint(workspace, tmp_path):
     return path
 
 
+def rows_of(out):
+    """Cells of the tables in what was printed, by the first of each line; where that stands in two, those of the first table."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return {line[0]: line[1:] for line in reversed(lines)}
+
+
+def percents(*values):
+    return [f"{100 * value:.1f}" for value in values]
+
+
 def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace):
     code, out, err = sslviz("analyze", "--images", photos, "--encoder", checkpoint)
     assert code == 0, err
@@ -57,9 +67,15 @@ def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace)
     assert len(re.findall(r"^  0\.\d{4}  val/", out, re.M)) == 8
     assert "small ResNet, width 8, 32 features" in err
     assert "/scores?dataset=my-photos&encoder=own" in out
+    out_of_people = out
     code, out, _ = sslviz("analyze", "--images", photos, "--encoder", checkpoint, "--json")
     result = json.loads(out)
     assert (code, result["embed"]["computed"], result["n"]) == (0, 0, 24)
+    found = result["reports"]
+    for title, name in (("L2 norm of the raw embedding", "norm"), ("Q-Score as in the paper", "q_paper")):
+        auroc, span, auprc, base, _ = rows_of(out_of_people)[title]
+        assert [auroc, auprc, base] == percents(*(found[name][k] for k in ("auroc", "auprc", "base_rate")))
+        assert span.split(" – ") == percents(*found[name]["intervals"]["auroc"])
     assert workspace.datasets() == ["my-photos"]
     code, out, _ = sslviz("runs", "list")
     assert out.count("my-photos by own  done") == 2
@@ -259,5 +275,12 @@ def test_compare_prints_a_line_for_each_encoder(sslviz, photos, checkpoint):
     for name in ("│ e ", "│ random-weights-", "│ raw-pixels"):
         assert name in out
     rows = json.loads(sslviz("compare", "--dataset", "p", "--json")[1])["rows"]
+    printed = rows_of(out)
+    for row in rows:
+        top1, eps, empty, _, q, best, probe = printed[row["encoder"]]
+        aurocs = {name: report["auroc"] for name, report in row["reports"].items()}
+        assert [top1, q, probe] == percents(row["top1"], aurocs["q"], aurocs["msp"])
+        assert (eps, empty) == (f"{row['eps']:g}", f"{100 * row['empty_share']:.1f} %")
+        assert best.split() == [row["best_rival"], *percents(aurocs[row["best_rival"]])]
     assert [r["method"] for r in rows if r["encoder"] == "raw-pixels"] == ["raw pixels"]
     assert all(set(r["reports"]["q"]["intervals"]) >= {"auroc", "auprc"} for r in rows)

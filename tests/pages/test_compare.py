@@ -1,7 +1,12 @@
 """The compare page: what a person reads there with none, one and three scored encoders."""
 
+from itertools import combinations
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
@@ -75,6 +80,26 @@ def test_three_encoders_side_by_side(app, three, workspace):
         test.run()
         assert not test.exception
     assert len(test.get("plotly_chart")) == 2  # consistency, and Q against Q, the last view
+    for name, line in lines.items():
+        assert found.loc[name, "AUROC of probe"] == pytest.approx(100 * line["reports"]["msp"]["auroc"])
+    square = next(d.value for d in test.dataframe if set(lines) <= set(d.value.columns)).set_index("encoder")
+    right = {name: judged(workspace, dataset, name)["correct"].astype(bool) for name in lines}
+    for one, two in combinations(lines, 2):
+        assert square.loc[one, two] == square.loc[two, one] == pytest.approx(cohen_kappa_score(right[one], right[two]))
+
+
+def test_below_a_picture_stands_what_the_probe_that_is_wrong_says(monkeypatch):
+    from sslviz.ui import compare as page
+
+    shown = []
+    monkeypatch.setattr(page.widgets, "paged_gallery", lambda dataset, table, *_, **__: shown.append(table))
+    cases = ["only tiny", "only third", page.figures.BOTH_RIGHT]
+    part = pd.DataFrame({"sample_id": list("abc"), "q": [0.3, 0.2, 0.1], "correct": [True, False, True], "case": cases})
+    page.gallery(SimpleNamespace(dataset=None), part.assign(predicted=list("DRD"), predicted_other=list("RDD")), "k")
+    (table,) = shown
+    assert table["sample_id"].tolist() == ["c", "b", "a"]
+    assert table["predicted"].tolist()[1:] == ["R", "R"]
+    assert table["correct"].tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(("difference", "better"), [(0.1, "tiny"), (-0.1, "third")])

@@ -186,7 +186,13 @@ def test_the_damage_check_is_shown_where_it_was_made(app, scored, workspace):
     command = f"sslviz score --dataset photos --encoder tiny --damage 300 --workspace {workspace.root} --json"
     assert test.code[0].value == command
     score(ScoreSettings(dataset="photos", encoder="tiny", damage=10), workspace, Progress())
-    assert "10 images were damaged in five ways" in text(app("scores", tab="Damage check"))
+    test = app("scores", tab="Damage check")
+    assert "10 images were damaged in five ways" in text(test)
+    damage = pd.DataFrame(latest_result(workspace.results("photos", "tiny", "score")).content["summary"]["damage"])
+    table = next(d.value for d in test.dataframe if "blurred" in d.value).set_index("score")
+    for title, name in (("Q-Score", "q"), ("L2 norm of the raw embedding", "norm")):
+        for row in damage[damage["score"] == name].itertuples():
+            assert table.loc[title, row.damage] == pytest.approx(100 * row.falls)
 
 
 @pytest.fixture

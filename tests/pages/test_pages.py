@@ -173,13 +173,17 @@ def test_pages_without_scores_lead_to_the_overview(app, photos, page):
     assert "No Q-Scores yet for this data set and encoder." in text(app(page))
 
 
-def test_overview_shows_the_commands_numbers(app, scored):
+def test_overview_shows_the_commands_numbers(app, scored, workspace):
     test = app()
     values = {m.label: m.value for m in test.metric}
     q = scored["reports"]["q"]
     assert values["AUROC of Q"] == f"{100 * q['auroc']:.1f} %"
     assert values["AUPRC of Q"] == f"{100 * q['auprc']:.1f} %"
     assert values["eps in use"] == f"{scored['eps']:g}"
+    scores = latest_result(workspace.results("photos", "tiny", "score")).table("scores")
+    zero = scores.groupby("split")["q"].agg(lambda q: (q == 0).mean())
+    assert zero["train"] != zero["val"]
+    assert (values["Empty sets"], values["RankMe"]) == (f"{100 * zero['val']:.1f} %", f"{scored['rank_me']:.0f}")
     read = text(test)
     assert f"base rate {100 * q['base_rate']:.1f} %" in read
     low, high = q["intervals"]["auroc"]
@@ -226,6 +230,15 @@ def test_scores_page_has_grid_charts_and_rivals(app, scored):
     test = app("scores", tab="Beside its rivals")
     table = next(d.value for d in test.dataframe if "AUROC" in d.value)
     assert set(table["score"]) >= {"L2 norm of the raw embedding", "Q-Score as in the paper (eps 4, P50 to P95)"}
+    line, norm = table.set_index("score").loc["L2 norm of the raw embedding"], scored["reports"]["norm"]
+    for column, figure in (
+        ("AUROC", "auroc"),
+        ("AUPRC", "auprc"),
+        ("base rate", "base_rate"),
+        ("AUPRC of errors", "auprc_error"),
+    ):
+        assert line[column] == pytest.approx(100 * norm[figure])
+    assert (line["lift"], line["AURC"], line["AUGRC"]) == (norm["lift"], norm["aurc"], norm["augrc"])
     assert len(app("scores", tab="Charts").get("plotly_chart")) == 5
     test = app("scores")
     assert test.get("bidi_component")
