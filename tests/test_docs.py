@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import damage_record, mending
+from benchmarks import damage_record, demo_record, mending
 from sslviz.data import dataset as datasets
 from sslviz.data.demo import files
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
@@ -133,3 +134,9 @@ def test_the_rank_correlations_of_the_evidence_are_those_of_its_rows():
 def test_the_p_of_a_rank_correlation_by_hand():
     r, p = damage_record.rank_correlation(pd.Series([1, 2, 3, 4.0]), pd.Series([10, 20, 30, 40.0]))
     assert (r, p) == (pytest.approx(1), pytest.approx(2 / 24))  # one order of 24 is as high, one as low
+
+
+def test_pairs_within_a_class_by_hand():
+    score, correct, label = np.array([1.0, 1, 2, 0]), np.array([True, False, True, False]), np.array([0, 0, 1, 1])
+    assert demo_record.within_class(score, correct, label) == 0.75  # a tie and a win
+    assert np.isnan(demo_record.within_class(score, np.ones(4, bool), label))

@@ -1,10 +1,13 @@
 """Pictures that are laid over pictures, against scipy's distances and by hand."""
 
+import os
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from scipy.ndimage import distance_transform_cdt
 
+from sslviz.data import thumbs
 from sslviz.ui.overlays import OUTLINES, blend, outline_rgba
 
 
@@ -27,3 +30,14 @@ def test_a_blend_by_hand():
     assert cold.tolist() == [100, 100, 100]
     full = blend(pixels, np.array([[0.0, 1.0]]), 1.0)[0, 1]
     assert_array_equal(hot, np.round((100 + full.astype(float)) / 2))
+
+
+def test_of_several_thumbnails_of_a_picture_the_newest_counts(tmp_path):
+    for k, content in enumerate((b"old", b"newer")):
+        thumbs.write_pack(tmp_path, [("a.png", f"digest{k}", content)])
+        for pack in (tmp_path / "thumbs").glob("*.parquet"):
+            if thumbs.read_table(pack)["sha256"].item() == f"digest{k}":
+                os.utime(pack, (1000 + k, 1000 + k))
+    (found,) = thumbs.index(tmp_path).itertuples()
+    assert found.sha256 == "digest1"
+    assert thumbs.read_thumb(tmp_path, found.pack, found.offset, found.size) == b"newer"

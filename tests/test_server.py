@@ -29,6 +29,26 @@ def status(address, host, origin=None):
     return sent[0]["status"]
 
 
+def test_a_token_in_the_address_becomes_a_cookie_that_scripts_and_other_sites_do_not_get():
+    sent = []
+
+    async def ask():
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/scores", "headers": [(b"host", b"localhost:8501")]}
+        scope["query_string"] = b"dataset=demo&token=secret"
+        await TokenGate(None, "secret", _hosts("127.0.0.1"), 8501)(scope, None, send)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: asyncio.run(ask())).result()
+    headers = dict(sent[0]["headers"])
+    assert (sent[0]["status"], headers[b"location"]) == (303, b"/scores?dataset=demo")
+    name, *flags = headers[b"set-cookie"].decode().split("; ")
+    assert name == "sslviz-8501=secret"
+    assert {"httponly", "samesite=lax", "path=/"} <= {flag.lower() for flag in flags}
+
+
 @pytest.mark.parametrize(
     ("address", "host", "expected"),
     [

@@ -48,6 +48,7 @@ _DEFAULTS: dict[str, Any] = {
     "total": 0,
     "facts": {},
     "warnings": [],
+    "eta_seconds": None,
     "result": None,
     "error": "",
     "exit_code": None,
@@ -256,7 +257,7 @@ def _described(workspace: Workspace, run_id: str) -> dict[str, Any]:
         about = {"id": run_id, "job": "damaged", "settings": {}, "background": False}
         said = f"its files are damaged; remove it: sslviz runs delete {run_id}"
         now = folder.stat().st_mtime
-        times = {"created": now, "updated": now, "seconds": 0.0, "eta_seconds": None, "cancelling": False}
+        times = {"created": now, "updated": now, "seconds": 0.0, "cancelling": False}
         return {**_DEFAULTS, **about, **times, "status": "failed", "error": said, "exit_code": 2}
 
 

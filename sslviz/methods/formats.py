@@ -97,7 +97,7 @@ FORMATS: dict[tuple[str, str], Format] = {
     ),
     ("solo-learn", "vicreg"): Format({"projector.layers.": "projector."}, {"terms": (25.0, 50.0, 1.0)}, _SOLARISED),
     ("solo-learn", "barlow_twins"): Format({"projector.layers.": "projector."}, {"terms": (0.1, 0.0051)}, _ASYMMETRIC),
-    ("lightly", "simclr"): Format({"projector.": "projection_head."}, {"temperature": 0.1}),
+    ("lightly", "simclr"): Format({"projector.": "projection_head."}, {"temperature": 0.1}, {"jitter": _SYMMETRIC["jitter"]}),
     ("lightly", "moco"): Format(
         {"projector.": "projection_head.", "key_projector.": "key_projection_head.", "key_backbone.": "key_backbone."},
         {"temperature": 0.2, "momentum": 0.999, "one_way": True, "queue_size": 65_536},

@@ -260,7 +260,7 @@ def _run_line(run: dict[str, Any]) -> None:
     if run["status"] in ACTIVE:
         if run["total"]:
             words.append(f"{run['done']:,} of {run['total']:,}")
-        if run.get("eta_seconds"):
+        if run["eta_seconds"]:
             words.append(f"about {duration(run['eta_seconds'])} left")
         words += [
             f"{k.replace('_', ' ')} {in_words(v)}"

@@ -356,6 +356,9 @@ def test_input_is_settable_and_part_of_the_fingerprint(tmp_path, nets):
     assert plain.input.mean == (0.485, 0.456, 0.406)
     assert raw.input.std == (1, 1, 1)
     assert plain.fingerprint() != raw.fingerprint()
+    small, _, _ = read_encoder(tmp_path / "a.pth", "x", input_spec={"size": 96})
+    assert (plain.input.size, plain.input.resize) == (224, 256)
+    assert (small.input.size, small.input.resize) == (96, 110)  # 96 x 256 / 224
     with pytest.raises(InputError, match="std.*greater than 0"):
         read_encoder(tmp_path / "a.pth", "x", input_spec={"std": (0, 1, 1)})
 

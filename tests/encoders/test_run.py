@@ -72,3 +72,17 @@ def test_devices():
     assert pick_device("auto") == "cpu"  # the tests hide any GPU
     with pytest.raises(InputError, match='device "cuda" is not available'):
         pick_device("cuda")
+
+
+def test_a_head_does_not_stay_beside_other_weights(workspace):
+    from sslviz.encoders.store import Head, load_weights, read_head, save_encoder
+
+    spec = small_encoder(workspace)
+    weights = load_weights(workspace, spec)
+    path = workspace.encoder("tiny") / "head.safetensors"
+    save_encoder(workspace, spec, weights, Head({"projector.weight": torch.ones(2)}, {"method": "byol"}))
+    head = read_head(path)
+    assert head is not None
+    assert head.facts == {"method": "byol"}
+    save_encoder(workspace, spec, {name: w + 1 if w.is_floating_point() else w for name, w in weights.items()})
+    assert read_head(path) is None

@@ -97,6 +97,8 @@ def test_the_map_is_made_large_as_align_corners_false():
     raw = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     assert_allclose(finish(raw, (4, 4))[0, 0].numpy(), [0, 0.25, 0.75, 1])  # with align_corners 0, 1/3, 2/3, 1
     assert finish(-raw, (4, 4)).abs().max() == 0
+    # negatives are 0 before they can lower what lies beside them
+    assert_allclose(finish(torch.tensor([[[-1.0, 1.0], [-1.0, 1.0]]]), (4, 4))[0, 0].numpy(), [0, 0.25, 0.75, 1])
     maps = torch.randn(2, 3, 5, 7)
     for size in ((20, 9), (5, 7), (3, 30)):
         peer = nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -809,7 +809,15 @@ def test_a_step_is_measured_on_a_few_images_and_scaled(mended, monkeypatch):
     ticks = count()
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
     origin, _ = check(FinetuneSettings(**SETTINGS), workspace)
-    assert module.step_cost(origin.method(), origin.made.views, 16, 64, torch.device("cpu")).seconds == 4.0  # 16 took one
+    method = origin.method()
+    cost = module.step_cost(method, origin.made.views, 16, 64, torch.device("cpu"))
+    assert cost.seconds == 4.0  # 16 took one
+    state = sum(t.numel() * t.element_size() for t in method.state_dict().values())
+    trained = sum(4 * p.numel() for p in method.parameters() if p.requires_grad)
+    images = 2 * 64 * 3 * 16 * 16 * 4  # the least that a backward pass keeps: both views
+    assert cost.bytes > state + 2 * trained + images
+    few = module.step_cost(method, origin.made.views, 16, 16, torch.device("cpu"))
+    assert cost.bytes - state - 2 * trained == 4 * (few.bytes - state - 2 * trained)
 
 
 def test_how_far_the_weights_have_moved(mended):

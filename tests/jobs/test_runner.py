@@ -461,3 +461,26 @@ def test_what_a_run_makes_or_takes_without_naming_it_is_not_removed(workspace, p
     runner.launch("compare", JOBS["compare"].settings(dataset="photos", encoders=[]), workspace)
     with pytest.raises(Busy), runner.idle(workspace, "encoder", "tiny"):
         raise AssertionError("removed")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3, "3 s"), (89, "89 s"), (600, "10 min"), (5399, "90 min"), (9000, "2.5 h")])
+def test_times_in_words(seconds, words):
+    from sslviz.ui.widgets import duration
+
+    assert duration(seconds) == words
+
+
+def test_the_time_that_is_left_follows_from_what_was_done_now(workspace, photos, monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    folder = _left(workspace, {"status": "running", "pid": 1})
+    assert runner.read_run(workspace, folder.name)["eta_seconds"] is None
+    progress = runner.RunProgress(folder, json.loads((folder / "state.json").read_text()))
+    progress.stage("training", 20)
+    progress.advance(10)  # those a stopped run had done
+    now = 104.0
+    progress.advance(2)
+    assert progress.state["eta_seconds"] == pytest.approx(16)  # two in four seconds, eight are left
+    progress.end(status="running")
+    monkeypatch.setattr(runner, "is_held", lambda _: True)
+    assert CliRunner().invoke(app, ["runs", "list"]).output.count("running 60 % of training") == 1

@@ -290,3 +290,52 @@ def test_colour_by_feature_is_the_value_in_the_unit_row(scored, workspace):
     made_of = reads.embeddings_fingerprint(workspace, "photos", "tiny")
     got = reads.unit_rows(str(workspace.root), "photos", "tiny", made_of, ids)[:, 5]
     np.testing.assert_allclose(got, H[:, 5] / np.linalg.norm(H, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["fires most often", "fires least often", "most selective for a class"])
+def test_cards_of_features_come_in_the_order_asked_for(app, scored, workspace, monkeypatch, order):
+    from sslviz.ui import features as page
+
+    shown = []
+    monkeypatch.setattr(page, "cards", lambda here, result, scored, words, key: shown.append([w[0] for w in words]))
+    test = app("features")
+    test.segmented_control(key="features-order").set_value(order).run()
+    result = latest_result(workspace.results("photos", "tiny", "score"))
+    chosen = result.table("features").query("chosen").set_index("feature")["share"]
+    shares = result.table("feature_classes").pivot(index="feature", columns="label", values="share").loc[chosen.index]
+    value = {"fires most often": -chosen, "fires least often": chosen}.get(order, -(shares.max(axis=1) - shares.mean(axis=1)))
+    assert value.nunique() > 2
+    assert shown[-1] == value.round(9).sort_index().sort_values(kind="stable").index[: len(shown[-1])].tolist()
+
+
+def test_what_is_new_and_what_is_gone_in_a_counterfactual():
+    from streamlit.testing.v1 import AppTest
+
+    def page():
+        from types import SimpleNamespace
+
+        import numpy as np
+
+        from sslviz.ui.whatif import _card
+        from tests.inputs import encoded, picture
+
+        original = SimpleNamespace(q=0.5, chosen=np.array([1, 2, 3, 4]), probabilities=None)
+        found = SimpleNamespace(q=0.25, chosen=np.array([3, 4, 5]), probabilities=None)
+        _card("dark", "in the dark", encoded(picture()), found, original, None, [])
+
+    test = AppTest.from_function(page).run()
+    assert not test.exception
+    assert [(m.label, m.value, m.delta) for m in test.metric] == [
+        ("Q-Score", "0.2500", "-0.2500"),
+        ("Firing in D", "3", "1 new, 2 gone"),
+    ]
+
+
+def test_the_encoder_with_most_results_is_shown_first(workspace):
+    from sslviz.ui import reads
+
+    for encoder, jobs in (("a", ["score"]), ("b", ["probe", "score"]), ("c", [])):
+        for job in jobs:
+            workspace.results("photos", encoder, job).mkdir(parents=True)
+    assert reads.best_encoder(workspace, "photos", ["a", "b", "c"]) == "b"
+    assert reads.best_encoder(workspace, "elsewhere", ["a", "b", "c"]) == "a"

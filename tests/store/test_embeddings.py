@@ -170,3 +170,11 @@ def test_a_chunk_whose_files_are_all_bad_is_done(store):
 def test_nothing_embedded_says_what_to_type(store):
     with pytest.raises(NotFound, match="no embeddings of set by enc yet. Compute them: sslviz embed --dataset set --encoder enc"):
         store.rows()
+
+
+def test_a_chunk_is_a_twentieth_of_the_images_between_256_rows_and_sixteen_megabytes(store):
+    """What a stopped run loses is one chunk."""
+    for n, width, expected in ((400, 8, 256), (10_240, 8, 512), (200_000, 2048, 2048)):
+        ids = [f"{i:06}" for i in range(n)]
+        plan = store.begin({"encoder": str(n)}, width, "float32", None, samples(ids))
+        assert plan["chunk"].value_counts().max() == min(n, expected)

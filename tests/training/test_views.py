@@ -66,6 +66,20 @@ def test_each_jitter_keeps_what_it_should(jitter):
         torch.testing.assert_close(grey_out, grey_in, atol=2e-3, rtol=0)  # luminance stays
 
 
+def test_hue_turns_by_up_to_its_share_of_a_circle():
+    """Angle in the plane of the colour differences, as torchvision's YIQ-free hue of 0.1 turns by a tenth."""
+    colour = torch.tensor([0.6, 0.4, 0.4])[None, :, None, None].expand(400, -1, 8, 8)
+    out = view(images=colour, scale=(2.0, 2.0), jitter_share=1, jitter=(0, 0, 0, 0.1))
+    r, g, b = out.mean((2, 3)).T.double()
+    i, q = 0.596 * r - 0.274 * g - 0.322 * b, 0.211 * r - 0.523 * g + 0.312 * b
+    first = torch.atan2(
+        torch.tensor(0.211 * 0.6 - 0.523 * 0.4 + 0.312 * 0.4), torch.tensor(0.596 * 0.6 - 0.274 * 0.4 - 0.322 * 0.4)
+    )
+    turned = (torch.atan2(q, i) - first).abs() / (2 * torch.pi)
+    assert 0.095 < float(turned.max()) < 0.1005
+    assert float(turned.mean()) == pytest.approx(0.05, abs=0.005)
+
+
 def test_the_same_generator_gives_the_same_bits():
     a, b = (view(seed=5, scale=(0.2, 1.0), jitter_share=0.8, grey_share=0.2, flip_share=0.5) for _ in range(2))
     assert torch.equal(a, b)
