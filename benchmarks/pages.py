@@ -68,10 +68,10 @@ def visit(page: Page, base: str) -> dict[str, float]:
         page.wait_for_timeout(2000)  # what the page before still draws is not this one's time
         go, ready = page.get_by_role("link", name=link, exact=True), page.get_by_text(sign).first
         found[f"change to {link}"] = timed(go.click, ready.wait_for)
-    where = page.get_by_text(re.compile(r"of 2,000 in the grid's order"))
+    where = page.get_by_text(re.compile(r"^[\d,]+ of 2,000$"))
     at = int(where.inner_text().split()[0].replace(",", ""))
     found["next sample"] = timed(
-        page.get_by_role("button", name="Next").click, page.get_by_text(f"{at + 1:,} of 2,000 in the grid's order").wait_for
+        page.get_by_role("button", name="Next").click, page.get_by_text(f"{at + 1:,} of 2,000", exact=True).wait_for
     )
     page.goto(f"{base}scores")
     found["the grid's thumbnails, page included"] = timed(

@@ -65,6 +65,11 @@ def said(error: SslvizError | OSError) -> str:
     return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
 
 
+def in_one_line(error: BaseException, most: int = 160) -> str:
+    """What another library says, for the middle of a sentence: at most so many characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def shown(names: Iterable[object], most: int = 5) -> str:
     """The first of many names for a sentence; says how many there are when it leaves some out."""
     every = [str(name) for name in names]

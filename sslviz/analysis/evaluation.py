@@ -78,10 +78,8 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     if not np.isin(y, (0, 1)).all():
         raise InputError("correct holds values other than 0 and 1; expected booleans.")
 
-    order = np.argsort(-s, kind="stable")
-    hits = y[order].astype(bool)
-    ends = np.flatnonzero(np.append(np.diff(s[order]) != 0, True)) + 1
-    values = _metrics(hits, ends, np.ones(len(s), np.int64))
+    ranked = Ranked(s, y.astype(bool))
+    values = _metrics(ranked.hits, ranked.ends, np.ones(len(s), np.int64))
     point = dict(zip(_METRICS, values, strict=True))
     one_outcome = point["base_rate"] in (0.0, 1.0)
 
@@ -90,7 +88,7 @@ def evaluate_score(score: Array, correct: Array, n_bootstrap: int = 1000, seed: 
     left_out = 0
     for _ in range(n_bootstrap):
         weights = np.bincount(rng.integers(0, len(s), len(s)), minlength=len(s))
-        drawn = _metrics(hits, ends, weights)
+        drawn = _metrics(ranked.hits, ranked.ends, weights)
         if np.isnan(drawn[0]):
             left_out += 1
         else:

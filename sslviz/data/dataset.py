@@ -164,6 +164,6 @@ def refresh(workspace: Workspace, name: str) -> tuple[Dataset, list[str]]:
     if dataset.root is None:
         return dataset, []
     if not dataset.root.is_dir():
-        raise NotFound(f'the folder of data set "{name}" is gone: {dataset.root}.')
+        raise NotFound(f'the folder of data set "{name}" is gone: {dataset.root}. Put it back, or: sslviz data remove {name}')
     inside = dataset.facts.get("links_inside")
     return add_folder(workspace, name, dataset.root, None, None if inside is None else [Path(p) for p in inside])

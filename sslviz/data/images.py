@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sslviz.errors import InputError
+from sslviz.errors import InputError, in_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def decode(content: bytes) -> Picture:
     except Image.DecompressionBombError:
         raise BadImage("too large a picture (more than 178 million pixels)") from None
     except Exception as error:  # Pillow's readers of formats raise whatever they meet in a file that is not whole
-        raise BadImage(f"damaged picture ({_one_line(error)})") from None
+        raise BadImage(f"damaged picture ({in_one_line(error, 120)})") from None
     remark = f"first of {frames} frames" if frames > 1 else ""
     return Picture(torch.from_numpy(pixels).permute(2, 0, 1), plain and frames == 1, remark)
 
@@ -100,7 +100,7 @@ def _decode_jpeg(content: bytes) -> "torch.Tensor":
     try:
         pixels: torch.Tensor = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as error:
-        reason = re.split(r"\.cpp:\d+,? *", _one_line(error, 400))[-1]  # without the path torchvision was built in
+        reason = re.split(r"\.cpp:\d+,? *", in_one_line(error, 400))[-1]  # without the path torchvision was built in
         raise BadImage(f"damaged picture ({reason[:120].split('. ')[0]})") from None
     return pixels
 
@@ -137,7 +137,3 @@ def _what_it_is(content: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer, not a picture (run git lfs pull)"
     return "not a picture that can be read"
-
-
-def _one_line(error: BaseException, most: int = 120) -> str:
-    return " ".join(str(error).split())[:most] or type(error).__name__

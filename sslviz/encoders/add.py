@@ -7,7 +7,7 @@ from typing import Any
 
 from sslviz.encoders.spec import EncoderSpec, input_of, load_spec
 from sslviz.encoders.store import Head, read_head, save_encoder
-from sslviz.errors import InputError, NotFound, shown
+from sslviz.errors import InputError, NotFound, in_one_line, shown
 from sslviz.store.files import only_writer, read_json
 from sslviz.store.workspace import Workspace, check_name, name_from_path
 
@@ -144,16 +144,12 @@ def hub_file(repository: str) -> Path | None:
     except InputError:
         raise
     except Exception as error:  # the hub's client raises many kinds when there is no network
-        raise InputError(f"hf:{repository} could not be downloaded ({_reason(error)}). Is this machine online?") from None
+        raise InputError(f"hf:{repository} could not be downloaded ({in_one_line(error)}). Is this machine online?") from None
 
 
 def _is_timm(config: Path) -> bool:
     content = read_json(config)
     return isinstance(content, dict) and "architecture" in content
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _add_timm(
@@ -171,7 +167,9 @@ def _add_timm(
     try:
         net = timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise many kinds when there is no network or no such weights
-        raise InputError(f"the weights of {source} could not be downloaded ({_reason(error)}). Is this machine online?") from None
+        raise InputError(
+            f"the weights of {source} could not be downloaded ({in_one_line(error)}). Is this machine online?"
+        ) from None
     config = timm.data.resolve_data_config({}, model=net)
     size = int(changes.get("size") or config["input_size"][-1])
     bilinear = config["interpolation"] == "bilinear"
@@ -200,7 +198,7 @@ def _width(net: Any, size: int, source: str) -> int:
         with torch.no_grad():
             features = net.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # each model checks its input in its own way
-        raise InputError(f"{source} takes no pictures of {size} px ({_reason(error)}).") from None
+        raise InputError(f"{source} takes no pictures of {size} px ({in_one_line(error)}).") from None
     if features.ndim != 2:
         raise InputError(f"{source} gives {tuple(features.shape[1:])} for a picture; expected one row of features.")
     return int(features.shape[1])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sslviz.errors import InputError, NotFound, Untrusted
+from sslviz.errors import InputError, NotFound, Untrusted, in_one_line
 
 _REPEATED = 2 << 30
 """Bytes that tensors which share or repeat their values may take when they are laid out one by one."""
@@ -101,7 +101,7 @@ def _read_torch(path: Path, head: bytes) -> FileContent:
         raise _refusal(path, head, error) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{path} is not a checkpoint that torch can read ({type(error).__name__}: {_one_line(error)})."
+            f"{path} is not a checkpoint that torch can read ({type(error).__name__}: {_first_sentence(error)})."
         ) from None
     tensors: dict[str, torch.Tensor] = {}
     other: dict[str, Any] = {}
@@ -249,10 +249,9 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
     if names:
         return Untrusted(f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}")
     if "GLOBAL" in str(error) or "Unsupported" in str(error):
-        return Untrusted(f"{path} holds more than tensors ({_one_line(error)}) and was not loaded. {_ADVICE}")
-    return InputError(f"{path} is not a checkpoint ({_one_line(error)}).")
+        return Untrusted(f"{path} holds more than tensors ({_first_sentence(error)}) and was not loaded. {_ADVICE}")
+    return InputError(f"{path} is not a checkpoint ({_first_sentence(error)}).")
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (text.split(". ")[0] or type(error).__name__)[:160]
+def _first_sentence(error: BaseException) -> str:
+    return in_one_line(error).split(". ")[0]

@@ -73,14 +73,15 @@ def read_head(path: Path) -> Head | None:
     """The head in a head.safetensors; None where there is no such file. Raises InputError for a damaged one."""
     if not path.exists():
         return None
+    remedy = "Add the encoder again, or remove that file to begin with a fresh head."
     try:
         with safe_open(path, "pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
             facts = json.loads((handle.metadata() or {}).get("sslviz", "{}"))
     except (OSError, SafetensorError, ValueError):
-        raise InputError(f"{path} is damaged. Add the encoder again, or remove that file to begin with a fresh head.") from None
+        raise InputError(f"{path} is damaged. {remedy}") from None
     if not isinstance(facts, dict):
-        raise InputError(f"{path} does not say whose head it is.")
+        raise InputError(f"{path} does not say whose head it is. {remedy}")
     return Head(tensors, facts)
 
 

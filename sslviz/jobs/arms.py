@@ -113,7 +113,7 @@ class Trainer:
         def together(ids: list[str]) -> tuple[list[str], np.ndarray]:
             blocks = list(embed(ids))
             if not blocks:
-                raise RunFailed(f"none of the {len(ids):,} watched pictures can be read any more.")
+                raise RunFailed(f"none of the {len(ids):,} watched pictures can be read. Is the data set's folder still there?")
             read, parts = zip(*blocks, strict=True)
             return [sample_id for block in read for sample_id in block], np.concatenate(parts)
 

@@ -122,7 +122,7 @@ class _Pass:
         self.thumbs = thumbs.stored(dataset_folder) if plan["todo"].any() and not settings.digest else set()
         self.chunk_rows = int(store.meta["chunk_rows"])
         self.width = int(store.meta["width"])
-        self.computed = self.bad = self.n_zero = 0
+        self.computed = self.n_zero = 0
         self.started = time.monotonic()
         spec = encoder.spec.input
         ids = plan.loc[plan["todo"], "sample_id"].tolist()
@@ -135,6 +135,7 @@ class _Pass:
         import pandas as pd
 
         from sslviz.data.thumbs import write_pack
+        from sslviz.store.embeddings import PART_COLUMNS
 
         start = chunk * self.chunk_rows
         values = np.full((int(rows["row"].max()) - start + 1, self.width), np.nan, np.float32)
@@ -153,7 +154,6 @@ class _Pass:
             got = next(self.pictures)
             new.append((sample_id, row, got.sha256, size, mtime_ns, got.width, got.height, got.error, got.remark))
             if got.pixels is None:
-                self.bad += 1
                 values[row - start] = np.nan
                 self.progress.advance()
                 continue
@@ -170,8 +170,7 @@ class _Pass:
                 self._embed(batch, values)
         self._embed(batch, values)
         if new:
-            columns = ["sample_id", "row", "sha256", "size", "mtime_ns", "width", "height", "error", "remark"]
-            parts.append(pd.DataFrame(new, columns=columns))
+            parts.append(pd.DataFrame(new, columns=PART_COLUMNS))
         write_pack(self.dataset_folder, thumbs)
         self.store.write_chunk(chunk, values, pd.concat(parts))
 

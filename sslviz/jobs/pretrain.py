@@ -208,11 +208,10 @@ def _check_images(dataset: "Dataset", ids: list[str], folder: "Path") -> None:
 
 def made_with(settings: PretrainSettings) -> "Made":
     """What these settings make the method's heads and views of."""
-    from sslviz.methods import METHODS, Made
+    from sslviz.methods import ASKED, METHODS, Made
 
     method = METHODS[settings.method]
-    names = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "epsilon", "queue_size")
-    options = method.options.changed(settings.method, **{name: getattr(settings, name) for name in names})
+    options = method.options.changed(settings.method, **{name: getattr(settings, name) for name in ASKED})
     return Made(method=settings.method, options=options, views=_views(method.views, settings), size=settings.size)
 
 

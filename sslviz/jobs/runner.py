@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError
+from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError, said
 from sslviz.jobs import JOBS, Settings, parse
 from sslviz.jobs import slurm as cluster
 from sslviz.progress import Progress
@@ -109,7 +109,7 @@ def resume(workspace: Workspace, run_id: str) -> None:
     with _starting(workspace):
         state = read_run(workspace, run_id)
         if state["status"] in ACTIVE:
-            raise Busy(f"run {run_id} is running already.")
+            raise Busy(f"run {run_id} is running already. Look: sslviz runs show {run_id}")
         if state["status"] == "done":
             raise InputError(f"run {run_id} is done; there is nothing to resume.")
         _start(workspace, run_id)
@@ -391,8 +391,7 @@ def execute(workspace: Workspace, run_id: str) -> int:
             return error.exit_code
         except OSError as error:
             traceback.print_exc()
-            where = f" ({error.filename})" if error.filename else ""
-            progress.end(status="failed", exit_code=2, error=f"{error.strerror or error}{where}.")
+            progress.end(status="failed", exit_code=2, error=said(error))
             return 2
         except BaseException as error:
             traceback.print_exc()

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from sslviz.errors import InputError, RunFailed
+from sslviz.errors import InputError, RunFailed, in_one_line
 
 _ASK_AGAIN = 10.0  # seconds
 _OURS = frozenset({"chdir", "error", "export", "export-file", "get-user-env", "input", "output", "wrap"})
@@ -62,8 +62,7 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
     try:
         return str(executor.submit(run_command, command).job_id)
     except Exception as error:  # submitit passes sbatch's words on in errors of many kinds
-        words = " ".join(str(error).split())[-200:]
-        raise InputError(f"SLURM did not take the run: {words}") from None
+        raise InputError(f"SLURM did not take the run: {in_one_line(error, 400)}") from None
 
 
 def run_command(command: list[str]) -> None:

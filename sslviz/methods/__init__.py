@@ -51,7 +51,7 @@ SECOND = ("key_", "target_", "teacher_")
 """How the names of second networks begin."""
 Grouping = Literal["", "view", "together"]
 
-_ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "epsilon", "queue_size")
+ASKED = ("hidden_dim", "output_dim", "temperature", "momentum", "prototypes", "epsilon", "queue_size")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Options:
         given = {name: value for name, value in wanted.items() if value is not None}
         for name in given:
             if not getattr(self, name):
-                there = ", ".join(asked.replace("_", "-") for asked in _ASKED if getattr(self, asked))
+                there = ", ".join(asked.replace("_", "-") for asked in ASKED if getattr(self, asked))
                 flag = name.replace("_", "-")
                 raise InputError(f"{method} has no {flag}; leave --{flag} out. It has {there}.")
         return replace(self, **given)
@@ -190,9 +190,8 @@ class Method(nn.Module, ABC):
                 found.append(torch.cat(seen))
         return found[0], found[1] if len(found) > 1 else None
 
-    def through(self, head: nn.Module, h: torch.Tensor | None, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    def through(self, head: nn.Module, h: torch.Tensor, views: Sequence[torch.Tensor]) -> torch.Tensor:
         """What a head makes of the features of these views."""
-        assert h is not None
         return torch.cat([head(part) for part in h.chunk(len(views))]) if self.by_view else torch.as_tensor(head(h))
 
     def after_backward(self, clock: Clock) -> None:

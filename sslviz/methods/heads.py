@@ -15,7 +15,7 @@ from torch import nn
 from sslviz.encoders.backbones import BACKBONES
 from sslviz.encoders.spec import EncoderSpec
 from sslviz.encoders.store import Head
-from sslviz.errors import InputError
+from sslviz.errors import InputError, in_one_line
 from sslviz.methods import METHODS, SECOND, Made, Method, Tensors
 from sslviz.methods.formats import translated
 
@@ -48,8 +48,9 @@ def put_together(spec: EncoderSpec, weights: Tensors, head: Head, method_name: s
     except (ValidationError, RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f'the head of encoder "{spec.name}" does not fit ({reason}). Add the encoder again.') from None
+        raise InputError(
+            f'the head of encoder "{spec.name}" does not fit ({in_one_line(error)}). Add the encoder again.'
+        ) from None
     return method, made, notes
 
 

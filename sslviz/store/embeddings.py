@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from sslviz.errors import InputError, NotFound, Stale
+from sslviz.errors import InputError, NotFound, Stale, in_one_line
 from sslviz.store.files import read_json, read_table, write_json, write_table
 from sslviz.store.fingerprints import fingerprint
 
@@ -195,7 +195,7 @@ class EmbeddingStore:
                 values = array[start : start + chunk_rows]
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._missing(chunk, wanted, f"cannot be read ({error})", " --digest") from None
-            if len(wanted) and np.isnan(values[wanted - start, 0]).any():
+            if np.isnan(values[wanted - start, 0]).any():
                 raise self._missing(chunk, wanted, "is missing")
             if hashlib.sha256(values.tobytes()).hexdigest() != done.get(chunk):
                 raise self._missing(chunk, wanted, "is not what was written (digest differs)", " --digest")
@@ -206,8 +206,7 @@ class EmbeddingStore:
         try:
             return zarr.open_array(self.folder / "embeddings.zarr", mode="r")
         except (FileNotFoundError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise InputError(f"{self.name} cannot be opened ({reason}). Mend them: {self.remedy}") from None
+            raise InputError(f"{self.name} cannot be opened ({in_one_line(error)}). Mend them: {self.remedy}") from None
 
     def _chunk_file(self, chunk: int) -> Path:
         return self.folder / "embeddings.zarr" / "c" / str(chunk) / "0"

@@ -82,7 +82,10 @@ class Files:
                     self.left_out.append(f"{self.sample_ids[row]}: {reason}")
                     self.say(f"{self.left_out[-1]}; another image takes its place")
             if not views:
-                raise RunFailed(f"none of {len(bad)} images of a batch can be read, {self.sample_ids[bad[0][0]]} among them.")
+                raise RunFailed(
+                    f"none of {len(bad)} images of a batch can be read, {self.sample_ids[bad[0][0]]} among them. "
+                    "Is the data set's folder still there? Then resume the run."
+                )
             yield [view.to(device, non_blocking=True).float().div_(255) for view in views]
 
 

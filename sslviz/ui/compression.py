@@ -143,7 +143,7 @@ def take_away(here: Frame, shares: pd.DataFrame, eps: float, fresh: bool) -> Non
     st.button(
         "Make the compressed encoder",
         on_click=start,
-        disabled=busy or load_spec(here.workspace, here.encoder).backbone == "arrays",
+        disabled=busy or reads.is_arrays(here.workspace, here.encoder),
         help="An encoder that embeds straight into these features, beside the others in this workspace.",
         icon=":material/content_cut:",
         key="compression-export",

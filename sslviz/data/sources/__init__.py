@@ -12,7 +12,7 @@ from PIL import Image
 
 from sslviz.data.folder import LEFT_BEHIND, PICTURES, SPLITS
 from sslviz.data.images import FORMATS
-from sslviz.errors import InputError
+from sslviz.errors import InputError, in_one_line
 from sslviz.progress import Progress
 from sslviz.registry import Registry
 
@@ -59,7 +59,7 @@ def split_source(text: str) -> tuple[str, str] | None:
 
 def cannot_be_had(what: str, error: Exception) -> InputError:
     """What is said where a library could not bring something, in its own words."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = in_one_line(error, 300)
     return InputError(
         f"{what} could not be downloaded ({reason}). Is this machine online, and the name right? Behind a proxy: "
         "set HTTPS_PROXY. Images from elsewhere: sslviz data add NAME FOLDER"
