@@ -1,7 +1,6 @@
 """sslviz encoders …"""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -94,25 +93,25 @@ def encoders_list(workspace: WorkspaceOption = None, as_json: JsonOption = False
 
 @encoders_app.command("inspect")
 def encoders_inspect(
-    file: Annotated[Path, typer.Argument(help="checkpoint file")], network: NetworkOption = None, as_json: JsonOption = False
+    file: Annotated[str, typer.Argument(help="checkpoint file, timm:NAME or hf:OWNER/REPO(/FILE)")],
+    network: NetworkOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what is inside a checkpoint, which network would be taken and why; exit 2 when none can be.
 
     Example: sslviz encoders inspect moco_v2_800ep_pretrain.pth.tar
     """
-    from sslviz.encoders.doctor import inspect_file, report
+    from sslviz.encoders.add import inspect_source
 
-    if str(file).startswith(("hf:", "timm:")):
-        raise InputError(f"inspect reads a file; to take {file} in and see what it is: sslviz encoders add NAME {file}")
-    found = inspect_file(file, network)
+    found = inspect_source(file, network)
     if as_json:
-        print(json.dumps(report(found), ensure_ascii=False))
+        print(json.dumps(found, ensure_ascii=False))
     else:
-        for key, value in report(found).items():
+        for key, value in found.items():
             if key != "refusal" and value not in (None, "", [], {}):
                 out.print(f"{key.replace('_', ' ')}: {in_line(value)}", markup=False)
-    if found.refusal:
-        raise InputError(found.refusal)
+    if found["refusal"]:
+        raise InputError(found["refusal"])
 
 
 @encoders_app.command("remove")

@@ -152,20 +152,53 @@ def _is_timm(config: Path) -> bool:
     return isinstance(content, dict) and "architecture" in content
 
 
+def inspect_source(source: str, network: str | None = None) -> dict[str, Any]:
+    """What the checkpoint doctor says of a file, of `hf:REPO` or `hf:REPO/FILE` (downloaded), or what `timm:NAME` is.
+
+    Raises NotFound, InputError, Untrusted: see `add_encoder`. A file that no encoder can be taken from is not an error: its
+    `refusal` says why.
+    """
+    from sslviz.encoders.doctor import inspect_file, report
+
+    if source.startswith("timm:"):
+        return _timm_facts(source.removeprefix("timm:"), network)
+    if source.startswith("hf:"):
+        file = hub_file(source.removeprefix("hf:"))
+        if file is None:
+            return _timm_facts(f"hf-hub:{source.removeprefix('hf:')}", network)
+        source = str(file)
+    return report(inspect_file(Path(source).expanduser(), network))
+
+
+def _timm_facts(model: str, network: str | None) -> dict[str, Any]:
+    if network is not None:
+        raise InputError("a timm model is one network as it is; leave --network out.")
+    spec, _, remark = _timm(model, "timm", {}, pretrained=False)
+    facts = spec.model_dump(include={"source", "architecture", "feature_dim", "input", "licence"})
+    return {**facts, "notes": [remark, *spec.notes], "refusal": ""}
+
+
 def _add_timm(
     workspace: Workspace, model: str, name: str | None, changes: dict[str, Any], beside: list[str]
 ) -> tuple[EncoderSpec, list[str]]:
-    import timm
-
     if beside:
         raise InputError(f"a timm model is one network as it is; leave {' and '.join(beside)} out.")
+    name = check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:"))))
+    spec, net, remark = _timm(model, name, changes, pretrained=True)
+    return _save(workspace, spec, net.state_dict()), [remark, *spec.notes]
+
+
+def _timm(model: str, name: str, changes: dict[str, Any], pretrained: bool) -> tuple[EncoderSpec, Any, str]:
+    """A model of timm's, with its weights or only built, and what it is in words."""
+    import timm
+
     on_hub = model.startswith("hf-hub:")
     if not on_hub and not timm.is_model(model.split(".")[0]):
         near = timm.list_models(f"*{model.split('.')[0][:8]}*")[:5]
         raise NotFound(f'timm has no model "{model}".' + (f" Near: {', '.join(near)}." if near else ""))
     source = f"hf:{model.removeprefix('hf-hub:')}" if on_hub else f"timm:{model}"
     try:
-        net = timm.create_model(model, pretrained=True, num_classes=0)
+        net = timm.create_model(model, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm and its hub raise many kinds when there is no network or no such weights
         raise InputError(
             f"the weights of {source} could not be downloaded ({in_one_line(error)}). Is this machine online?"
@@ -175,7 +208,7 @@ def _add_timm(
     bilinear = config["interpolation"] == "bilinear"
     own = {"size": size, "resize": round(size / float(config["crop_pct"])), "mean": config["mean"], "std": config["std"]}
     spec = EncoderSpec(
-        name=check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:")))),
+        name=name,
         backbone="timm",
         architecture={"model": str(net.pretrained_cfg["architecture"]) if on_hub else model},
         feature_dim=_width(net, size, source),
@@ -186,8 +219,7 @@ def _add_timm(
         if bilinear
         else (f"its own evaluation resizes pictures by {config['interpolation']} interpolation, here by bilinear",),
     )
-    remark = f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
-    return _save(workspace, spec, net.state_dict()), [remark, *spec.notes]
+    return spec, net, f"{source}: {net.pretrained_cfg['architecture']}, {spec.feature_dim} features"
 
 
 def _width(net: Any, size: int, source: str) -> int:

@@ -129,13 +129,12 @@ def inspect(file: str, network: str | None) -> None:
     from sslviz.encoders.doctor import inspect_file, report
 
     try:
-        found = inspect_file(allowed_path(file), network)
+        facts = report(inspect_file(allowed_path(file), network))
     except EXPECTED as error:
         st.error(plain(said(error)))
         return
-    facts = report(found)
-    if found.refusal:
-        st.error(plain(found.refusal))
+    if facts["refusal"]:
+        st.error(plain(facts["refusal"]))
     else:
         st.success(plain("; ".join(facts["notes"])))
     if facts["networks"]:

@@ -190,9 +190,12 @@ def test_inspecting_a_file_without_an_encoder_is_two(sslviz, checkpoint, tmp_pat
         code, out, err = sslviz("encoders", "inspect", tmp_path / "cut.pth", *more)
         assert code == 2
         assert "layer4.* missing" in err
-    code, _, err = sslviz("encoders", "inspect", "hf:somebody/something")
-    assert code == 2
-    assert "sslviz encoders add NAME hf:somebody/something" in err
+    code, out, _ = sslviz("encoders", "inspect", "timm:resnet10t")
+    assert code == 0
+    assert "feature dim: 512" in out
+    assert "timm:resnet10t: resnet10t, 512 features" in out
+    code, _, err = sslviz("encoders", "inspect", "timm:resnet10q")
+    assert (code, 'timm has no model "resnet10q"' in err) == (2, True)
 
 
 def test_every_command_has_help_with_its_example():

@@ -83,14 +83,17 @@ def hub():
         server.shutdown()
 
 
-def add(workspace, tmp_path, hub, *sources):
+ADDED = "add_encoder(Workspace(sys.argv[1]), source, 'x')[0].model_dump_json()"
+
+
+def add(workspace, tmp_path, hub, *sources, answer=ADDED):
     """Add each as encoder x: [(exit code, what is printed)], stderr. In a process of its own: the hub's address is read once,
     at import."""
     code = (
-        "import json, sys\nfrom sslviz.encoders.add import add_encoder\nfrom sslviz.errors import InputError\n"
+        "import json, sys\nfrom sslviz.encoders.add import add_encoder, inspect_source\nfrom sslviz.errors import InputError\n"
         "from sslviz.store.workspace import Workspace\n"
         "for source in sys.argv[2:]:\n"
-        "    try:\n        print(json.dumps([0, add_encoder(Workspace(sys.argv[1]), source, 'x')[0].model_dump_json()]))\n"
+        f"    try:\n        print(json.dumps([0, {answer}]))\n"
         "    except InputError as error:\n        print(json.dumps([error.exit_code, str(error)]))\n"
     )
     keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
@@ -118,6 +121,14 @@ def test_a_timm_repository_is_timms(hub, workspace, tmp_path):
     small_encoder(workspace, "x")
     ((code, out),), err = add(workspace, tmp_path, hub, "hf:me/timm")
     assert (code, 'encoder "x" is already there, from test' in out) == (2, True), out + err
+
+
+def test_a_repository_is_inspected_without_being_added(hub, workspace, tmp_path):
+    ((_, one), (_, timms)), err = add(workspace, tmp_path, hub, "hf:me/one", "hf:me/timm", answer="inspect_source(source)")
+    assert (one["features"], one["taken"], one["refusal"]) == (512, "(top level)", ""), err
+    assert timms["architecture"] == {"model": "test_resnet"}
+    assert timms["source"] == "hf:me/timm"
+    assert workspace.encoders() == []
 
 
 def test_what_is_not_there_is_one_line(hub, workspace, tmp_path):
