@@ -19,7 +19,7 @@ from sslviz.methods import Views
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
 from sslviz.training.loop import Schedule, learning_rate
-from sslviz.training.views import random_views
+from sslviz.training.views import crop, draw_crops, recolour
 
 ARCHITECTURE = {"width": 24, "blocks": 2, "stem_stride": 2, "feature_dim": 512}
 VIEWS = Views(n_views=1, scale=(0.3, 1.0), jitter=(0.4, 0.4, 0.4, 0.1))
@@ -55,7 +55,9 @@ def main() -> None:
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             at = epoch * steps + step
-            (view,) = random_views(images[rows].float().div(255), VIEWS, SIZE, torch.Generator().manual_seed(at))
+            generator = torch.Generator().manual_seed(at)
+            (cut,) = draw_crops(BATCH, VIEWS, SIZE, generator)
+            (view,) = recolour([crop(images[rows].float().div(255), cut)], VIEWS, generator)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(at, steps, schedule)
             with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
