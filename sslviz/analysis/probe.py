@@ -1,12 +1,12 @@
 """The linear probe: softmax regression on frozen, standardised features."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from sslviz.analysis.rivals import nearest_neighbours
-from sslviz.analysis.softmax import Design, Fit, fit_lbfgs
+from sslviz.analysis.softmax import Design, Fit, fit_lbfgs, fit_sgd
 from sslviz.arrays import Array, check_embeddings, check_l2, check_labels, check_train_and_test
 from sslviz.errors import InputError
 
@@ -20,7 +20,8 @@ class ProbeResult:
     top1: fraction of the judged samples that are right, None when none can be judged · n_judged: test samples whose class
     occurs in train; the other n_unknown are left out of top1 · predictions int64[N] class labels · probabilities float32[N, C]
     over `classes` int64[C] · weights float64[C, D], bias float64[C] on raw features · l2: weight of half the squared weights, on
-    standardised features, beside the mean loss · converged, iterations: L-BFGS' · n_constant columns left out.
+    standardised features, beside the mean loss · converged, iterations: L-BFGS'; of SGD None and its epochs · n_constant columns
+    left out.
     """
 
     top1: float | None
@@ -32,7 +33,7 @@ class ProbeResult:
     weights: np.ndarray
     bias: np.ndarray
     l2: float
-    converged: bool
+    converged: bool | None
     iterations: int
     n_constant: int
 
@@ -45,19 +46,28 @@ def linear_probe(
     l2: float | None = None,
     max_iterations: int = 1000,
     seed: int = 0,
+    protocol: Literal["lbfgs", "sgd100"] = "lbfgs",
 ) -> ProbeResult:
     """Fit a linear classifier on frozen features and judge it on others.
 
     H_train float[N, D], y_train int[N] (-1: no known class, left out) · H_test float[M, D], y_test int[M] · l2: None chooses it
     on a held-out fifth of train. Minimises mean cross-entropy + l2/2 |W|^2; the intercept is free. Columns that are constant
-    up to rounding are left out.
-    Raises InputError: wrong rank, empty, NaN or infinity, shapes that differ, fewer than two classes in train, l2 < 0.
+    up to rounding are left out. protocol "sgd100": 100 epochs of SGD as in the paper, without L2 or a test of convergence.
+    Raises InputError: wrong rank, empty, NaN or infinity, shapes that differ, fewer than two classes in train, l2 < 0, or l2
+    with "sgd100".
     """
     train, y, test, truth = check_train_and_test(H_train, y_train, H_test, y_test)
     given = None if l2 is None else check_l2(l2)
+    if protocol not in ("lbfgs", "sgd100"):
+        raise InputError(f'unknown protocol "{protocol}"; there are: lbfgs, sgd100.')
     design = Design(train, y)
-    strength = choose_l2(design, seed, max_iterations) if given is None else given
-    fit = fit_lbfgs(design, strength, max_iterations)
+    if protocol == "sgd100":
+        if given is not None:
+            raise InputError("sgd100 has no L2: leave l2 out.")
+        strength, fit = 0.0, fit_sgd(design, seed=seed)
+    else:
+        strength = choose_l2(design, seed, max_iterations) if given is None else given
+        fit = fit_lbfgs(design, strength, max_iterations)
     probabilities = design.probabilities(fit, [test])
     predictions = design.classes[probabilities.argmax(1)]
     judged = np.isin(truth, design.classes)
@@ -72,7 +82,7 @@ def linear_probe(
         weights=weights,
         bias=bias,
         l2=strength,
-        converged=bool(fit.converged),
+        converged=fit.converged,
         iterations=fit.iterations,
         n_constant=design.n_features - len(design.columns),
     )

@@ -9,9 +9,11 @@ import streamlit as st
 from sslviz.analysis.mending import told
 from sslviz.data.masks import mask_facts
 from sslviz.heatmaps import HEATMAPS
+from sslviz.jobs.interpret import InterpretSettings
 from sslviz.store.results import Result
 from sslviz.ui import reads, report, widgets
 from sslviz.ui.figures import interpret as figures
+from sslviz.ui.forms import settings_fields
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import plain
 
@@ -184,6 +186,22 @@ def by_feature(table: pd.DataFrame) -> None:
     st.caption("Over the images a feature fires in: the share of its own map that lies on the object. Choose a row to open it.")
     if event.selection.rows:
         widgets.go_to("features", feature=str(order["feature"].iat[event.selection.rows[0]]))
+
+
+def otherwise(here: Frame, result: Result) -> None:
+    """The form that makes the heatmaps again with other settings: method, thresholds, signed."""
+    with st.expander("Make them in another way", icon=":material/tune:"):
+        skip = {"dataset", "encoder", "workers", "device", "seed"}
+        values = settings_fields(InterpretSettings, skip, prefix="interpret-set", columns=2)
+
+        def start() -> None:
+            settings = InterpretSettings(dataset=here.dataset.name, encoder=here.encoder, **(values or {}))
+            widgets.start_job(here.workspace, "interpret", settings)
+
+        busy = bool(widgets.active_runs(here.workspace, here.dataset.name, here.encoder))
+        st.button("Make the heatmaps", on_click=start, disabled=busy or values is None, key="interpret-otherwise")
+        made = {k: v for k, v in result.content["settings"].items() if k not in skip}
+        st.caption(plain("Those above: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in made.items()) + "."))
 
 
 def images(here: Frame, result: Result, looks: pd.DataFrame, scored: pd.DataFrame) -> None:

@@ -171,6 +171,15 @@ def test_sgd_of_100_epochs_comes_near_the_optimum_without_l2():
     agree = design.probabilities(sgd, [H]).argmax(1) == design.probabilities(best, [H]).argmax(1)
     assert agree.mean() > 0.93
 
+    probe = linear_probe(H[:1500], y[:1500], H[1500:], y[1500:], protocol="sgd100")
+    train = Design(H[:1500], y[:1500])
+    assert_allclose(probe.probabilities, train.probabilities(fit_sgd(train), [H[1500:]]), atol=1e-5)
+    assert (probe.converged, probe.iterations, probe.l2) == (None, 100, 0.0)
+    with pytest.raises(InputError, match="leave l2 out"):
+        linear_probe(H, y, H, y, l2=1e-3, protocol="sgd100")
+    with pytest.raises(InputError, match='unknown protocol "sgd"'):
+        linear_probe(H, y, H, y, protocol="sgd")
+
 
 def test_sgd_takes_the_steps_of_its_formula():
     """Momentum 0.9, batches of 256 in a seeded order, the rate along half a cosine to 0: by hand, in float64."""

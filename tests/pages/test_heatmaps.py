@@ -33,6 +33,7 @@ from sslviz.store.results import latest_result
 from sslviz.ui import server
 from sslviz.ui.figures import interpret as figures
 from sslviz.ui.overlays import blend, cut_out, heat_file
+from sslviz.ui.widgets import plain
 from tests.data.test_masks import blob, put
 from tests.inputs import small_encoder
 from tests.pages.conftest import text
@@ -75,6 +76,22 @@ def test_a_button_makes_the_heatmaps(app, masked, workspace, monkeypatch):
     next(b for b in test.button if b.label == "Make the heatmaps").click().run()
     (run,) = runner.list_runs(workspace)
     assert (run["job"], run["settings"]["encoder"]) == ("interpret", "tiny")
+
+
+def test_heatmaps_are_made_in_another_way_from_a_form(app, masked, workspace, monkeypatch):
+    interpret(InterpretSettings(dataset="photos", encoder="tiny", threshold=0.4), workspace, Progress())
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    test = app("heatmaps")
+    assert plain("Those above: method auto, threshold 0.4, mask threshold 0.5, signed False.") in text(test)
+    test.selectbox(key="interpret-set-method").set_value("gradcam").run()
+    test.text_input(key="interpret-set-threshold").set_value("0.6").run()
+    test.button(key="interpret-otherwise").click().run()
+    (run,) = runner.list_runs(workspace)
+    assert {run["settings"][k] for k in ("method", "threshold")} == {"gradcam", 0.6}
+    test = app("heatmaps")
+    assert test.button(key="interpret-otherwise").disabled
+    test.text_input(key="interpret-set-threshold").set_value("2").run()
+    assert "threshold" in test.error[0].value
 
 
 def test_a_feature_says_where_it_looks_and_what_workers_called_it(app, masked, workspace):
