@@ -3,7 +3,7 @@
 scikit-learn's tolerance, 3e-5, is the largest of 1e-4, 3e-5, 1e-5 at which it lay within 1e-4 of the minimum in trials;
 gaps are relative to its own fit at 1e-8.
 
-python -m benchmarks.probes [--workspace W --dataset D --encoders E ...]     # adds stored embeddings to the data sets made here
+python -m benchmarks.probes [--workspace W --stored DATASET/ENCODER ...]     # adds stored embeddings to the data sets made here
 """
 
 import argparse
@@ -91,6 +91,7 @@ def one_fit(name: str, H: np.ndarray, y: np.ndarray) -> None:
         for guess in ((test @ fit.weights.numpy().T + fit.bias.numpy()).argmax(1), best.predict(test))
     ]
     n, d = X.shape
+    pass_gflop = 4e-9 * n * d * len(design.classes)
     assert fit.converged, name
     assert abs(mine / least - 1) < GAP, (name, mine, least)
     assert abs(right[0] - right[1]) < POINTS, (name, right)
@@ -98,10 +99,11 @@ def one_fit(name: str, H: np.ndarray, y: np.ndarray) -> None:
     for kind, (made, took) in theirs.items():
         gap = objective(wide, y[train], made.coef_.astype(float), made.intercept_.astype(float), L2) / least - 1
         assert made.n_iter_[0] < ROUNDS, (name, kind)
-        said.append(f"{took:.2f} s ({kind}, {made.n_iter_[0]} iterations, {gap:+.1e})")
+        work = pass_gflop * made.n_iter_[0]
+        said.append(f"{took:.2f} s ({kind}, {made.n_iter_[0]} iterations, {work:,.1f} GFLOP, {gap:+.1e})")
     print(
-        f"{name} ({n:,} x {d:,}, {len(design.classes)} classes): {seconds:.2f} s ({fit.iterations} iterations of "
-        f"{4e-9 * n * d * len(design.classes):.2f} GFLOP, {mine / least - 1:+.1e}) against {' and '.join(said)}: "
+        f"{name} ({n:,} x {d:,}, {len(design.classes)} classes): {seconds:.2f} s ({fit.iterations} iterations, "
+        f"{pass_gflop * fit.iterations:,.1f} GFLOP, {mine / least - 1:+.1e}) against {' and '.join(said)}: "
         f"ratio {min(t[1] for t in theirs.values()) / seconds:.2f}; top-1 {right[0]:.2f} and {right[1]:.2f}",
         flush=True,
     )
@@ -122,7 +124,7 @@ def a_curve(n: int, d: int, c: int) -> None:
     by_width = sorted(probes, key=lambda p: p.n_features)  # six whose mean width is that of all
     picked = [by_width[k] for k in ((np.arange(6) + 0.5) * len(probes) / 6).astype(int)]
     assert abs(np.mean([p.n_features for p in picked]) / np.mean([p.n_features for p in probes]) - 1) < 0.05
-    theirs = 0.0
+    theirs = their_work = 0.0
     for probe in picked:
         part = np.ascontiguousarray(X[:, probe.features] if probe.features is not None else X[:, : probe.n_features])
         made, seconds = timed(lambda part=part: peer(part, y[train]))
@@ -134,24 +136,24 @@ def a_curve(n: int, d: int, c: int) -> None:
             assert abs(top1[0] - top1[1]) < POINTS, (probe.kind, top1)
             said = f", top-1 {top1[0]:.2f} and {top1[1]:.2f}"
         gflop = 4e-9 * n * probe.n_features * c * made.n_iter_[0]
+        their_work += gflop
         print(
             f"  {probe.kind} {probe.n_features}: {probe.iterations} iterations; scikit-learn {seconds:.1f} s, {made.n_iter_[0]} "
             f"iterations, {gflop:,.0f} GFLOP{said}",
             flush=True,
         )
-    theirs *= len(probes) / len(picked)
+    theirs, their_work = (sum_of_six * len(probes) / len(picked) for sum_of_six in (theirs, their_work))
     work = sum(4e-9 * n * p.n_features * c * p.iterations for p in probes)
     print(
-        f"a curve of {len(probes)} probes ({n:,} x {d:,}, {c} classes): {ours:.0f} s, {work:,.0f} GFLOP, against {theirs:.0f} s "
-        f"(6 of them, scaled): ratio {theirs / ours:.1f}"
+        f"a curve of {len(probes)} probes ({n:,} x {d:,}, {c} classes): {ours:.0f} s, {work:,.0f} GFLOP, against {theirs:.0f} s, "
+        f"{their_work:,.0f} GFLOP (6 of them, scaled): ratio {theirs / ours:.1f}"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workspace", default="workspace")
-    parser.add_argument("--dataset", default="demo")
-    parser.add_argument("--encoders", nargs="*", default=[])
+    parser.add_argument("--stored", nargs="*", default=[], metavar="DATASET/ENCODER")
     options = parser.parse_args()
     print(describe())
     print(f"{THREADS} thread(s), L2 {L2:g}")
@@ -162,8 +164,9 @@ def main() -> None:
         H, y = features(6_000, 512, 20)
         one_fit("ill-scaled", H * np.logspace(-4, 4, 512, dtype=np.float32), y)
         one_fit("1,000 classes", *features(20_000, 256, 1_000))
-        for encoder in options.encoders:
-            one_fit(f"{options.dataset} by {encoder}", *stored(Workspace(options.workspace), options.dataset, encoder))
+        for pair in options.stored:
+            dataset, encoder = pair.split("/")
+            one_fit(f"{dataset} by {encoder}", *stored(Workspace(options.workspace), dataset, encoder))
         one_fit("made", *features(25_000, 2_048, 100))
         a_curve(20_000, 2_048, 100)
 
