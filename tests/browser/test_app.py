@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import expect
+from scipy.ndimage import binary_dilation
 
 from sslviz.data import dataset as datasets
 from sslviz.data.images import fit
@@ -30,6 +31,12 @@ from sslviz.ui.overlays import OUTLINES, heat_rgba
 from sslviz.ui.pictures import picture_file
 from tests.browser.watching import SSLVIZ, canvas_pixel, choose, drawn, metric, row_of, settled, thumbs_are_drawn
 from tests.inputs import demo_part, photographs, small_encoder
+
+HEATED = (
+    "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
+    ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"
+)
+"""Pictures of 64 px under heat, in a component of their own."""
 
 
 def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
@@ -166,6 +173,7 @@ def test_from_the_overview_to_a_counterfactual(serve, chromium, page, workspace,
     fresh.goto(second.url(link.split("/", 3)[3]))
     fresh.get_by_role("heading", name=f"Feature {feature}").wait_for()
     fresh.get_by_text("In which classes it fires").wait_for()
+    fresh.wait_for_function(HEATED)
 
     fresh.get_by_role("link", name="Where it fires on the map").click()
     fresh.locator(".js-plotly-plot .nsewdrag").first.wait_for()
@@ -306,18 +314,27 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     page.get_by_role("heading", name="Where the encoder looks").wait_for()
     drawn(page, "image heat core spurious", 70)
 
-    core = load_masks(datasets.load(workspace, "demo")).read(sample_id, (96, 96), 64, 64)["core"] >= 128
+    both = load_masks(datasets.load(workspace, "demo")).read(sample_id, (96, 96), 64, 64)
+    core = both["core"] >= 128
     inner = core & np.roll(core, 1, 1)
     edge = np.argwhere(core[1:-1, 1:-1] & ~inner[1:-1, 1:-1]) + 1  # marked, and not so left of it
     y, x = edge[len(edge) // 2]
     place = ((x * 7 + 0.5) / 448, (y * 7 + 3.5) / 448)
     assert canvas_pixel(page, *place) == list(OUTLINES["core"])
+    spurious = both["spurious"] >= 128
+    near_core = binary_dilation(core, iterations=3)
+    inner = spurious & np.roll(spurious, 1, 1)
+    edge = np.argwhere(spurious[1:-1, 1:-1] & ~inner[1:-1, 1:-1] & ~near_core[1:-1, 1:-1]) + 1
+    v, u = edge[len(edge) // 2]
+    other = ((u * 7 + 0.5) / 448, (v * 7 + 3.5) / 448)
+    assert canvas_pixel(page, *other) == list(OUTLINES["spurious"])
     page.get_by_label("core outline").uncheck()
     drawn(page, "image heat spurious", 70)
-    with_heat = canvas_pixel(page, *place)
-    assert with_heat != list(OUTLINES["core"])
+    assert canvas_pixel(page, *other) == list(OUTLINES["spurious"])
+    uncovered = {place: canvas_pixel(page, *place)}
     page.get_by_label("spurious outline").uncheck()
     drawn(page, "image heat", 70)
+    uncovered[other] = canvas_pixel(page, *other)
 
     raw = result.table("maps").set_index("sample_id").loc[sample_id, "map"]
     heat = finish(torch.tensor(np.array(raw, np.float32).reshape(1, 8, 8)), (64, 64))[0].numpy()
@@ -326,6 +343,11 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     page.get_by_label("heat", exact=True).fill("0")
     drawn(page, "image heat", 0)
     bare = np.array(canvas_pixel(page, *there))
+    for (left, top), seen in uncovered.items():  # without its outline, an edge is the picture under its heat
+        picture = np.array(canvas_pixel(page, left, top))
+        *colour, opacity = heat_rgba(heat)[int(top * 64), int(left * 64)].tolist()
+        share = 0.7 * opacity / 255
+        assert seen == pytest.approx(((1 - share) * picture + share * np.array(colour)).tolist(), abs=12)
     page.get_by_label("heat", exact=True).fill("60")
     drawn(page, "image heat", 60)
     red, green, blue = heat_rgba(heat)[hot][:3].tolist()  # the hottest place is opaque
@@ -349,7 +371,4 @@ def test_where_it_looks_in_a_misclassified_image(serve, page, workspace):
     assert page.url == before
     page.get_by_role("button", name=re.compile(r"Open feature \d+")).click()
     page.get_by_text("Strongest in, with heatmaps").wait_for()
-    page.wait_for_function(
-        "[...document.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [...e.shadowRoot.querySelectorAll('img')] : [])"
-        ".filter(i => i.src.startsWith('data:image/png') && i.naturalWidth === 64).length >= 8"
-    )
+    page.wait_for_function(HEATED)
