@@ -17,7 +17,8 @@ from sslviz.registry import Registry
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimiser settings; `source` says where they are from. Learning rate is base_lr * batch_size / 256."""
+    """Settings of SGD. Learning rate is base_lr * batch_size / 256; `source` says where it is from. Momentum 0.9 and weight decay
+    5e-4: lightly's CIFAR-10 benchmark, for all methods; warm-up: ours."""
 
     base_lr: float
     weight_decay: float
