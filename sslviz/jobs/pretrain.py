@@ -29,6 +29,9 @@ class PretrainSettings(Settings):
     batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
     lr: float | None = Field(None, gt=0, description="peak learning rate; default the method's, scaled with the batch")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
+    weight_decay: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of weight matrices and kernels, every step; default the method's"
+    )
     crop_min: float | None = Field(
         None, gt=0, le=1, description="smallest share of a picture that a view shows; default the method's"
     )
@@ -167,7 +170,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
             export(snapshots[len(rows)], rows)
         return {}
 
-    schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed)
+    schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed, weight_decay=settings.weight_decay)
     metrics = train(method, made.views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
     left_out = left_out_by_all(source, fabric)
     if not fabric.is_global_zero:

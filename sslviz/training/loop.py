@@ -49,6 +49,8 @@ class Schedule:
     optimizer: Literal["sgd", "lars"] = "sgd"
     further: bool = False
     heads_only: bool = False
+    weight_decay: float | None = None
+    """None: the method's."""
 
 
 def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
@@ -97,7 +99,8 @@ def train(
     no_decay = [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
     kind: Any = LARS if schedule.optimizer == "lars" else torch.optim.SGD
-    optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    weight_decay = recipe.weight_decay if schedule.weight_decay is None else schedule.weight_decay
+    optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=weight_decay)
     objective: Objective = Objective(method, regulariser)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and method.synchronised:  # torch's refuses CPU tensors
         objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]

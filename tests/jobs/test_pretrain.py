@@ -193,8 +193,11 @@ def test_what_the_flags_make_of_the_views():
     assert made_with(PretrainSettings(dataset="d", method="dino", size=32, blur=True)).views.blur == (1.0, 0.1, 0.5)
 
 
-@pytest.mark.parametrize(("flags", "peak", "warmup"), [({}, 0.12 * 8 / 256, 0), ({"lr": 0.5, "warmup_epochs": 1}, 0.5, 1)])
-def test_the_pace_is_the_recipes_or_the_flags_and_dinos_teacher_is_kept(tmp_path, flags, peak, warmup):
+@pytest.mark.parametrize(
+    ("flags", "peak", "warmup", "decay"),
+    [({}, 0.12 * 8 / 256, 0, 5e-4), ({"lr": 0.5, "warmup_epochs": 1, "weight_decay": 0.01}, 0.5, 1, 0.01)],
+)
+def test_the_pace_is_the_recipes_or_the_flags_and_dinos_teacher_is_kept(tmp_path, flags, peak, warmup, decay):
     """Two steps an epoch, two epochs; the recipe's five epochs of warm-up do not fit."""
     workspace, progress = Workspace(tmp_path / "w").create(), Progress()
     datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 8, "train/dog": 8}))
@@ -206,7 +209,9 @@ def test_the_pace_is_the_recipes_or_the_flags_and_dinos_teacher_is_kept(tmp_path
     expected = [learning_rate(step, 2, schedule) for step in (1, 3)]
     assert pd.read_parquet(progress.folder / "metrics.parquet")["lr"].tolist() == pytest.approx(expected)
     stored = load_weights(workspace, load_spec(workspace, "dino-pets"))
-    state = torch.load(progress.folder / "checkpoint.pt", weights_only=True)["method"]
+    checkpoint = torch.load(progress.folder / "checkpoint.pt", weights_only=True)
+    assert [group["weight_decay"] for group in checkpoint["optimizer"]["param_groups"]] == [decay, 0.0]
+    state = checkpoint["method"]
     assert all(torch.equal(state[f"teacher_backbone.{name}"], weight) for name, weight in stored.items())
     assert any(not torch.equal(state[f"backbone.{name}"], weight) for name, weight in stored.items())
 

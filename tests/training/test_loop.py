@@ -186,12 +186,13 @@ def spoiled(spoil, when):
     return model
 
 
-def test_weight_decay_is_for_matrices_and_kernels(tmp_path):
+@pytest.mark.parametrize("given", [None, 0.0, 0.05])
+def test_weight_decay_is_for_matrices_and_kernels(tmp_path, given):
     """Biases and BatchNorm's parameters are not decayed (docs/encoders.md)."""
     model = spoiled(lambda step: step._replace(loss=step.loss * 0), lambda number: True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    run(tmp_path, model=model, schedule=Schedule(1, 40, 0.1, 0, 0))
-    decay = type(model).recipe.weight_decay
+    run(tmp_path, model=model, schedule=Schedule(1, 40, 0.1, 0, 0, weight_decay=given))
+    decay = 5e-4 if given is None else given
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), before[name] * (1 - 0.1 * decay if p.ndim > 1 else 1), rtol=1e-6, atol=0)
 
