@@ -176,9 +176,15 @@ def test_again_is_made_as_before(app, masked, workspace, tmp_path, monkeypatch):
     put(tmp_path / "masks/core/val/disc/000.png", ~blob(0, 32, 32))
     add_masks(datasets.load(workspace, "photos"), tmp_path / "masks")
     monkeypatch.setattr(runner, "_start", lambda *_: None)
+    shown, drawn = [], figures.thresholds
+    monkeypatch.setattr(
+        figures, "thresholds", lambda curve: shown.append(curve["mask_threshold"].unique().item()) or drawn(curve)
+    )
     test = app("heatmaps")
     assert "negated (signed, ours)" in text(test).replace("\\", "")
-    assert "Masks count here from 0.75 on." in text(test)  # the nearest that is drawn
+    assert shown[-1] == 0.75  # the nearest that is drawn
+    test.segmented_control(key="interpret-mask-threshold").set_value(0.25).run()
+    assert shown[-1] == 0.25
     next(b for b in test.button if b.label == "Make the heatmaps again").click().run()
     (run,) = runner.list_runs(workspace)
     assert {k: run["settings"][k] for k in ("threshold", "mask_threshold", "signed")} == {
