@@ -21,9 +21,8 @@ report.states(here, stages, busy)
 report.further(here, stages, busy)
 table = reads.scores(scores.result, probe.result, here.dataset)
 judged = reads.summary(scores)["judged_on"]
-if here.dataset.has_labels:
-    table = table[table["split"] == judged]
-st.subheader("The ten lowest Q-Scores" + (f" of {judged}" if here.dataset.has_labels else ""))
+table = table[table["split"] == judged]
+st.subheader(f"The ten lowest Q-Scores of {judged}")
 widgets.gallery(here.dataset, table.head(10), "q", key="worst", side=140)
 report.left_out(here)
 report.about(here)

@@ -142,7 +142,7 @@ def _numbers(lesson: Class) -> None:
     _say(
         "Choose another picture. Which bars stay, which change?",
         f"A few features stand out: the highest tenth makes up {percent(top, 0)} of the total. Others do in other pictures.",
-        "The row is scaled to length 1, so that pictures can be compared whatever their brightness or size.",
+        "The row is scaled to length 1: what counts is which features stand out in it, not how long the whole row is.",
     )
 
 

@@ -49,6 +49,11 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
     st.caption(
         "The picture is drawn again with one cause changed and everything else the same, bit for bit. "
         "So a difference here is caused by that change, which a correlation over images cannot tell."
+        + (
+            ""
+            if causes["trouble"] == "none"
+            else f" A picture has one trouble at most: another takes the place of {causes['trouble']}."
+        )
     )
     if not _is_on():
         return
@@ -64,11 +69,21 @@ def show(here: Frame, scores: Result, probe: Result | None, sample_id: str, row:
     titles = scores.content["summary"]["titles"]
     for column, (name, picture, record), found in zip(st.columns(len(rows)), shown, rows, strict=True):
         with column:
-            _card(name, _place_words(record), picture, found, rows[0], probe, titles)
+            _card(_named(name, str(causes["trouble"])), _place_words(record), picture, found, rows[0], probe, titles)
     try:
         _own_change(here, scores, probe, sample_id, rows[0])
     except EXPECTED as error:
         st.warning(plain(said(error)))
+
+
+def _named(change: str, trouble: str) -> str:
+    """What a column shows of a picture with this trouble: "dark" is without it where it was dark, and takes another's place."""
+    from sslviz.data.demo.files import TROUBLE_OF
+
+    wanted = TROUBLE_OF.get(change)
+    if wanted is None or trouble == "none":
+        return change
+    return f"not {change}" if trouble == wanted else f"{change}, not {trouble}"
 
 
 def _rows(here: Frame, scores: Result, probe: Result | None, pictures: list[bytes]) -> list[live.Row]:

@@ -339,3 +339,21 @@ def test_the_encoder_with_most_results_is_shown_first(workspace):
             workspace.results("photos", encoder, job).mkdir(parents=True)
     assert reads.best_encoder(workspace, "photos", ["a", "b", "c"]) == "b"
     assert reads.best_encoder(workspace, "elsewhere", ["a", "b", "c"]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "names"),
+    [
+        ("none", ["place", "half hidden", "dark", "turned", "far"]),
+        ("dark", ["place", "half hidden, not dark", "not dark", "turned", "far, not dark"]),
+    ],
+)
+def test_a_counterfactual_says_which_trouble_it_takes_away(trouble, names):
+    from sslviz.data.demo import files
+    from sslviz.ui.whatif import _named
+
+    assert [_named(change, trouble) for change in files.CHANGES] == names
+    scene = files.scene_of("test/mug/1000000.webp").changed(trouble=trouble)
+    for change, name in zip(files.CHANGES, names, strict=True):
+        after = files.counterfactual(scene, False, trouble, change).trouble
+        assert (after == trouble) == (name == change and change in ("place", "turned"))

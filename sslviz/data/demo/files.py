@@ -32,6 +32,8 @@ FILES = ("train.parquet", "test.parquet", "counterfactuals.parquet")
 SIDE = 96
 N_COUNTERFACTUAL_SCENES = 200
 CHANGES = ("place", "half hidden", "dark", "turned", "far")
+TROUBLE_OF = {"half hidden": "occluded", "dark": "dark", "far": "far"}
+"""The trouble that a change brings, in the place of another one."""
 _FIRST_SEED = {"train": 0, "test": 1_000_000}
 _PICTURES = ("image", "core_mask", "spurious_mask")
 
@@ -79,7 +81,7 @@ def counterfactual(scene: Scene, usual_place: bool, trouble: str, change: str) -
         return scene.changed(place=grounds[(grounds.index(usual) + 5) % len(grounds)] if usual_place else usual)
     if change == "turned":
         return scene.changed(turn=120.0)
-    wanted = {"half hidden": "occluded", "dark": "dark", "far": "far"}[change]
+    wanted = TROUBLE_OF[change]
     return scene.changed(trouble="none" if trouble == wanted else wanted)
 
 
