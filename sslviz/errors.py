@@ -67,7 +67,8 @@ def said(error: SslvizError | OSError) -> str:
 
 def in_one_line(error: BaseException, most: int = 160) -> str:
     """What another library says, for the middle of a sentence: at most so many characters; its kind where it says nothing."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def shown(names: Iterable[object], most: int = 5) -> str:

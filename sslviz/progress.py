@@ -30,6 +30,20 @@ class Progress:
         """Raise Cancelled when somebody pressed stop."""
 
 
+class Led(Progress):
+    """Another's progress, its stages and warnings led by what is being worked at."""
+
+    def __init__(self, progress: Progress, lead: str) -> None:
+        self.progress, self.folder, self.lead = progress, progress.folder, lead
+        self.advance, self.note, self.check = progress.advance, progress.note, progress.check  # type: ignore[method-assign]
+
+    def warn(self, sentence: str) -> None:
+        self.progress.warn(f"{self.lead}: {sentence}")
+
+    def stage(self, name: str, total: int = 0) -> None:
+        self.progress.stage(f"{self.lead}: {name}", total)
+
+
 def while_checking(work: Callable[[], Made], progress: Progress) -> Made:
     """Run what cannot be interrupted in a thread, so that Cancel is heard at once; cancelled, the thread is left behind."""
     done: list[Made] = []

@@ -73,3 +73,11 @@ def test_the_app_of_an_installed_package_starts(installed, tmp_path):
     assert "token=" in log
     assert "Traceback" not in log
     assert "mail" not in log
+
+
+def test_what_a_library_says_fits_into_a_sentence():
+    from sslviz.errors import in_one_line
+
+    assert in_one_line(ValueError("a\n  b")) == "a b"
+    assert in_one_line(KeyError()) == "KeyError"
+    assert in_one_line(ValueError("abcdef"), 4) == "abc…"

@@ -29,7 +29,7 @@ from sslviz.jobs.origin import Origin, card_of, name_taken
 from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, train_ids, train_images
 from sslviz.methods import Method
 from sslviz.methods.heads import take_apart
-from sslviz.progress import Progress
+from sslviz.progress import Led, Progress
 from sslviz.store.files import read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
@@ -65,21 +65,6 @@ class Trained:
     def facts(self) -> dict[str, Any]:
         own = self.weights
         return {"arm": self.arm, "seed": self.seed, "encoder": self.encoder, "lambda1": own.lambda1, "lambda2": own.lambda2}
-
-
-class Led(Progress):
-    """Another's progress, its stages led by what is being worked at."""
-
-    def __init__(self, progress: Progress, arm: str, seed: int, place: int, of: int) -> None:
-        self.progress, self.folder = progress, progress.folder
-        self.lead = f"{arm}, seed {seed} ({place + 1} of {of})"
-        self.advance, self.note, self.check = progress.advance, progress.note, progress.check  # type: ignore[method-assign]
-
-    def warn(self, sentence: str) -> None:
-        self.progress.warn(f"{self.lead}: {sentence}")
-
-    def stage(self, name: str, total: int = 0) -> None:
-        self.progress.stage(f"{self.lead}: {name}", total)
 
 
 def known(value: Any) -> Any:
@@ -330,7 +315,7 @@ class Trainer:
         lr = method.recipe.base_lr * own.batch_size / 256
         schedule = Schedule(own.head_epochs, own.batch_size, lr, min(1, own.head_epochs - 1), 0, heads_only=True)
         folder = self._folder("head", self._made_of(self._plain, 0))
-        progress = Led(self.progress, "fresh head", 0, 0, 1)
+        progress = Led(self.progress, "fresh head")
         train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self.fabric, progress)
         return method.state_dict()
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sslviz.errors import Busy, InputError
 from sslviz.jobs import Settings, job
-from sslviz.progress import Progress
+from sslviz.progress import Led, Progress
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
         )
     if settings.controls and dataset.root is not None:
         names += [name for name in controls(workspace, names[0]) if name not in names]
-    for name in names:
+    for k, name in enumerate(names, start=1):
+        led = Led(progress, f"{name} ({k} of {len(names)})")
         while result_state(workspace, dataset, name, "score")[0] != "fresh":
             try:
-                analyze(AnalyzeSettings(dataset=dataset.name, encoder=name, project=settings.project), workspace, progress)
+                analyze(AnalyzeSettings(dataset=dataset.name, encoder=name, project=settings.project), workspace, led)
             except Busy:  # another run is at it
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sslviz.errors import InputError, Stale
 from sslviz.jobs import Eps, Settings, job
-from sslviz.progress import Progress, while_checking
+from sslviz.progress import Led, Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class FinetuneSettings(Settings):
 @job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
 def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Fine-tune an encoder with the Q-Score regulariser, next to controls; compare before and after on the same images."""
-    from sslviz.jobs.arms import Led, Trainer
+    from sslviz.jobs.arms import Trainer
     from sslviz.jobs.mended import judge
     from sslviz.jobs.runner import rank
     from sslviz.training.regulariser import Selection
@@ -137,7 +137,8 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
     plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
     watched = trainer.watch_base() if trainer.speaks else {}
-    trained = [trainer.train(plan, Led(progress, plan.arm, plan.seed, k, len(arms))) for k, plan in enumerate(plans)]
+    leads = [f"{plan.arm}, seed {plan.seed} ({k} of {len(arms)})" for k, plan in enumerate(plans, start=1)]
+    trained = [trainer.train(plan, Led(progress, lead)) for plan, lead in zip(plans, leads, strict=True)]
     return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.speaks else {}
 
 
@@ -154,7 +155,7 @@ def _compared(
 
     from sslviz.analysis import mending
     from sslviz.data import dataset as datasets
-    from sslviz.jobs.arms import Led, known
+    from sslviz.jobs.arms import known
     from sslviz.jobs.inputs import open_embedded
     from sslviz.jobs.mended import judge
     from sslviz.store.files import only_writer
@@ -176,7 +177,7 @@ def _compared(
         notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
     judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
     for k, one in enumerate(trained):
-        led = Led(progress, one.arm, one.seed, k, len(trained))
+        led = Led(progress, f"{one.arm}, seed {one.seed} ({k + 1} of {len(trained)})")
         after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, led, **settings.machine())
         judged.append((one.arm, one.seed, after))
         notes += [note for note in [*one.notes, *after.notes] if note not in notes]

@@ -83,7 +83,8 @@ def import_arrays(settings: ImportSettings, workspace: Workspace, progress: Prog
         if kept.empty:
             raise InputError(
                 f'none of the {n:,} ids is a sample of data set "{settings.dataset}" '
-                f'(first id "{ids[0]}", first sample "{dataset.samples["sample_id"].iloc[0]}").'
+                f'(first id "{ids[0]}", first sample "{dataset.samples["sample_id"].iloc[0]}"). '
+                "Say which rows are which samples: an array of sample ids beside the features, or --ids FILE"
             )
         for count, what in (
             (n - len(kept), "ids of the file are not samples"),

@@ -109,7 +109,12 @@ class Workspace:
     def existing_encoder(self, name: str) -> Path:
         """Folder of a registered encoder. Raises NotFound with the nearest name."""
         if not _is_child(self.root / "encoders", name, "encoder.json"):
-            raise unknown_name("encoder", name, self.encoders(), "Register one: sslviz encoders add NAME FILE")
+            raise unknown_name(
+                "encoder",
+                name,
+                self.encoders(),
+                "Add one, from a file or by a name that sslviz encoders lists: sslviz encoders add NAME SOURCE",
+            )
         return self.encoder(name)
 
     def existing_run(self, run_id: str) -> Path:

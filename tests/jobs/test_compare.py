@@ -28,7 +28,16 @@ def place(tmp_path_factory):
     datasets.add_folder(workspace, "pets", folder(root / "pets", LAYOUT))
     for k, name in enumerate(("one", "two")):
         small_encoder(workspace, name, seed=k + 1)
-    result = compare(CompareSettings(dataset="pets", encoders=["one", "two"]), workspace, Progress())
+    stages = []
+
+    class Stages(Progress):
+        def stage(self, name, total=0):
+            stages.append(name)
+
+    result = compare(CompareSettings(dataset="pets", encoders=["one", "two"]), workspace, Stages())
+    assert [name for name in stages if name.endswith(": embedding")] == [
+        f"{encoder} ({k} of 4): embedding" for k, encoder in enumerate((r["encoder"] for r in result["rows"]), start=1)
+    ]
     return workspace, result
 
 
