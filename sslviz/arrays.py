@@ -86,7 +86,7 @@ def check_labels(labels: Array, n: int, name: str = "labels") -> np.ndarray:
     if y.shape != (n,):
         raise InputError(f"{name} has shape {y.shape}; expected ({n},), one label per sample.")
     if y.dtype.kind not in "iub":
-        raise InputError(f"{name} has dtype {y.dtype}; expected integers.")
+        raise InputError(f"{name} has dtype {y.dtype}; expected integers or booleans.")
     return y.astype(np.int64)
 
 

@@ -97,3 +97,4 @@ def data_remove(name: str, workspace: WorkspaceOption = None) -> None:
     from sslviz.jobs.runner import remove
 
     remove(Workspace(workspace), "dataset", name)
+    err.print(f"data set {name} is removed, with all results made of it.", markup=False)

@@ -16,7 +16,7 @@ from sslviz.cli.options import (
     StdOption,
     WorkspaceOption,
 )
-from sslviz.cli.terminal import in_line, out
+from sslviz.cli.terminal import err, in_line, out
 from sslviz.errors import InputError
 from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace
@@ -120,3 +120,4 @@ def encoders_remove(name: str, workspace: WorkspaceOption = None) -> None:
     from sslviz.jobs.runner import remove
 
     remove(Workspace(workspace), "encoder", name)
+    err.print(f"encoder {name} is removed, with all results made with it.", markup=False)

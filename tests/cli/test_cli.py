@@ -94,7 +94,8 @@ def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):
     assert scored["reports"]["q"]["base_rate"] == pytest.approx(top1)
     assert "p: 24 images, 2 classes" in sslviz("data", "list")[1]
     assert "tiny" not in sslviz("encoders", "list")[1]
-    assert sslviz("data", "remove", "p")[0] == 0
+    code, out, err = sslviz("data", "remove", "p")
+    assert (code, out, "data set p is removed" in err) == (0, "", True)
     code, _, err = sslviz("score", *target)
     assert (code, "unknown data set" in err) == (2, True)
 
