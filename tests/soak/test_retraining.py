@@ -36,7 +36,7 @@ class Stops(Progress):
 
 
 def test_a_demo_encoder_trained_again_follows_its_recorded_curve(workspace, tmp_path):
-    """Within three times the spread over three seeds, the recorded one's included; a run at a tenth of the rate does not."""
+    """Within 1.5 times the range of three seeds, the recorded one's included; a run at a tenth of the rate does not."""
     cards = {path.parent.name: read_json(path) for path in (files.shipped() / "encoders").glob("*/card.json")}
     name = random.choice([name for name, card in cards.items() if "curve" in card])
     print("drawn:", name)
@@ -57,7 +57,7 @@ def test_a_demo_encoder_trained_again_follows_its_recorded_curve(workspace, tmp_
     seeds = [trained(f"seed-{seed}", seed=seed) for seed in range(first, first + SEEDS)]
     slow = trained("slow", lr=recipe.base_lr / 10)  # of 256 images a step, as the demo's encoders were trained
     recorded = pd.DataFrame({of: cards[name]["curve"][of][:EPOCHS] for of in slow})
-    noise = 3 * np.ptp(np.stack(seeds), axis=0)
+    noise = 1.5 * np.ptp(np.stack(seeds), axis=0)
     for epoch in range(EPOCHS):
         for k, of in enumerate(recorded):
             mine, theirs, slowly = (table[of][epoch] for table in (seeds[0], recorded, slow))
