@@ -171,9 +171,7 @@ def inspect_source(source: str, network: str | None = None) -> dict[str, Any]:
 
 
 def _timm_facts(model: str, network: str | None) -> dict[str, Any]:
-    if network is not None:
-        raise InputError("a timm model is one network as it is; leave --network out.")
-    spec, _, remark = _timm(model, "timm", {}, pretrained=False)
+    spec, _, remark = _timm(model, "timm", {}, [] if network is None else ["--network"], pretrained=False)
     facts = spec.model_dump(include={"source", "architecture", "feature_dim", "input", "licence"})
     return {**facts, "notes": [remark, *spec.notes], "refusal": ""}
 
@@ -181,17 +179,17 @@ def _timm_facts(model: str, network: str | None) -> dict[str, Any]:
 def _add_timm(
     workspace: Workspace, model: str, name: str | None, changes: dict[str, Any], beside: list[str]
 ) -> tuple[EncoderSpec, list[str]]:
-    if beside:
-        raise InputError(f"a timm model is one network as it is; leave {' and '.join(beside)} out.")
     name = check_name("encoder", name or name_from_path(Path(model.removeprefix("hf-hub:"))))
-    spec, net, remark = _timm(model, name, changes, pretrained=True)
+    spec, net, remark = _timm(model, name, changes, beside, pretrained=True)
     return _save(workspace, spec, net.state_dict()), [remark, *spec.notes]
 
 
-def _timm(model: str, name: str, changes: dict[str, Any], pretrained: bool) -> tuple[EncoderSpec, Any, str]:
-    """A model of timm's, with its weights or only built, and what it is in words."""
+def _timm(model: str, name: str, changes: dict[str, Any], beside: list[str], pretrained: bool) -> tuple[EncoderSpec, Any, str]:
+    """A model of timm's, with its weights or only built, and what it is in words. `beside`: flags that it cannot take."""
     import timm
 
+    if beside:
+        raise InputError(f"a timm model is one network as it is; leave {' and '.join(beside)} out.")
     on_hub = model.startswith("hf-hub:")
     if not on_hub and not timm.is_model(model.split(".")[0]):
         near = timm.list_models(f"*{model.split('.')[0][:8]}*")[:5]

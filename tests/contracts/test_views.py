@@ -1,6 +1,7 @@
 """Each method's views beside those of lightly's transforms; each writer's, of the files that training goes on from."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from lightly import transforms
@@ -58,8 +59,6 @@ def test_views_are_lightlys(method):
 
 @pytest.mark.parametrize(("writer", "method"), [key for key in FORMATS if key[0] == "lightly"])
 def test_training_from_lightlys_files_goes_on_with_its_views(writer, method):
-    from dataclasses import replace
-
     scale, jitter, *rest = lightlys(method)
     found = ours(replace(METHODS[method].views, **FORMATS[writer, method].views))
     assert found[0] == scale
@@ -70,8 +69,6 @@ def test_training_from_lightlys_files_goes_on_with_its_views(writer, method):
 @pytest.mark.parametrize(("writer", "method"), list(FORMATS))
 def test_only_asymmetric_methods_treat_the_second_view_otherwise(writer, method):
     """BYOL's appendix B, which the others follow: the first view is blurred always, the second seldom and solarised."""
-    from dataclasses import replace
-
     known = method if method in METHODS else "moco"
     views = replace(METHODS[known].views, **FORMATS[writer, method].views)
     name = {"MoCo v3": "moco v3", "VICReg": "vicreg of the authors"}.get(writer, method)
