@@ -251,9 +251,13 @@ def _stacked(parts: "list[tuple[str, int, pd.DataFrame]]") -> "pd.DataFrame":
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fine-tuning needs here: steps over all arms and seeds, their seconds, and GB of memory beside what is free."""
+    """What a fine-tuning needs here: steps over all arms and seeds, their seconds, and GB of memory beside what is free.
+
+    Not in the seconds: to embed, probe and interpret each encoder afterwards.
+    """
 
     head: str
+    encoders: int
     steps: int
     seconds: float
     memory: float
@@ -263,7 +267,8 @@ class Estimate:
     def words(self) -> str:
         hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
         return (
-            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free)"
+            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free); "
+            f"then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to embed, probe and interpret"
         )
 
 
@@ -284,11 +289,13 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
     bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
-    steps = n // settings.batch_size * settings.pace()[0] * len(set(settings.arms)) * len(set(settings.seeds))
+    encoders = len(set(settings.arms)) * len(set(settings.seeds))
+    steps = n // settings.batch_size * settings.pace()[0] * encoders
     if origin.head is None:
         steps += n // settings.batch_size * settings.head_epochs
     found = Estimate(
         head="; ".join(origin.notes) or f"goes on with its own {made.method} head",
+        encoders=encoders,
         steps=steps,
         seconds=cost.seconds * steps,
         memory=bytes_here / 1e9,

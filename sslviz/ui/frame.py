@@ -110,12 +110,12 @@ def stop_with(error: SslvizError | OSError) -> NoReturn:
 
 
 def _frame() -> Any:
-    st.set_page_config(page_title="sslviz", page_icon=str(_ICON), layout="wide")
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, (title, icon) in PAGES.items()
     ]
     page = st.navigation(pages)
+    st.set_page_config(page_title=f"{page.title} · sslviz", page_icon=str(_ICON), layout="wide")
     try:
         _sidebar(Workspace().create())
     except SslvizError as error:

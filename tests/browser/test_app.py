@@ -55,6 +55,7 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     page.get_by_text(worst["sample_id"]).wait_for()
     assert metric(page, "Q-Score") == f"{worst['q']:.4f}"
     settled(page)
+    assert page.title() == "Sample · sslviz"
     page.keyboard.press("ArrowRight")
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
     assert "sample=" in page.evaluate("location.href")

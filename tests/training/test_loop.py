@@ -101,7 +101,7 @@ def test_training_lowers_the_loss_and_reaches_every_weight(tmp_path):
         assert not torch.equal(weight, before[name]), name
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_same_seed_gives_the_same_bits(tmp_path, name):
     (first, a), (second, b) = (run(tmp_path / place, model=method(name=name)) for place in "ab")
     assert a["loss"].tolist() == b["loss"].tolist()
