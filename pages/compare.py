@@ -11,7 +11,7 @@ from sslviz.ui.widgets import plain
 frame.open_page("Compare", "Which encoder should I take, and do they fail on the same images?")
 here = frame.chosen()
 busy = compare.running(here)
-found = compare.states(here)
+found = compare.without_finetuned(here, compare.states(here))
 scored = [name for name, why in found.items() if not why]
 if scored:
     scored = compare.table(here, scored)

@@ -93,16 +93,28 @@ class Card:
     loss: list[float]
 
 
-def read_card(workspace: Workspace, name: str) -> Card | None:
-    """The card of an encoder; None where it has none, or none that can be read (cards come along with files of others)."""
+def card_of(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What is kept of an encoder's making; {} where nothing is or nothing can be read: cards come along with files of others."""
     path = workspace.encoder(name) / "card.json"
-    if not path.exists():
-        return None
     try:
-        content = read_json(path)
+        content = read_json(path) if path.exists() else {}
+    except InputError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_card(workspace: Workspace, name: str) -> Card | None:
+    """The card of an encoder; None where it has none."""
+    content = card_of(workspace, name)
+    try:
         return Card(str(content["command"]), [float(v) for v in content["curve"]["loss"]])
-    except (InputError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
+
+
+def is_finetuned(workspace: Workspace, name: str) -> bool:
+    """Whether a fine-tuning made this encoder, as one of its arms."""
+    return "made_by" in card_of(workspace, name)
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

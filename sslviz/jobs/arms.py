@@ -19,13 +19,13 @@ from sslviz.analysis.rows import score_rows
 from sslviz.data import dataset as datasets
 from sslviz.data.loading import ahead, read_picture
 from sslviz.encoders.run import Encoder
-from sslviz.encoders.store import save_encoder
+from sslviz.encoders.store import card_of, save_encoder
 from sslviz.errors import InputError, RunFailed, shown
 from sslviz.jobs import command_of, readers
 from sslviz.jobs.finetune import BASE, Arm, FinetuneSettings
 from sslviz.jobs.inputs import Embedded, open_embedded
 from sslviz.jobs.mended import Judged
-from sslviz.jobs.origin import Origin, card_of, name_taken
+from sslviz.jobs.origin import Origin, name_taken
 from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, train_ids, train_images
 from sslviz.methods import Method
 from sslviz.methods.heads import take_apart

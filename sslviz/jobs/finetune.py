@@ -267,8 +267,8 @@ class Estimate:
     def words(self) -> str:
         hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
         return (
-            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are free); "
-            f"then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to embed, probe and interpret"
+            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are "
+            f"free); then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to embed, probe and interpret"
         )
 
 
@@ -327,14 +327,15 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
     that other encoders have.
     """
     from sslviz.data import dataset as datasets
-    from sslviz.jobs.origin import Origin, card_of, name_taken
+    from sslviz.encoders.store import is_finetuned
+    from sslviz.jobs.origin import Origin, name_taken
     from sslviz.jobs.training import processes
 
     origin = Origin.read(workspace, settings)
     for arm in settings.arms:
         for seed in settings.seeds:
             name = check_name("encoder", settings.encoder_name(arm, seed))
-            if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
+            if name in workspace.encoders() and not is_finetuned(workspace, name):
                 raise name_taken(name)
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     there = int(dataset.facts["counts"].get("train", 0))

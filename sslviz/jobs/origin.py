@@ -1,7 +1,7 @@
 """What a fine-tuning goes on from: an encoder, its weights, and the head it was trained with."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -12,7 +12,6 @@ from sslviz.jobs.finetune import FinetuneSettings, check_trainable
 from sslviz.methods import METHODS, Made, Method
 from sslviz.methods.formats import UnknownHead
 from sslviz.methods.heads import begin_anew, put_together
-from sslviz.store.files import read_json
 from sslviz.store.workspace import Workspace
 
 
@@ -60,13 +59,6 @@ class Origin:
         if self.head is None:
             return begin_anew(self.spec, self.weights, self.made)
         return put_together(self.spec, self.weights, self.head, self.asked)[0]
-
-
-def card_of(workspace: Workspace, name: str) -> dict[str, Any]:
-    """What is kept of an encoder's making; {} where nothing is."""
-    card = workspace.encoder(name) / "card.json"
-    content = read_json(card) if card.exists() else {}
-    return content if isinstance(content, dict) else {}  # cards come along with files of others
 
 
 def name_taken(name: str) -> InputError:

@@ -10,6 +10,7 @@ import streamlit as st
 from sslviz.analysis.agreement import agreement
 from sslviz.analysis.rivals import RIVALS
 from sslviz.data import dataset as datasets
+from sslviz.encoders.store import is_finetuned
 from sslviz.jobs.compare import CompareSettings, differing, fresh_results, judged, pair, row
 from sslviz.jobs.inputs import result_state
 from sslviz.jobs.runner import ACTIVE, list_runs
@@ -45,6 +46,14 @@ def states(here: Frame) -> dict[str, str]:
         if state == "fresh" or not reads.is_arrays(here.workspace, name):
             out[name] = "" if state == "fresh" else f"{state}: {why}"
     return out
+
+
+def without_finetuned(here: Frame, found: dict[str, str]) -> dict[str, str]:
+    """`found` less the arms of fine-tunings, many and much alike, unless they are asked for; the chosen encoder stays."""
+    arms = [name for name in found if name != here.encoder and is_finetuned(here.workspace, name)]
+    if not arms or st.toggle(f"Also {len(arms)} fine-tuned by sslviz", key="compare-finetuned", persist_state="session"):
+        return found
+    return {name: why for name, why in found.items() if name not in arms}
 
 
 def more(here: Frame, found: dict[str, str], busy: bool) -> None:

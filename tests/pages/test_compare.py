@@ -14,6 +14,7 @@ from sslviz.jobs import runner
 from sslviz.jobs.analyze import AnalyzeSettings, analyze
 from sslviz.jobs.compare import judged, row
 from sslviz.progress import Progress
+from sslviz.store.files import write_json
 from tests.inputs import folder, small_encoder
 from tests.pages.conftest import text
 
@@ -86,6 +87,21 @@ def test_three_encoders_side_by_side(app, three, workspace):
     right = {name: judged(workspace, dataset, name)["correct"].astype(bool) for name in lines}
     for one, two in combinations(lines, 2):
         assert square.loc[one, two] == square.loc[two, one] == pytest.approx(cohen_kappa_score(right[one], right[two]))
+
+
+def test_arms_of_fine_tunings_are_shown_when_asked_for_or_chosen(app, three, workspace):
+    for name in ("other", "third"):
+        write_json(workspace.encoder(name) / "card.json", {"made_by": "abc"})
+    small_encoder(workspace, "fourth", seed=9)
+    (workspace.encoder("fourth") / "card.json").write_text("not JSON")  # of others
+    test = app("compare", encoder="tiny")
+    assert set(shown_table(test).index) == {"tiny"}
+    assert "fourth is missing" in text(test)
+    (toggle,) = test.toggle
+    assert toggle.label == "Also 2 fine-tuned by sslviz"
+    toggle.set_value(True).run()
+    assert set(shown_table(test).index) == {"tiny", "other", "third"}
+    assert set(shown_table(app("compare", encoder="third")).index) == {"tiny", "third"}
 
 
 def test_below_a_picture_stands_what_the_probe_that_is_wrong_says(monkeypatch):

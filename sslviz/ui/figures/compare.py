@@ -29,7 +29,7 @@ def matched(table: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
     figure = projection.scatter(table, "case", table.head(0), colours=colours)
     figure.update_xaxes(visible=True, title=as_typed(f"Q-Score by {names[0]}"))
     figure.update_yaxes(visible=True, title=as_typed(f"Q-Score by {names[1]}"), scaleanchor=False)
-    return figure.update_layout(height=460, legend={"orientation": "h", "y": 1.12, "x": 0}, margin=LAYOUT["margin"])
+    return figure.update_layout(height=460, legend=LAYOUT["legend"], margin=LAYOUT["margin"])
 
 
 def consistency(table: pd.DataFrame) -> go.Figure:

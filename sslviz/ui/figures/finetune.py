@@ -34,7 +34,6 @@ FIGURES = {
     "spurious_wrong": "IoU with the surroundings, got wrong",
 }
 IN_POINTS = {"top1", "top1_40", "auroc", "auprc", "empty_share"}
-_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}}
 
 
 def differences(table: pd.DataFrame, figure: str) -> go.Figure:
@@ -87,7 +86,7 @@ def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: flo
             )
     chart.update_xaxes(title="epoch", rangemode="tozero", dtick=1 if curves["epoch"].max() <= 12 else None)
     chart.update_yaxes(title=title, type="log" if log else "linear", exponentformat="power")
-    return chart.update_layout(**{**LAYOUT, "height": 320, "legend": _ABOVE, "margin": {"l": 10, "r": 10, "t": 60, "b": 10}})
+    return chart.update_layout(**{**LAYOUT, "height": 320, "legend": {**LAYOUT["legend"], "font": {"size": 11}}})
 
 
 def panels(table: pd.DataFrame, titles: dict[int, str], names: tuple[str, str]) -> go.Figure:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,10 @@ PALETTE = [
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#7A4EAB", "#8C564B", "#17BECF"),
     *("#1B4F72", "#A66F00", "#00543D", "#8A3C66", "#2E86C1", "#8E3B00", "#6E6500", "#4A2B6B", "#5B3730", "#0E7C87"),
 ]
-LAYOUT = {
+LAYOUT: dict[str, Any] = {
     "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
     "height": 320,
-    "legend": {"orientation": "h", "y": 1.12, "x": 0},
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     "bargap": 0.05,
 }
 
