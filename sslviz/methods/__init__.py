@@ -25,6 +25,8 @@ class Recipe:
     momentum: float
     warmup_epochs: int
     source: str
+    lars_biases: float = 1.0
+    """Under LARS, which does not adapt biases and BatchNorm: their rate, as a share of the weights'."""
 
 
 @dataclass(frozen=True)

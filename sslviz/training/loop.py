@@ -104,6 +104,7 @@ def train(
     objective: Objective = Objective(method, regulariser)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and method.synchronised:  # torch's refuses CPU tensors
         objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+    shares = [1.0, recipe.lars_biases if schedule.optimizer == "lars" else 1.0]
     model, optimizer = fabric.setup(objective, optimizer)
 
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
@@ -163,8 +164,8 @@ def train(
         clock = Clock(step, total, steps_per_epoch, schedule.further)
 
         lr = learning_rate(step, steps_per_epoch, schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = lr * share
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         loss, outputs, watched = model(shown, clock)
         if not torch.isfinite(loss):

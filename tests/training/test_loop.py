@@ -130,6 +130,25 @@ def test_lars_steps_in_proportion_to_the_weight(tmp_path):
             assert float(step / before[name].norm()) == pytest.approx(0.5 * 0.001, rel=0.1), name
 
 
+@pytest.mark.parametrize(
+    ("name", "optimizer", "share"), [("barlow_twins", "lars", 0.024), ("barlow_twins", "sgd", 1), ("vicreg", "lars", 1)]
+)
+def test_biases_under_lars_move_at_the_methods_own_share_of_the_rate(tmp_path, name, optimizer, share):
+    """One step from the same start at two rates of SGD's kind: lr · share · gradient, so both are known from one another."""
+    model = method(name=name)
+    before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    run(tmp_path / "one", schedule=Schedule(1, 40, 0.5, 0, 0, optimizer=optimizer), model=model)
+    plain = method(name=name)
+    run(tmp_path / "other", schedule=Schedule(1, 40, 0.5, 0, 0, optimizer="sgd"), model=plain)
+    moved = False
+    for (key, weight), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        if weight.ndim == 1:
+            full = other.detach() - before[key]
+            torch.testing.assert_close(weight.detach() - before[key], share * full, rtol=1e-3, atol=1e-6)
+            moved |= bool(full.norm() > 1e-3)
+    assert moved
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="data set smaller than one batch: 40 images, batch size 64"):
         run(tmp_path, schedule=Schedule(1, 64, 0.1, 0, 0))
