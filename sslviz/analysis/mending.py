@@ -143,11 +143,20 @@ def class_means(H: np.ndarray, labels: np.ndarray, correct: np.ndarray, features
 
 def verdict(differences: pd.DataFrame) -> str:
     """Whether the regulariser gained accuracy over the control that was trained as long; without its arm a sentence for each
-    other one, "" where nothing is known."""
-    found = differences[(differences["figure"] == "top1") & (differences["against"] == "control")].set_index("arm")
-    if "both" in found.index:
-        return _gained(found.loc["both"], "The regulariser", "")
-    return " ".join(_gained(row, f"Arm {arm}", f" of arm {arm}") for arm, row in found.iterrows() if arm != "base")
+    other one, "" where nothing is known. Then, where that is so, that the control lost against the base."""
+    top1 = differences[differences["figure"] == "top1"].set_index("arm")
+    found, alone = (top1[top1["against"] == against] for against in ("control", "base"))
+    arms = ["both"] if "both" in found.index else [arm for arm in found.index if arm != "base"]
+    names = {"both": ("The regulariser", "")}
+    said = [_gained(found.loc[arm], *names.get(arm, (f"Arm {arm}", f" of arm {arm}"))) for arm in arms]
+    if "control" in alone.index:
+        mean, low, high = (100 * float(v) for v in alone[["mean", "low", "high"]].loc["control"].to_numpy(float))
+        if told(low, high) == "loss":
+            said.append(
+                f"Training on alone, without the terms, loses: top-1 {mean:+.1f} points (95 % over images {low:+z.1f} to "
+                f"{high:+z.1f}) compared with the base; try a lower learning rate."
+            )
+    return " ".join(said)
 
 
 def _gained(row: Any, who: str, of: str) -> str:

@@ -125,3 +125,6 @@ def test_the_verdict_is_what_the_interval_allows(low, high, words):
     assert words in verdict(pd.DataFrame([row]))
     assert "2 of 3 seeds" in verdict(pd.DataFrame([row]))
     assert verdict(pd.DataFrame([{**row, "against": "base"}])) == ""
+    control = {**row, "arm": "control", "against": "base"}
+    assert ("Training on alone" in verdict(pd.DataFrame([row, control]))) == (words == "loses")
+    assert ("top-1 -2.0 points (95 % over images -3.0 to -1.0)" in verdict(pd.DataFrame([control]))) == (words == "loses")
