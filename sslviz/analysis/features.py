@@ -145,7 +145,8 @@ def select_features(
     """The discriminative features of an encoder, from embeddings of its train set. No labels are used.
 
     H_train float[N, D] · eps: a number, or "auto" (ours): the largest of 0.25, 0.50 … 8.00 at which the mean activation
-    share is still 3.7 % · lower, upper: percentiles of the shares.
+    share is still 3.7 %. At the paper's 4 an encoder smaller than its ResNets hardly fires at all: then take "auto" · lower,
+    upper: percentiles of the shares.
     Raises InputError: wrong rank, empty, NaN or infinity, eps < 0, percentiles out of order.
     """
     H = check_embeddings(H_train, "H_train", allow_nan=True)
