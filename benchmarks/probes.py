@@ -145,7 +145,8 @@ def a_curve(n: int, d: int, c: int) -> None:
     theirs, their_work = (sum_of_six * len(probes) / len(picked) for sum_of_six in (theirs, their_work))
     work = sum(4e-9 * n * p.n_features * c * p.iterations for p in probes)
     print(
-        f"a curve of {len(probes)} probes ({n:,} x {d:,}, {c} classes): {ours:.0f} s, {work:,.0f} GFLOP, against {theirs:.0f} s, "
+        f"a curve of {len(probes)} probes ({n:,} x {d:,}, {c} classes): {ours:.0f} s, {sum(p.iterations for p in probes):,} "
+        f"iterations, {work:,.0f} GFLOP, against {theirs:.0f} s, "
         f"{their_work:,.0f} GFLOP (6 of them, scaled): ratio {theirs / ours:.1f}"
     )
 
