@@ -2,6 +2,9 @@
 
 import os
 import socket
+import sys
+from types import ModuleType
+from unittest.mock import patch
 
 from torch import multiprocessing
 
@@ -12,7 +15,8 @@ def in_two(function, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(_process, (port, function, arguments), nprocs=2, start_method="forkserver")
+    with patch.dict(sys.modules, __main__=ModuleType("__main__")):  # after AppTest it is app.py, which each process would run
+        multiprocessing.start_processes(_process, (port, function, arguments), nprocs=2, start_method="forkserver")
 
 
 def _process(rank, port, function, arguments):
