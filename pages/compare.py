@@ -16,7 +16,7 @@ scored = [name for name, why in found.items() if not why]
 if scored:
     scored = compare.table(here, scored)
 else:
-    st.info(f"No encoder is scored on {plain(here.dataset.name)} yet.")
+    st.info(f"None of these encoders is scored on {plain(here.dataset.name)} yet.")
 compare.more(here, found, busy)
 if scored:
     compare.same_errors(here, scored)

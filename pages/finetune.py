@@ -19,4 +19,9 @@ if made.result is not None:
     finetune.charts(reads.table(made.result, "curves"), "made")
     report.command(here, "finetune", made.result.content["settings"])
 finetune.form(here, running)
-st.page_link("pages/compare.py", label="Compare: base and mended encoders side by side", icon=":material/compare_arrows:")
+st.page_link(
+    "pages/compare.py",
+    label="Compare: base and mended encoders side by side",
+    icon=":material/compare_arrows:",
+    query_params={"dataset": here.dataset.name, "encoder": here.encoder, "finetuned": "true"},
+)

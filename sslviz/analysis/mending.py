@@ -153,7 +153,7 @@ def verdict(differences: pd.DataFrame) -> str:
         mean, low, high = (100 * float(v) for v in alone[["mean", "low", "high"]].loc["control"].to_numpy(float))
         if told(low, high) == "loss":
             said.append(
-                f"Training on alone, without the terms, loses: top-1 {mean:+.1f} points (95 % over images {low:+z.1f} to "
+                f"Training on alone, without the terms, loses: top-1 {mean:+z.1f} points (95 % over images {low:+z.1f} to "
                 f"{high:+z.1f}) compared with the base; try a lower learning rate."
             )
     return " ".join(said)

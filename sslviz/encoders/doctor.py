@@ -226,7 +226,8 @@ def _inspect(path: Path, content: FileContent, wanted: str | None) -> Inspection
                 + "; --stem-padding changes it"
             )
         if not own:
-            notes.append("input normalisation is not in the file; taken to be usual for its writer, --mean and --std change it")
+            usual = "ImageNet's" if writer == "unknown" else "usual for its writer"
+            notes.append(f"input normalisation is not in the file; taken to be {usual}, --mean and --std change it")
         if taken.prefix == "state_dict." and "fc" in taken.head and not content.other.keys() - {"state_dict"}:
             notes.append(
                 'SimCLR converted from TensorFlow looks like this and wants inputs in 0..1: --mean "0 0 0" --std "1 1 1"'

@@ -248,9 +248,17 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
         )
     if names:
         return Untrusted(f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}")
+    if _is_text(path):
+        return InputError(f"{path} is a text file, not a checkpoint.")
     if "GLOBAL" in str(error) or "Unsupported" in str(error):
         return Untrusted(f"{path} holds more than tensors ({_first_sentence(error)}) and was not loaded. {_ADVICE}")
     return InputError(f"{path} is not a checkpoint ({_first_sentence(error)}).")
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(512).decode(errors="replace").rstrip("\ufffd")  # a character may be cut in two
+    return "\ufffd" not in beginning and all(c.isprintable() or c.isspace() for c in beginning)
 
 
 def _first_sentence(error: BaseException) -> str:

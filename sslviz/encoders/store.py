@@ -94,27 +94,27 @@ class Card:
 
 
 def card_of(workspace: Workspace, name: str) -> dict[str, Any]:
-    """What is kept of an encoder's making; {} where nothing is or nothing can be read: cards come along with files of others."""
+    """What is kept of an encoder's making; {} where nothing is. Raises InputError where it cannot be read."""
     path = workspace.encoder(name) / "card.json"
-    try:
-        content = read_json(path) if path.exists() else {}
-    except InputError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    content = read_json(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}  # cards come along with files of others
 
 
 def read_card(workspace: Workspace, name: str) -> Card | None:
-    """The card of an encoder; None where it has none."""
-    content = card_of(workspace, name)
+    """The card of an encoder; None where it has none, or none that can be read."""
     try:
+        content = card_of(workspace, name)
         return Card(str(content["command"]), [float(v) for v in content["curve"]["loss"]])
-    except (KeyError, TypeError, ValueError):
+    except (InputError, KeyError, TypeError, ValueError):
         return None
 
 
 def is_finetuned(workspace: Workspace, name: str) -> bool:
-    """Whether a fine-tuning made this encoder, as one of its arms."""
-    return "made_by" in card_of(workspace, name)
+    """Whether a fine-tuning made this encoder, as one of its arms; False where its card cannot be read."""
+    try:
+        return "made_by" in card_of(workspace, name)
+    except InputError:
+        return False
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ from sslviz.jobs.inputs import Embedded, open_embedded
 from sslviz.jobs.mended import Judged
 from sslviz.jobs.origin import Origin, name_taken
 from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, train_ids, train_images
-from sslviz.methods import Method
+from sslviz.methods import METHODS, Method
 from sslviz.methods.heads import take_apart
 from sslviz.progress import Led, Progress
 from sslviz.store.files import read_json, write_json
@@ -289,6 +289,8 @@ class Trainer:
         head = self.origin.head.digest() if self.origin.head else self.settings.head_epochs
         if self.settings.refresh_every:
             own["eps"] = self.settings.eps
+        if own["optimizer"] == "lars" and (share := METHODS[self.origin.made.method].recipe.lars_biases) != 1:
+            own["lars_biases"] = share
         return {
             "the encoder": fingerprint([self.origin.spec.fingerprint(), self.origin.made.model_dump(mode="json"), head]),
             "the data set": self.dataset.fingerprint,

@@ -253,7 +253,7 @@ def _stacked(parts: "list[tuple[str, int, pd.DataFrame]]") -> "pd.DataFrame":
 class Estimate:
     """What a fine-tuning needs here: steps over all arms and seeds, their seconds, and GB of memory beside what is free.
 
-    Not in the seconds: to embed, probe and interpret each encoder afterwards.
+    Not in the seconds: to judge each encoder afterwards.
     """
 
     head: str
@@ -268,7 +268,7 @@ class Estimate:
         hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
         return (
             f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are "
-            f"free); then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to embed, probe and interpret"
+            f"free); then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to judge"
         )
 
 
@@ -327,7 +327,7 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
     that other encoders have.
     """
     from sslviz.data import dataset as datasets
-    from sslviz.encoders.store import is_finetuned
+    from sslviz.encoders.store import card_of
     from sslviz.jobs.origin import Origin, name_taken
     from sslviz.jobs.training import processes
 
@@ -335,7 +335,7 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
     for arm in settings.arms:
         for seed in settings.seeds:
             name = check_name("encoder", settings.encoder_name(arm, seed))
-            if name in workspace.encoders() and not is_finetuned(workspace, name):
+            if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
                 raise name_taken(name)
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     there = int(dataset.facts["counts"].get("train", 0))

@@ -17,8 +17,8 @@ from sslviz.registry import Registry
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of SGD. Learning rate is base_lr * batch_size / 256; `source` says where it is from. Momentum 0.9 and weight decay
-    5e-4: lightly's CIFAR-10 benchmark, for all methods; warm-up: ours."""
+    """Settings of SGD, and of LARS where fine-tuning takes it. Learning rate is base_lr * batch_size / 256; `source` says where
+    it is from. Momentum 0.9 and weight decay 5e-4: lightly's CIFAR-10 benchmark, for all methods; warm-up: ours."""
 
     base_lr: float
     weight_decay: float

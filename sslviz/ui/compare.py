@@ -51,7 +51,8 @@ def states(here: Frame) -> dict[str, str]:
 def without_finetuned(here: Frame, found: dict[str, str]) -> dict[str, str]:
     """`found` less the arms of fine-tunings, many and much alike, unless they are asked for; the chosen encoder stays."""
     arms = [name for name in found if name != here.encoder and is_finetuned(here.workspace, name)]
-    if not arms or st.toggle(f"Also {len(arms)} fine-tuned by sslviz", key="compare-finetuned", persist_state="session"):
+    label = f"Also {len(arms)} fine-tuned by sslviz"
+    if not arms or st.toggle(label, key="finetuned", bind="query-params", persist_state="session"):
         return found
     return {name: why for name, why in found.items() if name not in arms}
 
@@ -72,7 +73,8 @@ def more(here: Frame, found: dict[str, str], busy: bool) -> None:
             st.caption("Two controls come with it: the same network with random weights, and the bare pixels.")
 
         def start() -> None:
-            widgets.start_job(here.workspace, "compare", CompareSettings(dataset=here.dataset.name, encoders=chosen))
+            names = chosen or list(found)
+            widgets.start_job(here.workspace, "compare", CompareSettings(dataset=here.dataset.name, encoders=names))
 
         label = "Compare these too" if waiting else "Add the controls"
         disabled = busy or not (chosen or controls)
@@ -146,7 +148,7 @@ def choose_other(here: Frame, names: list[str]) -> str | None:
     """The encoder beside the one of the sidebar; it stands in the URL."""
     others = [name for name in names if name != here.encoder]
     if here.encoder not in names or not others:
-        st.caption(f"Once {plain(here.encoder)} and another encoder are scored, they can be compared image by image here.")
+        st.caption(f"Once {plain(here.encoder)} and another of these are scored, they can be compared image by image here.")
         return None
     return st.selectbox(f"Beside {plain(here.encoder)}", others, key="beside", bind="query-params", persist_state="session")
 

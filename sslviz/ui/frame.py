@@ -114,8 +114,9 @@ def _frame() -> Any:
         st.Page(f"pages/{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, (title, icon) in PAGES.items()
     ]
+    st.set_page_config(page_icon=str(_ICON), layout="wide")  # before the navigation, which would make a page's icon the tab's
     page = st.navigation(pages)
-    st.set_page_config(page_title=f"{page.title} · sslviz", page_icon=str(_ICON), layout="wide")
+    st.set_page_config(page_title=f"{page.title} · sslviz")
     try:
         _sidebar(Workspace().create())
     except SslvizError as error:

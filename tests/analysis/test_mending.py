@@ -125,6 +125,13 @@ def test_the_verdict_is_what_the_interval_allows(low, high, words):
     assert words in verdict(pd.DataFrame([row]))
     assert "2 of 3 seeds" in verdict(pd.DataFrame([row]))
     assert verdict(pd.DataFrame([{**row, "against": "base"}])) == ""
+    of_q = {**row, "figure": "auroc", "low": -1.0, "high": 1.0, "mean": 0.0}
+    others = [{**row, "arm": arm} for arm in ("base", "lambda1")]
+    assert verdict(pd.DataFrame([of_q, *others, row])) == verdict(pd.DataFrame([row]))  # one sentence, of top-1
+    alone = verdict(pd.DataFrame(others))
+    assert alone.count("compared with the control") == 1
+    assert ("Arm lambda1" in alone) or ("No gain of arm lambda1" in alone)
     control = {**row, "arm": "control", "against": "base"}
+    assert verdict(pd.DataFrame([row, control])).startswith(verdict(pd.DataFrame([row])))
     assert ("Training on alone" in verdict(pd.DataFrame([row, control]))) == (words == "loses")
     assert ("top-1 -2.0 points (95 % over images -3.0 to -1.0)" in verdict(pd.DataFrame([control]))) == (words == "loses")

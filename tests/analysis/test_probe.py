@@ -141,6 +141,21 @@ def test_a_fold_that_takes_all_of_a_rare_class():
     assert_allclose(probabilities.sum(1), np.ones(11), atol=1e-5)
 
 
+def test_classes_far_apart_end_converged():
+    """The minimum is so small that float32 cannot get within 1/20,000 of it: within a millionth of a nat counts."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 300)
+    H = (rng.normal(size=(300, 128)) + 3 * rng.normal(size=(5, 128))[y]).astype(np.float32)
+    design = Design(H, y)
+    fits = {l2: fit_lbfgs(design, l2) for l2 in (1e-3, 1e-4, 1e-5)}
+    assert all(fit.converged for fit in fits.values())
+    x = design.held.numpy().astype(float)
+    theirs = LogisticRegression(C=1 / (1e-4 * 300), tol=1e-10, max_iter=5000).fit(x, y)
+    least = objective(x, y, theirs.coef_, theirs.intercept_, 1e-4)
+    assert least < 1e-3
+    assert fits[1e-4].objective == pytest.approx(least, abs=1e-6)
+
+
 def test_the_knn_probe_is_scikit_learns_with_the_same_weights():
     H, y = planted(400)
     H += 0.01

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ HEATED = (
 
 def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     app = serve()
+    hosts = set()
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.goto(app.url("scores?dataset=photos&encoder=tiny"))  # the first request this server ever sees
     page.get_by_role("heading", name="Scores", exact=True).wait_for()
     page.get_by_role("link", name="Overview").wait_for()
@@ -61,6 +64,7 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     assert "sample=" in page.evaluate("location.href")
     page.reload()
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
+    assert hosts <= {urlsplit(app.base).netloc, ""}
 
 
 def test_a_step_of_the_course_is_opened_by_its_address_and_handed_on(gallery, page):

@@ -324,7 +324,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path, nets):
         "a picture": encoded(picture(1)),
         "a zip archive without weights": other_zip.getvalue(),
         "damaged: the checksum": bytes(changed),
-        "not a checkpoint": b"hello world, this is text" * 20,
+        "is a text file": "# Notes \N{EM DASH} of mine\n".encode() * 40,
+        "not a checkpoint": b"hello world, this is no text\x00\x07" * 20,
     }
     for words, content in cases.items():
         (tmp_path / "x.pth").write_bytes(content)

@@ -35,7 +35,7 @@ def test_none_scored_then_a_button_compares_all(app, photos, workspace, monkeypa
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     small_encoder(workspace, "other", seed=4)
     test = app("compare")
-    assert "No encoder is scored on photos yet" in text(test)
+    assert "None of these encoders is scored on photos yet" in text(test)
     assert "other is missing" in text(test)
     button(test, "Compare these too").click().run()
     (run,) = runner.list_runs(workspace)
@@ -48,7 +48,7 @@ def test_one_scored_encoder_has_a_line_and_nothing_beside_it(app, scored, worksp
     found = shown_table(test)
     assert list(found.index) == ["tiny"]
     assert found.loc["tiny", "AUROC of Q"] == pytest.approx(100 * scored["reports"]["q"]["auroc"])
-    assert "and another encoder are scored, they can be compared" in text(test)
+    assert "and another of these are scored, they can be compared" in text(test)
     assert len(test.get("plotly_chart")) == 0
     assert button(test, "Add the controls")
 
@@ -97,6 +97,7 @@ def test_arms_of_fine_tunings_are_shown_when_asked_for_or_chosen(app, three, wor
     test = app("compare", encoder="tiny")
     assert set(shown_table(test).index) == {"tiny"}
     assert "fourth is missing" in text(test)
+    assert "Once tiny and another of these are scored" in text(test)
     (toggle,) = test.toggle
     assert toggle.label == "Also 2 fine-tuned by sslviz"
     toggle.set_value(True).run()
@@ -135,7 +136,7 @@ def test_the_better_of_two_is_named(app, three, monkeypatch, difference, better)
 def test_an_encoder_in_the_sidebar_without_scores_is_said(app, three, workspace):
     small_encoder(workspace, "fourth", seed=9)
     test = app("compare", encoder="fourth")
-    assert "Once fourth and another encoder are scored" in text(test)
+    assert "Once fourth and another of these are scored" in text(test)
     assert list(test.multiselect[0].options) == ["fourth"]
 
 

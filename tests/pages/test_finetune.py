@@ -184,7 +184,7 @@ def test_the_check_says_steps_time_and_memory(page):
     words = text(test).replace("\\", "")
     assert "goes on with its own byol head; 60 steps of training, about" in words  # 24 images: 3 steps, 10 epochs, 2 arms
     assert "GB of memory" in words
-    assert "then 2 encoders to embed, probe and interpret" in words
+    assert "then 2 encoders to judge" in words
 
 
 def test_what_cannot_be_trained_is_said_in_the_form(page):

@@ -119,9 +119,10 @@ def test_heads_alone_leave_the_backbone_bit_by_bit(tmp_path):
     assert all(p.requires_grad for p in model.backbone.parameters())
 
 
-def test_lars_steps_in_proportion_to_the_weight(tmp_path):
+@pytest.mark.parametrize("name", ["simclr", "barlow_twins"])
+def test_lars_steps_in_proportion_to_the_weight(tmp_path, name):
     """The first step of each matrix, from a start without momentum: lr · 0.001 · |w| long (weight decay turns it, no more)."""
-    model = method()
+    model = method(name=name)
     before = {k: v.detach().clone() for k, v in model.named_parameters()}
     run(tmp_path, schedule=Schedule(1, 40, 0.5, 0, 0, optimizer="lars"), model=model)
     for name, weight in model.named_parameters():
