@@ -149,28 +149,30 @@ def verdict(differences: pd.DataFrame) -> str:
     arms = ["both"] if "both" in found.index else [arm for arm in found.index if arm != "base"]
     names = {"both": ("The regulariser", "")}
     said = [_gained(found.loc[arm], *names.get(arm, (f"Arm {arm}", f" of arm {arm}"))) for arm in arms]
-    if "control" in alone.index:
-        mean, low, high = (100 * float(v) for v in alone[["mean", "low", "high"]].loc["control"].to_numpy(float))
-        if told(low, high) == "loss":
-            said.append(
-                f"Training on alone, without the terms, loses: top-1 {mean:+z.1f} points (95 % over images {low:+z.1f} to "
-                f"{high:+z.1f}) compared with the base; try a lower learning rate."
-            )
+    control: Any = alone.loc["control"] if "control" in alone.index else None
+    if control is not None and told(control["low"], control["high"]) == "loss":
+        said.append(
+            f"Training on alone, without the terms, loses: top-1 {_points(control)} compared with the base; "
+            "try a lower learning rate."
+        )
     return " ".join(said)
 
 
 def _gained(row: Any, who: str, of: str) -> str:
     seeds = np.asarray(row["of_seeds"])
-    gain = (
-        f"{100 * row['mean']:+z.1f} points (95 % over images {100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}; positive in "
-        f"{(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}) compared with the control"
-    )
+    positive = f"; positive in {(seeds > 0).sum()} of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    gain = f"{_points(row, positive)} compared with the control"
     words = {
         "gain": f"{who} gains: top-1 {gain}, on these images.",
         "loss": f"{who} loses: top-1 {gain}, on these images.",
         "unclear": f"No gain{of} over the control is distinguishable from zero: top-1 {gain}.",
     }
     return words[told(float(row["low"]), float(row["high"]))]
+
+
+def _points(row: Any, more: str = "") -> str:
+    mean, low, high = (f"{100 * row[value]:+z.1f}" for value in ("mean", "low", "high"))
+    return f"{mean} points (95 % over images {low} to {high}{more})"
 
 
 def told(low: float, high: float) -> Literal["gain", "loss", "unclear"]:

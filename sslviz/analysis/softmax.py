@@ -93,7 +93,7 @@ class Design:
         part = copy(self)
         part.columns = self.columns[places.numpy()]
         part.mean, part.std = self.mean[places], self.std[places]
-        part._x = None if self._x is None else _columns(self._x, places)
+        part._x = None if self._x is None else self._columns(self._x, places.numpy())
         part._gram = self.gram()[places][:, places]
         return part
 
@@ -141,7 +141,7 @@ class Design:
 
     def standardised(self, rows: Any) -> Any:
         """Raw rows float[n, D] as the probe sees them."""
-        part = rows if len(self.columns) == rows.shape[1] else _columns(rows, self.torch.from_numpy(self.columns))
+        part = rows if len(self.columns) == rows.shape[1] else self._columns(rows, self.columns)
         x = ((part.double() - self.mean) / self.std).float()
         return x if self._axes is None else x @ self._axes
 
@@ -174,6 +174,10 @@ class Design:
     def _standardised_blocks(self) -> "Iterator[Any]":
         return (self.standardised(block) for block in self._known_blocks())
 
+    def _columns(self, x: Any, places: np.ndarray) -> Any:
+        """Some columns of x float[n, D], copied: NumPy's way takes a fifth of torch's time."""
+        return self.torch.from_numpy(np.take(x.numpy(), places, axis=1))
+
     def _moments(self) -> tuple[Any, Any]:
         n, total = 0, 0.0
         for block in self._known_blocks():
@@ -181,13 +185,6 @@ class Design:
         mean = total / n
         squares = sum((block.double() - mean).square().sum(0) for block in self._known_blocks())
         return mean, (squares / n).sqrt()
-
-
-def _columns(x: Any, places: Any) -> Any:
-    """Some columns of x float[n, D], copied: NumPy's way takes a fifth of torch's time."""
-    import torch
-
-    return torch.from_numpy(np.take(x.numpy(), places.numpy(), axis=1))
 
 
 def fit_lbfgs(design: Design, l2: float, max_iterations: int = 1000, start: Fit | None = None, kept: Any = None) -> Fit:

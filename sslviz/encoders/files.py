@@ -75,6 +75,8 @@ def _refuse_what_is_no_checkpoint(path: Path, head: bytes, size: int) -> None:
             what = "a zip archive with a password or an unusual compression"
         except zipfile.BadZipFile:
             what = f"cut off: {size:,} bytes, its end is missing; download it again"
+    elif _is_text(head):
+        what = "a text file, not a checkpoint"
     if what:
         raise InputError(f"{path} is {what}.")
 
@@ -248,16 +250,13 @@ def _refusal(path: Path, head: bytes, error: pickle.UnpicklingError) -> InputErr
         )
     if names:
         return Untrusted(f"{path} holds Python code ({', '.join(names[:3])}), not only tensors, and was not loaded. {_ADVICE}")
-    if _is_text(path):
-        return InputError(f"{path} is a text file, not a checkpoint.")
     if "GLOBAL" in str(error) or "Unsupported" in str(error):
         return Untrusted(f"{path} holds more than tensors ({_first_sentence(error)}) and was not loaded. {_ADVICE}")
     return InputError(f"{path} is not a checkpoint ({_first_sentence(error)}).")
 
 
-def _is_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        beginning = file.read(512).decode(errors="replace").rstrip("\ufffd")  # a character may be cut in two
+def _is_text(head: bytes) -> bool:
+    beginning = head.decode(errors="replace").rstrip("\ufffd")  # a character may be cut in two
     return "\ufffd" not in beginning and all(c.isprintable() or c.isspace() for c in beginning)
 
 

@@ -1,5 +1,6 @@
 """Mend an encoder: train it on with the Q-Score regulariser, beside controls, and say what that did on the very same images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sslviz.encoders.spec import EncoderSpec
-    from sslviz.jobs.arms import Trained, Trainer
+    from sslviz.jobs.arms import Plan, Trained, Trainer
     from sslviz.jobs.mended import Judged
     from sslviz.jobs.origin import Origin
 
@@ -137,8 +138,7 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
     plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
     watched = trainer.watch_base() if trainer.speaks else {}
-    leads = [f"{plan.arm}, seed {plan.seed} ({k} of {len(arms)})" for k, plan in enumerate(plans, start=1)]
-    trained = [trainer.train(plan, Led(progress, lead)) for plan, lead in zip(plans, leads, strict=True)]
+    trained = [trainer.train(plan, led) for plan, led in zip(plans, _led(progress, plans), strict=True)]
     return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.speaks else {}
 
 
@@ -176,8 +176,7 @@ def _compared(
     if "control" not in settings.arms:
         notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
     judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
-    for k, one in enumerate(trained):
-        led = Led(progress, f"{one.arm}, seed {one.seed} ({k + 1} of {len(trained)})")
+    for one, led in zip(trained, _led(progress, trained), strict=True):
         after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, led, **settings.machine())
         judged.append((one.arm, one.seed, after))
         notes += [note for note in [*one.notes, *after.notes] if note not in notes]
@@ -233,6 +232,11 @@ def _compared(
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         save_result(folder, plain, inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
+
+
+def _led(progress: Progress, arms: "Sequence[Plan | Trained]") -> list[Led]:
+    """The progress of each arm, led by its name and place."""
+    return [Led(progress, f"{one.arm}, seed {one.seed} ({k} of {len(arms)})") for k, one in enumerate(arms, start=1)]
 
 
 def from_base(curve: "pd.DataFrame", watched: dict[str, Any]) -> "pd.DataFrame":

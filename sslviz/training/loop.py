@@ -98,13 +98,13 @@ def train(
     decay = [p for p in trained if p.ndim > 1]
     no_decay = [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+    shares = [1.0, recipe.lars_biases if schedule.optimizer == "lars" else 1.0]
     kind: Any = LARS if schedule.optimizer == "lars" else torch.optim.SGD
     weight_decay = recipe.weight_decay if schedule.weight_decay is None else schedule.weight_decay
     optimizer = kind(groups, lr=schedule.lr, momentum=recipe.momentum, weight_decay=weight_decay)
     objective: Objective = Objective(method, regulariser)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and method.synchronised:  # torch's refuses CPU tensors
         objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
-    shares = [1.0, recipe.lars_biases if schedule.optimizer == "lars" else 1.0]
     model, optimizer = fabric.setup(objective, optimizer)
 
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"

@@ -73,7 +73,7 @@ def more(here: Frame, found: dict[str, str], busy: bool) -> None:
             st.caption("Two controls come with it: the same network with random weights, and the bare pixels.")
 
         def start() -> None:
-            names = chosen or list(found)
+            names = chosen or [name for name, why in found.items() if not why]
             widgets.start_job(here.workspace, "compare", CompareSettings(dataset=here.dataset.name, encoders=names))
 
         label = "Compare these too" if waiting else "Add the controls"

@@ -43,6 +43,16 @@ def test_none_scored_then_a_button_compares_all(app, photos, workspace, monkeypa
     assert button(app("compare"), "Compare these too").disabled
 
 
+def test_controls_alone_leave_out_what_was_taken_off_the_list(app, scored, workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    small_encoder(workspace, "other", seed=4)
+    test = app("compare")
+    test.multiselect(key="compare-more").set_value([]).run()
+    button(test, "Compare these too").click().run()
+    (run,) = (r for r in runner.list_runs(workspace) if r["job"] == "compare")
+    assert (run["settings"]["encoders"], run["settings"]["controls"]) == (["tiny"], True)
+
+
 def test_one_scored_encoder_has_a_line_and_nothing_beside_it(app, scored, workspace):
     test = app("compare")
     found = shown_table(test)

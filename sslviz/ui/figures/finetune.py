@@ -86,7 +86,7 @@ def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: flo
             )
     chart.update_xaxes(title="epoch", rangemode="tozero", dtick=1 if curves["epoch"].max() <= 12 else None)
     chart.update_yaxes(title=title, type="log" if log else "linear", exponentformat="power")
-    return chart.update_layout(**{**LAYOUT, "height": 320, "legend": {**LAYOUT["legend"], "font": {"size": 11}}})
+    return chart.update_layout(**{**LAYOUT, "legend": {**LAYOUT["legend"], "font": {"size": 11}}})
 
 
 def panels(table: pd.DataFrame, titles: dict[int, str], names: tuple[str, str]) -> go.Figure:
