@@ -69,12 +69,12 @@ def interpret(settings: InterpretSettings, workspace: Workspace, progress: Progr
     n_both = int(table["spurious_iou_uniform"].notna().sum())
     counts = {
         "images left out": len(found.refused),
-        "images have a map without positive evidence (often an empty set); they count as 0": int(table["zero"].sum()),
+        "maps without positive evidence (often of an empty set), which count as 0": int(table["zero"].sum()),
         "core masks that mark nothing at the threshold": int(table["core_mass_map"].isna().sum()),
-        "images have no spurious mask and do not count for it": len(table) - n_both,
+        "images without a spurious mask, which do not count for it": len(table) - n_both,
     }
     notes += [
-        f"{n:,} {what}" + (f": {shown(found.refused, 3)}" if k == 0 else "") for k, (what, n) in enumerate(counts.items()) if n
+        f"{what}: {n:,}" + (f" ({shown(found.refused, 3)})" if k == 0 else "") for k, (what, n) in enumerate(counts.items()) if n
     ]
     if found.features.empty:
         notes.append("single features have no table here: each would take a backward pass of its own")

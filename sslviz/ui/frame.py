@@ -67,7 +67,8 @@ def open_page(title: str, question: str) -> None:
 
 
 def chosen() -> Frame:
-    """The data set and encoder chosen in the sidebar; stops with a hint when there is none."""
+    """The data set and encoder chosen in the sidebar, named on the page itself where that is hidden; stops with a hint when there
+    is none."""
     workspace = Workspace()
     dataset, encoder = st.session_state.get("dataset"), st.session_state.get("encoder")
     if not dataset or not encoder:
@@ -79,9 +80,13 @@ def chosen() -> Frame:
         st.button("Or look at the demo", on_click=start, icon=":material/play_arrow:", key="start-demo")
         st.stop()
     try:
-        return Frame(workspace, reads.dataset(workspace, dataset), encoder)
+        here = Frame(workspace, reads.dataset(workspace, dataset), encoder)
     except SslvizError as error:
         stop_with(error)
+    with st.container(key="narrow"):
+        st.caption(plain(f"{dataset} · {encoder}"))
+    st.html("<style>@media (min-width: 48rem) {.st-key-narrow {display: none}}</style>")
+    return here
 
 
 def wait_for_demo(workspace: Workspace) -> None:

@@ -1,7 +1,9 @@
 """The paths a user takes to have something computed, in Chromium against the real server."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -139,13 +141,13 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
     analyze(AnalyzeSettings(dataset="pets", encoder="small"), workspace, Progress())
     app = serve()
     page.goto(app.url("finetune?dataset=pets&encoder=small"))
-    page.get_by_label("Epochs", exact=True).fill("40")
+    page.get_by_label("Epochs", exact=True).fill("20")
     page.get_by_label("Epochs", exact=True).press("Enter")
-    page.get_by_text("--epochs 40").wait_for()
+    page.get_by_text("--epochs 20").wait_for()
     page.get_by_text("More settings").click()
-    page.get_by_label("Batch size", exact=True).fill("16")
+    page.get_by_label("Batch size", exact=True).fill("40")
     page.get_by_label("Batch size", exact=True).press("Enter")
-    page.get_by_text("--batch-size 16").wait_for()
+    page.get_by_text("--batch-size 40").wait_for()
     page.get_by_role("button", name="Fine-tune", exact=True).click()
     curve = "[aria-label='own self-supervised loss, by epoch'], [alt='own self-supervised loss, by epoch']"
     page.get_by_role("button", name="Cancel").wait_for()
@@ -156,9 +158,13 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
     before = page.locator(points).count()
     page.wait_for_function("([s, n]) => document.querySelectorAll(s).length > n", arg=[points, before])  # it moves
 
+    (run,) = runner.list_runs(workspace)
+    os.kill(run["pid"], signal.SIGSTOP)  # it must not come to its end before somebody cancels it
     page.reload()
     page.locator(curve).first.wait_for()
     page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Stopping …").wait_for()
+    os.kill(run["pid"], signal.SIGCONT)
     page.get_by_text("finetune cancelled").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Cancel").wait_for()
