@@ -1,4 +1,4 @@
-"""The command line as people use it, in processes of its own."""
+"""The command line as people use it."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sslviz.cli import app
+from sslviz.cli import app, main
 from sslviz.jobs import JOBS
 from tests.inputs import encoded, folder, picture, small_encoder
 
@@ -18,8 +18,24 @@ SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
 
 
 @pytest.fixture
-def sslviz(workspace, tmp_path):
-    """Run the command in an empty folder: (exit code, stdout, stderr); never a traceback."""
+def sslviz(workspace, tmp_path, monkeypatch, capsys):
+    """Run the command in this process and an empty folder: (exit code, stdout, stderr). Its jobs are processes of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sslviz", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def terminal(workspace, tmp_path):
+    """As `sslviz`, in a process of its own; never a traceback."""
 
     def run(*arguments):
         environment = {**os.environ, "COLUMNS": "200"}
@@ -59,8 +75,8 @@ def percents(*values):
     return [f"{100 * value:.1f}" for value in values]
 
 
-def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace):
-    code, out, err = sslviz("analyze", "--images", photos, "--encoder", checkpoint)
+def test_analyze_from_a_folder_and_a_file(terminal, photos, checkpoint, workspace):
+    code, out, err = terminal("analyze", "--images", photos, "--encoder", checkpoint)
     assert code == 0, err
     assert "lowest Q-Scores of val:" in out
     assert "Q-Score as in the paper" in out
@@ -68,7 +84,7 @@ def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace)
     assert "small ResNet, width 8, 32 features" in err
     assert "/scores?dataset=my-photos&encoder=own" in out
     out_of_people = out
-    code, out, _ = sslviz("analyze", "--images", photos, "--encoder", checkpoint, "--json")
+    code, out, _ = terminal("analyze", "--images", photos, "--encoder", checkpoint, "--json")
     result = json.loads(out)
     assert (code, result["embed"]["computed"], result["n"]) == (0, 0, 24)
     found = result["reports"]
@@ -77,7 +93,7 @@ def test_analyze_from_a_folder_and_a_file(sslviz, photos, checkpoint, workspace)
         assert [auroc, auprc, base] == percents(*(found[name][k] for k in ("auroc", "auprc", "base_rate")))
         assert span.split(" – ") == percents(*found[name]["intervals"]["auroc"])
     assert workspace.datasets() == ["my-photos"]
-    code, out, _ = sslviz("runs", "list")
+    code, out, _ = terminal("runs", "list")
     assert out.count("my-photos by own  done") == 2
 
 
@@ -135,9 +151,9 @@ def test_bad_input_is_one_clear_line_and_exit_2(sslviz, tmp_path, workspace, arg
     assert workspace.encoders() == []
 
 
-def test_a_newer_workspace_exits_2(sslviz, workspace):
+def test_a_newer_workspace_exits_2(terminal, workspace):
     (workspace.root / "workspace.json").write_text('{"version": 99}')
-    code, _, err = sslviz("runs", "list")
+    code, _, err = terminal("runs", "list")
     assert (code, "made by a newer sslviz" in err) == (2, True)
 
 
