@@ -17,8 +17,9 @@ from sslviz.ui.learn import WORDS
 from tests.inputs import folder, small_encoder
 
 
-def test_the_tables_of_fine_tunings_are_those_of_the_kept_figures():
-    assert mending.PAGE.read_text() == mending.page(), "run: make docs"
+@pytest.mark.parametrize("path", mending.PAGES, ids=lambda path: path.name)
+def test_the_tables_of_fine_tunings_are_those_of_the_kept_figures(path):
+    assert path.read_text() == mending.page(path), "run: make docs"
 
 
 def test_the_glossary_is_the_learn_pages():
@@ -107,7 +108,7 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(mending, "MEASURED", tmp_path)
     pd.DataFrame(arms).to_parquet(tmp_path / "arms.parquet")
     pd.DataFrame(gaps).assign(group=about["group"]).to_parquet(tmp_path / "differences.parquet")
-    lines = mending.generated().splitlines()
+    lines = mending.whole().splitlines()
     assert lines[0] == "### Demo, 10 epochs"
     assert lines[2] == (
         "**In how many encoders top-1 is not distinguishable from the control's: "
@@ -119,6 +120,14 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
     assert "| seeds | - | 2 | 2 |" in lines
     assert "| mended | - | 3 | 3 |" in lines
     assert "| top-1 | +0.0 (-20.0 to +20.0) | +7.0 (+1.0 to +13.0) |" in lines
+    rows = [line.split(" | ")[:4] for line in mending.short().splitlines() if line.startswith("| ")]
+    assert rows[1:] == [
+        ["| a", "base", "70.0", "-"],
+        ["| a", "control", "60.0, 80.0", "-"],
+        ["| a", "both", "75.0, 79.0", "+7.0 (+1.0 to +13.0)"],
+        ["| b", "base", "50.0", "-"],
+        ["| b", "control", "40.0", "-"],
+    ]
 
 
 def test_the_rank_correlations_of_the_evidence_are_those_of_its_rows():
