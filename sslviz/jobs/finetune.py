@@ -181,6 +181,11 @@ def _compared(
         judged.append((one.arm, one.seed, after))
         notes += [note for note in [*one.notes, *after.notes] if note not in notes]
     progress.stage("comparing")
+    if others := list(dict.fromkeys(f"{arm} {one.eps:g}" for arm, _, one in judged if one.eps != base.eps)):
+        notes.append(
+            f"eps is chosen for each encoder: {base.eps:g} for the base, {', '.join(others)}. What counts with an arm's own D "
+            "(its Q, AUROC, AUPRC, heatmaps) differs by that too"
+        )
     everywhere = sorted(set.intersection(*(set(one.images.index) for _, _, one in judged)))
     if lost := len(base.images) - len(everywhere):
         notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")

@@ -16,6 +16,7 @@ from sslviz.data import dataset as datasets
 from sslviz.data.dataset import Dataset
 from sslviz.data.masks import mask_facts
 from sslviz.errors import Busy, InputError
+from sslviz.jobs import remade
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.inputs import Embedded, embeddings_state, open_embedded, result_state
 from sslviz.jobs.interpret import InterpretSettings, interpret
@@ -160,37 +161,42 @@ def _computed(
     machine: dict[str, Any],
     notes: list[str],
 ) -> Dataset:
-    """Make what is missing, or was made with other settings than the base's; `notes` gets what has to be said of it.
+    """Make what is missing or stale: for the base as it was, for an arm as the base's. `notes` gets what has to be said.
 
     Raises Busy while another run is at it.
     """
     names = {"dataset": dataset_name, "encoder": encoder}
-    like = base.rulers if base else {}
     dataset, _ = datasets.refresh(workspace, dataset_name)
+    like = base.rulers["embed"] if base else {}  # an own one is made again as it was by `embed` itself
     if embeddings_state(workspace, dataset, encoder)[0] != "fresh" or (
-        base and _embedded_as(open_embedded(workspace, dataset_name, encoder)) != like["embed"]
+        base and _embedded_as(open_embedded(workspace, dataset_name, encoder)) != like
     ):
-        embed(EmbedSettings(**names, **machine, **like.get("embed", {})), workspace, progress)
+        embed(EmbedSettings(**names, **machine, **like), workspace, progress)
         dataset, _ = datasets.refresh(workspace, dataset_name)
 
-    def missing(job: str, wanted: dict[str, Any]) -> bool:
+    def asked(job: str, **changes: Any) -> tuple[dict[str, Any], bool]:
+        """(settings to make it with, whether it is there so)."""
         state, _, result = result_state(workspace, dataset, encoder, job)
-        return result is None or state != "fresh" or any(result.content["settings"].get(k) != v for k, v in wanted.items())
+        was = dict(result.content["settings"]) if result else {}
+        wanted = {**(base.rulers.get(job, {}) if base else was), **changes}
+        if job == "score" and base is None and was.get("eps", eps) != eps:
+            notes.append(f"{encoder} had scores at eps {was['eps']}; they were made again at {eps}")
+        return wanted, state == "fresh" and all(was.get(k) == v for k, v in wanted.items())
 
-    if "probe" in like and missing("probe", like["probe"]):  # the base's own is made by `score`
-        probe(ProbeSettings(**names, **like["probe"]), workspace, progress)
-    wanted = {**like.get("score", {}), "eps": eps}
-    if missing("score", wanted):
-        made = result_state(workspace, dataset, encoder, "score")[2]
-        if base is None and made is not None and (was := made.content["settings"]["eps"]) != eps:
-            wanted = {**made.content["settings"], "eps": eps}
-            notes.append(f"{encoder} had scores at eps {was}; they were made again at {eps}")
-        score(ScoreSettings(**names, **wanted), workspace, progress)
-    if mask_facts(dataset) is not None and missing("interpret", like.get("interpret", {})):
-        try:
-            interpret(InterpretSettings(**names, **machine, **like.get("interpret", {})), workspace, progress)
-        except InputError as error:
-            notes.append(f"no heatmaps: {error}")
+    if base and "probe" in base.rulers:  # the base's own is made by `score`
+        wanted, there = asked("probe")
+        if not there:
+            probe(remade(ProbeSettings, wanted, **names), workspace, progress)
+    wanted, there = asked("score", eps=eps)
+    if not there:
+        score(remade(ScoreSettings, wanted, **names).model_copy(update={"eps": eps}), workspace, progress)
+    if mask_facts(dataset) is not None:
+        wanted, there = asked("interpret")
+        if not there:
+            try:
+                interpret(remade(InterpretSettings, wanted, **names).model_copy(update=machine), workspace, progress)
+            except InputError as error:
+                notes.append(f"no heatmaps: {error}")
     return dataset
 
 

@@ -183,12 +183,14 @@ class UnknownHead(InputError):
 
 
 def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str) -> tuple[Made, Tensors, list[str]]:
-    """What, and our names of the tensors. Raises UnknownHead."""
+    """What, and our names of the tensors. Raises UnknownHead, and InputError where the file names another method."""
     writer = str(head.facts.get("writer", ""))
-    called = method_name or str(head.facts.get("method", "unknown"))
-    called = _CALLED.get(called, called)
-    if called in ("", "unknown"):
-        called = _told_by_its_parts(head.tensors, writer)
+    asked, said = (_CALLED.get(name, name) for name in (method_name, str(head.facts.get("method", ""))))
+    if said == "unknown":
+        said = ""
+    if asked and (writer, said) in FORMATS and asked not in (said, said.removesuffix(" v3")):
+        raise InputError(f'encoder "{spec.name}" has a head of {said}; leave --method {method_name} out.')
+    called = said or asked or _told_by_its_parts(head.tensors, writer)
     if (writer, called) not in FORMATS:
         raise UnknownHead(
             f'encoder "{spec.name}" came with a head of {writer or "an unknown writer"}, method {called}, that is not known. '

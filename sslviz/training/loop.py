@@ -72,15 +72,14 @@ def train(
     folder: Path,
     fabric: lightning.Fabric,
     progress: Progress,
-    every_epoch: Callable[[list[dict[str, float]]], Mapping[str, float]] = lambda rows: {},
+    every_epoch: Callable[[list[dict[str, float]]], Mapping[str, float]] | None = None,
     regulariser: Regulariser | None = None,
 ) -> pd.DataFrame:
     """Train `method` on the source's images; returns the metrics, one row an epoch, also in folder/metrics.parquet.
 
     `every_epoch`, given the metrics so far, may measure, which adds to the last row, and choose other discriminative features.
     Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
-    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands (while `every_epoch`
-    measures: where the epoch began).
+    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
     """
     n, batch = len(images), schedule.batch_size
     if batch % fabric.world_size or batch // fabric.world_size < 2:
@@ -110,12 +109,12 @@ def train(
     checkpoint, table = folder / "checkpoint.pt", folder / "metrics.parquet"
     step, rows = 0, list[dict[str, float]]()
     sums: dict[str, float] = {}
-    collapsed = False
+    collapsed, measured = False, True
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
-        step, sums, rows = state["step"], state["sums"], state["rows"]
+        step, sums, rows, measured = state["step"], state["sums"], state["rows"], state.get("measured", True)
         if regulariser is not None:
             regulariser.selection = Selection(state["features"].numpy(), state["eps"])
 
@@ -134,12 +133,25 @@ def train(
                 "step": step,
                 "sums": whole,
                 "rows": rows,
+                "measured": measured,
             }
             if regulariser is not None:
                 content |= {"features": torch.from_numpy(regulariser.selection.features), "eps": regulariser.eps}
             with whole_file(checkpoint) as beside:
                 torch.save(content, beside)
         fabric.barrier()
+
+    def measure() -> None:
+        """Finish an epoch: what `every_epoch` finds joins its row."""
+        nonlocal measured
+        if fabric.is_global_zero and every_epoch is not None:
+            rows[-1] |= every_epoch(rows)
+        if regulariser is not None:
+            regulariser.selection = Selection(*fabric.broadcast(tuple(regulariser.selection)))
+        measured = True
+        save()
+        if fabric.is_global_zero:
+            write_table(table, pd.DataFrame(rows))
 
     def kept() -> str:
         return "the last checkpoint is kept" if checkpoint.exists() else "no epoch was finished, nothing is kept"
@@ -152,6 +164,8 @@ def train(
     if schedule.heads_only:
         for backbone in backbones:
             backbone.eval()
+    if not measured:
+        measure()
     epoch_began, epoch_step = time.monotonic(), step
     began, first = epoch_began, step
 
@@ -187,13 +201,10 @@ def train(
             row["rank"] = rank_me(outputs.detach().float().cpu().numpy())
             row["feature_spread"] = float(spread(objective.features.float()))
             rows.append(row)
-            if fabric.is_global_zero:
-                row |= every_epoch(rows)
-            if regulariser is not None:
-                regulariser.selection = Selection(*fabric.broadcast(tuple(regulariser.selection)))
-            save()
-            if fabric.is_global_zero:
-                write_table(table, pd.DataFrame(rows))
+            if every_epoch is not None:  # which may be stopped
+                measured = False
+                save()
+            measure()
             speed = (step - epoch_step) * batch * (views.n_views + views.n_local) / (time.monotonic() - epoch_began)
             epoch_began, epoch_step = time.monotonic(), step
             progress.note(epoch=epoch + 1, loss=row["loss"], spread=row["spread"], rank=row["rank"], views_per_second=speed)

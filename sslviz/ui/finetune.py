@@ -11,7 +11,7 @@ import streamlit as st
 
 from sslviz.encoders.run import pick_device
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import EXPECTED, SslvizError, said
+from sslviz.errors import EXPECTED, SslvizError, said, shown
 from sslviz.jobs import parse
 from sslviz.jobs.finetune import (
     ARMS,
@@ -144,7 +144,12 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         }
         line |= {"Q right, own D": _number(row["q_correct"]), "Q wrong, own D": _number(row["q_wrong"])}
         weights = {f"lambda{k}": "" if row["arm"] == "base" else f"{row[f'lambda{k}']:.3g}" for k in (1, 2)}
-        line |= {**weights, "empty sets": percent(row["empty_share"]), "RankMe": f"{row['rank_me']:.0f}"}
+        line |= {
+            **weights,
+            "eps": f"{row['eps']:g}",
+            "empty sets": percent(row["empty_share"]),
+            "RankMe": f"{row['rank_me']:.0f}",
+        }
         line |= {"encoder": row["encoder"]}
         shown.append({k: str(v) for k, v in line.items()})
     return pd.DataFrame(shown)
@@ -324,6 +329,14 @@ def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
     try:
         with st.spinner("Measuring a step"):
             origin, n = check(settings, here.workspace)
+            names = [settings.encoder_name(arm, seed) for arm in settings.arms for seed in settings.seeds]
+            if there := [name for name in names if name in here.workspace.encoders()]:
+                st.info(
+                    plain(
+                        f"Already there: {shown(there)}. Made in the very same way they are taken as they are; else the run "
+                        "ends: choose another name under More settings."
+                    )
+                )
             if on_cluster:
                 return f"{n:,} train images; what a step needs is measured where it runs."
             if pick_device(settings.device) == "cpu":

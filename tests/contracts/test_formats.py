@@ -583,6 +583,19 @@ def test_vicreg_and_barlow_twins_of_solo_learn_look_alike_and_are_asked_for(tmp_
     assert origin.made.options.terms == (0.1, 0.0051)
 
 
+@pytest.mark.parametrize(
+    ("make", "own", "other"),
+    [(solo_simsiam, "simsiam", "simclr"), (solo_byol, "byol", "simsiam"), (solo_mocov3, "moco", "byol")],
+)
+def test_another_method_than_the_files_is_refused(tmp_path, make, own, other):
+    stored(tmp_path, make()[0])
+    workspace = Workspace(tmp_path / "w")
+    asked = FinetuneSettings(dataset="any", encoder="x", method=own)
+    assert Origin.read(workspace, asked).made.method == own
+    with pytest.raises(InputError, match=f"has a head of {own}( v3)?; leave --method {other} out"):
+        Origin.read(workspace, asked.model_copy(update={"method": other}))
+
+
 def test_what_went_on_can_go_on_again(tmp_path):
     """A head with other layers than ours, stored as our own, is the same method again."""
     from sslviz.encoders.store import Head

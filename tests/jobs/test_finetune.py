@@ -14,15 +14,16 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, read_head, save_encoder
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import arms, command_of, parse
+from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.finetune import FinetuneSettings, finetune
-from sslviz.jobs.inputs import result_state
+from sslviz.jobs.inputs import open_embedded, result_state
 from sslviz.jobs.origin import Origin
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
 from sslviz.jobs.training import train_ids
 from sslviz.progress import Progress
 from sslviz.store.results import latest_result
 from sslviz.store.workspace import Workspace
-from tests.inputs import folder
+from tests.inputs import folder, picture
 
 PRETRAINED = {"dataset": "pets", "method": "byol", "name": "small", "epochs": 1, "batch_size": 8, "size": 16, "width": 8}
 PRETRAINED |= {"feature_dim": 16, "hidden_dim": 16, "output_dim": 8, "precision": "32-true", "crop_min": 0.5}
@@ -894,6 +895,20 @@ def test_the_bases_own_scores_keep_their_other_settings(tmp_path):
     made = latest_result(workspace.results("pets", "small", "score")).content["settings"]
     assert (made["eps"], made["lower"]) == (0.5, 20)
     assert "small had scores at eps 1.5; they were made again at 0.5" in result["notes"]
+
+
+def test_a_stale_base_is_made_again_as_it_was(tmp_path):
+    from sslviz.jobs.score import ScoreSettings, score
+
+    workspace = prepared(tmp_path)
+    embed(EmbedSettings(dataset="pets", encoder="small", store_dtype="float16"), workspace, Progress())
+    score(ScoreSettings(dataset="pets", encoder="small", eps=0.5, lower=20), workspace, Progress())
+    picture(99).save(tmp_path / "pets/train/cat/new.png")
+    run(workspace, tmp_path / "run", arms=["control"], epochs=1)
+    for encoder in ("small", "small-control-s0"):
+        assert latest_result(workspace.results("pets", encoder, "score")).content["settings"]["lower"] == 20
+        embedded = open_embedded(workspace, "pets", encoder)
+        assert (embedded.store.meta["depends"]["dtype"], len(embedded.samples)) == ("float16", 37)
 
 
 def test_masks_of_other_images_only_do_not_stop_it(tmp_path, monkeypatch):

@@ -37,10 +37,11 @@ def fabric():
     return lightning.Fabric(accelerator="cpu", devices=1, precision="32-true")
 
 
-def run(folder, progress=None, schedule=SCHEDULE, images=IMAGES, model=None):
+def run(folder, progress=None, schedule=SCHEDULE, images=IMAGES, model=None, every_epoch=None):
     folder.mkdir(exist_ok=True)
-    model = model or method()
-    metrics = train(model, type(model).views, InMemory(images), 16, NORMALISE, schedule, folder, fabric(), progress or Progress())
+    model, source = model or method(), InMemory(images)
+    says = progress or Progress()
+    metrics = train(model, type(model).views, source, 16, NORMALISE, schedule, folder, fabric(), says, every_epoch)
     return model, metrics
 
 
@@ -70,6 +71,28 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):
     assert metrics["epoch"].tolist() == [1, 2, 3, 4]
     np.testing.assert_allclose(metrics["loss"], whole["loss"], rtol=1e-5)
     np.testing.assert_allclose(metrics["lr"], whole["lr"])
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("epoch", [2, SCHEDULE.epochs])
+def test_a_run_stopped_while_it_measures_keeps_the_epoch(tmp_path, epoch):
+    seen = []
+
+    def measure(rows):
+        seen.append(len(rows))
+        if seen.count(epoch) == 1 and len(rows) == epoch:
+            raise Cancelled("stop")
+        return {"measured": 10.0 * len(rows)}
+
+    straight, whole = run(tmp_path / "a")
+    with pytest.raises(Cancelled):
+        run(tmp_path / "b", every_epoch=measure)
+    assert torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)["step"] == 2 * epoch
+    resumed, metrics = run(tmp_path / "b", every_epoch=measure)
+    assert seen == sorted([1, 2, 3, 4, epoch])
+    assert metrics["measured"].tolist() == [10, 20, 30, 40]
+    np.testing.assert_allclose(metrics["loss"], whole["loss"], rtol=1e-5)
     for name, weight in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], weight), name
 
