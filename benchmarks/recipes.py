@@ -13,7 +13,6 @@ from sslviz.methods import METHODS
 from sslviz.training.estimate import step_cost
 
 RECIPES = {"imagenet100-resnet18": ("resnet18", "simclr"), "imagenet1k-resnet50": ("resnet50", "simclr")}
-FEW = 4
 
 
 def main() -> None:
@@ -26,12 +25,11 @@ def main() -> None:
         width = backbone.fc.in_features
         backbone.fc = torch.nn.Identity()
         method = kind(backbone, width, kind.options, 2)
-        few, twice = (step_cost(method, kind.views, 224, n, torch.device("cpu")).bytes for n in (FEW, 2 * FEW))
-        an_image, fixed = (twice - few) / FEW, 2 * few - twice
         share = settings["batch_size"] // settings["processes"]
+        cost = step_cost(method, kind.views, 224, share, torch.device("cpu"))
         print(
             f"| {name} | {architecture} | {settings['batch_size']:,} | {settings['processes']} processes | "
-            f"{(fixed + an_image * share) / 1e9:.1f} GB |"
+            f"{cost.bytes / 1e9:.1f} GB |"
         )
 
 

@@ -30,7 +30,7 @@ from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, tr
 from sslviz.methods import METHODS, Method
 from sslviz.methods.heads import take_apart
 from sslviz.progress import Led, Progress
-from sslviz.store.files import read_json, write_json
+from sslviz.store.files import only_writer, read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
 from sslviz.training.loop import Schedule, batches_of, collapse, pull_ratio, train
@@ -185,8 +185,9 @@ class Trainer:
             "made_by": fingerprint(made_of),
             "notes": notes,
         }
-        self._there(name, made_of)  # another run may have made one of this name meanwhile
-        save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
+        with only_writer(self.workspace.encoder(name), f"encoder {name}", wait=True):
+            self._there(name, made_of)  # another run may have made one of this name meanwhile
+            save_encoder(self.workspace, spec, made.kept(method).state_dict(), take_apart(method, made), content)
         (folder / "checkpoint.pt").unlink()
         return Trained(arm, seed, name, weights, pd.DataFrame(content["curve"], dtype=float), notes)
 
@@ -265,19 +266,17 @@ class Trainer:
         return RegulariserWeights(own.lambda1, own.lambda2, normalise=own.normalise, empty=own.empty)
 
     def _weights(self, arm: Arm) -> tuple[RegulariserWeights, list[str]]:
+        if arm == "strong":
+            weights = replace(self._plain, lambda1=self.strong)
+            return weights, [f"strong: lambda1 is {weights.lambda1:.3g}, the Q term at 1 % of the own loss's force"]
         changes: dict[Arm, dict[str, Any]] = {
             "control": {"lambda1": 0.0, "lambda2": 0.0},
             "both": {},
             "lambda1": {"lambda2": 0.0},
             "lambda2": {"lambda1": 0.0},
             "lasso": {"lambda1": 0.0, "lasso": True},
-            "strong": {"lambda1": self.strong} if arm == "strong" else {},
         }
-        weights = replace(self._plain, **changes[arm])
-        notes = (
-            [f"strong: lambda1 is {weights.lambda1:.3g}, the Q term at 1 % of the own loss's force"] if arm == "strong" else []
-        )
-        return weights, notes
+        return replace(self._plain, **changes[arm]), []
 
     def _made_of(self, weights: RegulariserWeights, seed: int) -> dict[str, str]:
         """Fingerprints of everything that the encoder of an arm follows from, by what it is called."""

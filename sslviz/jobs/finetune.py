@@ -99,6 +99,10 @@ class FinetuneSettings(Settings):
         """Of the encoder that an arm makes."""
         return f"{self.name or self.encoder}-{arm}-s{seed}"
 
+    def encoder_names(self) -> list[str]:
+        """Of all that are made."""
+        return [self.encoder_name(arm, seed) for arm in self.arms for seed in self.seeds]
+
     def machine(self) -> dict[str, Any]:
         """Where and how the encoders are judged."""
         return {"device": self.device, "workers": self.workers}
@@ -290,14 +294,16 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
 
     from sslviz.encoders.run import pick_device
     from sslviz.jobs.inputs import available_memory
-    from sslviz.jobs.training import processes
+    from sslviz.jobs.training import held_in_memory, processes
     from sslviz.training.estimate import step_cost
 
     device, made = torch.device(pick_device(settings.device)), origin.made
     world, here = processes(settings.processes)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
-    bytes_here = cost.bytes * (1 if device.type == "cuda" else here)
+    bytes_here = cost.bytes
+    if device.type == "cpu":
+        bytes_here = here * (cost.bytes + held_in_memory(n, made.size, settings.input))
     encoders = len(set(settings.arms)) * len(set(settings.seeds))
     steps = n // settings.batch_size * settings.pace()[0] * encoders
     if origin.head is None:
@@ -341,11 +347,10 @@ def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, in
     from sslviz.jobs.training import processes
 
     origin = Origin.read(workspace, settings)
-    for arm in settings.arms:
-        for seed in settings.seeds:
-            name = check_name("encoder", settings.encoder_name(arm, seed))
-            if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
-                raise name_taken(name)
+    for name in settings.encoder_names():
+        check_name("encoder", name)
+        if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
+            raise name_taken(name)
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     there = int(dataset.facts["counts"].get("train", 0))
     n = min(there, settings.most() or there)

@@ -140,6 +140,7 @@ def kill(workspace: Workspace, run_id: str) -> None:
     """
     state = _active(workspace, run_id)
     if state["slurm"]:
+        (workspace.run(run_id) / "cancel").touch()  # until SLURM has ended it, it is seen to be stopping
         cluster.end(state["slurm"])
     elif state.get("pid") and is_held(workspace.run(run_id) / "alive"):
         if (where := state.get("machine", _machine())) != _machine():
@@ -263,14 +264,18 @@ def _described(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 def check_idle(workspace: Workspace, kind: str, name: str) -> None:
     """Raises Busy where a run works on this "dataset" or "encoder"."""
+    from sslviz.jobs.finetune import FinetuneSettings
+
     for run in list_runs(workspace):
         own = run["settings"]
         several = own.get(f"{kind}s", ())
         if run["status"] not in ACTIVE:
             continue
-        arms = run["job"] == "finetune" and kind == "encoder" and name.startswith(f"{own['name'] or own['encoder']}-")
+        made = [own.get("name")]
+        if run["job"] == "finetune":
+            made = FinetuneSettings(**own).encoder_names() if kind == "encoder" else []
         everything = several == []  # compare: all that are scored
-        if arms or everything or name in (own.get(kind), own.get("name"), *several):
+        if everything or name in (own.get(kind), *made, *several):
             raise Busy(f'run {run["id"]} works on "{name}". Wait for it, or cancel it: sslviz runs cancel {run["id"]}')
 
 

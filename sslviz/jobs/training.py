@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CIFAR-10, appendix B.9) and cut from the files
 _SAMPLE = 2000
+_COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID")
 
 
 def train_ids(dataset: "Dataset", most: int = 0) -> list[str]:
@@ -80,10 +81,16 @@ def cut_from_files(dataset: "Dataset", n: int, size: int, kind: str, folder: "Pa
 
 
 def _from_files(dataset: "Dataset", n: int, size: int, kind: str) -> bool:
-    from sslviz.jobs.inputs import available_memory
-
     if dataset.root is None:
         raise InputError(f'data set "{dataset.name}" has arrays only; training needs images.')
+    return not held_in_memory(n, size, kind)
+
+
+def held_in_memory(n: int, size: int, kind: str) -> int:
+    """Bytes of n pictures that a process of a run holds in memory; 0 where it cuts their views from the files, see
+    `cut_from_files`. Raises InputError where they were asked into memory and do not fit."""
+    from sslviz.jobs.inputs import available_memory
+
     bytes_needed = n * 3 * size**2
     fits = bytes_needed < 0.5 * available_memory()
     if kind == "memory" and not fits:
@@ -91,7 +98,7 @@ def _from_files(dataset: "Dataset", n: int, size: int, kind: str) -> bool:
             f"{n:,} images of {size} px need {bytes_needed / 1e9:.1f} GB of memory, more than half of "
             f"what is free. Choose --input files, or a smaller --size."
         )
-    return kind == "files" or (kind == "auto" and (size >= LARGE or not fits))
+    return 0 if kind == "files" or (kind == "auto" and (size >= LARGE or not fits)) else bytes_needed
 
 
 def measured_precision(method: "Method", views: "Views", size: int, batch_size: int, device: str, folder: "Path") -> str:
@@ -129,6 +136,12 @@ def fabric_for(device: str, precision: Any) -> "lightning.Fabric":
     fabric = lightning.Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
+
+
+def forget_launcher() -> None:
+    """This process counts for none of a launcher's, though it was started inside its job: the app on a cluster's node."""
+    for name in _COUNTS:
+        os.environ.pop(name, None)
 
 
 def processes(asked: int = 1) -> tuple[int, int]:

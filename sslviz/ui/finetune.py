@@ -329,8 +329,7 @@ def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
     try:
         with st.spinner("Measuring a step"):
             origin, n = check(settings, here.workspace)
-            names = [settings.encoder_name(arm, seed) for arm in settings.arms for seed in settings.seeds]
-            if there := [name for name in names if name in here.workspace.encoders()]:
+            if there := [name for name in settings.encoder_names() if name in here.workspace.encoders()]:
                 st.info(
                     plain(
                         f"Already there: {shown(there)}. Made in the very same way they are taken as they are; else the run "

@@ -11,7 +11,7 @@ import torch
 from sslviz.data import dataset as datasets
 from sslviz.encoders.run import load_encoder
 from sslviz.encoders.spec import load_spec
-from sslviz.encoders.store import load_weights, read_head, save_encoder
+from sslviz.encoders.store import load_weights, read_head, save_encoder, save_weights
 from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import arms, command_of, parse
 from sslviz.jobs.embed import EmbedSettings, embed
@@ -112,7 +112,6 @@ def test_compression_and_panel_are_those_of_the_stored_rows(mended):
     """The probe on the 60 % of features that are kept along the path, and class means of unit rows, by the public functions."""
     from sslviz import linear_probe
     from sslviz.analysis.compression import subset
-    from sslviz.jobs.inputs import open_embedded
 
     workspace, _, _, _ = mended
     result = latest_result(workspace.results("pets", "small", "finetune"))
@@ -142,7 +141,6 @@ def test_compression_and_panel_are_those_of_the_stored_rows(mended):
 
 def test_q_fixed_uses_the_features_of_the_base(mended):
     from sslviz import q_score
-    from sslviz.jobs.inputs import open_embedded
 
     workspace, _, _result, _ = mended
     features = latest_result(workspace.results("pets", "small", "score")).table("features")
@@ -317,7 +315,6 @@ def test_a_fresh_head_leaves_both_networks_of_dino_as_they_were(tmp_path):
 
 
 def test_images_of_a_class_that_the_probe_does_not_know_are_left_out(tmp_path):
-    from sslviz.jobs.inputs import open_embedded
 
     workspace = Workspace(tmp_path / "w").create()
     layout = {"train/cat": 12, "train/dog": 12, "test/bird": 3, "test/cat": 6, "test/dog": 6}
@@ -636,7 +633,6 @@ def test_without_labels_the_terms_are_watched_and_right_and_wrong_are_not_told_a
 
 def test_without_a_test_split_train_images_are_judged_out_of_fold(tmp_path):
     workspace = Workspace(tmp_path / "w").create()
-    (tmp_path / "names").write_text("")
     datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", {"train/cat": 16, "train/dog": 16}))
     pretrain(PretrainSettings(**PRETRAINED), workspace, InFolder(tmp_path / "pretrained"))
     result, progress = run(workspace, tmp_path / "run", arms=["both"], epochs=1)
@@ -677,7 +673,6 @@ def test_looks_are_judged_where_the_masks_are(tmp_path):
 def test_arms_are_measured_as_the_base_was(tmp_path):
     """A base judged by the paper's probe and other percentiles: so are its arms."""
     from sslviz.jobs.embed import EmbedSettings, embed
-    from sslviz.jobs.inputs import open_embedded
     from sslviz.jobs.probe import ProbeSettings, probe
     from sslviz.jobs.score import ScoreSettings, score
 
@@ -758,11 +753,36 @@ def test_an_encoder_is_taken_for_another_start_only_where_nothing_of_its_making_
     """Each of these changes what an arm would be: the encoder that is there must not be handed back for it."""
     workspace, _, _, _ = mended
     other = [{"epochs": 3}, {"lr": 0.2}, {"batch_size": 6}, {"optimizer": "lars"}, {"lambda1": 2.0}, {"refresh_every": 1}]
+    other += [{"precision": "bf16-mixed"}]
     for k, changes in enumerate([*other, {"input": "files", "workers": 1}]):
         with pytest.raises(InputError, match="is already there, made in another way"):
             run(workspace, tmp_path / str(k), arms=["both"], **changes)
     with pytest.raises(InputError, match="is already there, made in another way"):
         run(workspace, tmp_path / "eps", arms=["both"], eps=1.5)  # other features D
+    path = workspace.encoder("small") / "head.safetensors"
+    whole = path.read_bytes()
+    head = read_head(path)
+    key = next(name for name, tensor in head.tensors.items() if tensor.ndim == 2)
+    head.tensors[key] += 0.01
+    save_weights(path, head.tensors, {"sslviz": json.dumps(head.facts)})
+    with pytest.raises(InputError, match="is already there, made in another way"):
+        run(workspace, tmp_path / "head", arms=["both"])
+    path.write_bytes(whole)
+
+
+def test_an_encoder_added_while_an_arm_is_trained_is_not_overwritten(mended, tmp_path, monkeypatch):
+    workspace, _, _, _ = mended
+    theirs, train = weights_of(workspace, "small"), arms.train
+
+    def slowly(*rest):
+        curve = train(*rest)
+        save_encoder(workspace, load_spec(workspace, "small").model_copy(update={"name": "late-both-s0"}), theirs)
+        return curve
+
+    monkeypatch.setattr(arms, "train", slowly)
+    with pytest.raises(InputError, match='encoder "late-both-s0" is already there'):
+        run(workspace, tmp_path / "late", arms=["both"], name="late", epochs=1)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights_of(workspace, "late-both-s0").items())
 
 
 def test_names_that_cannot_be_are_said_before_anything_is_done(mended, tmp_path):
@@ -796,8 +816,24 @@ def test_the_estimate_counts_every_step(mended, monkeypatch):
     origin, n = module.check(settings, workspace)
     found = module.estimate(settings, origin, n)
     assert (found.steps, found.seconds) == (36, 72.0)
+    assert found.memory == (1000 + 24 * 3 * 16 * 16) / 1e9  # a step, and the pictures
+    files = module.estimate(settings.model_copy(update={"input": "files"}), origin, n)
+    assert files.memory == 1000 / 1e9
     bare = module.estimate(settings, dataclasses.replace(origin, head=None), n)
     assert bare.steps == 36 + 5 * 3
+
+
+def test_the_app_inside_a_launchers_job_counts_for_one(mended, monkeypatch):
+    from sslviz.jobs.finetune import check
+    from sslviz.jobs.training import forget_launcher
+
+    workspace, _, _, _ = mended
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.setenv(name, "3")
+    with pytest.raises(InputError, match="the 3 processes"):
+        check(FinetuneSettings(**SETTINGS), workspace)
+    forget_launcher()
+    check(FinetuneSettings(**SETTINGS), workspace)
 
 
 def test_a_step_is_measured_on_a_few_images_and_scaled(mended, monkeypatch):
@@ -817,8 +853,25 @@ def test_a_step_is_measured_on_a_few_images_and_scaled(mended, monkeypatch):
     trained = sum(4 * p.numel() for p in method.parameters() if p.requires_grad)
     images = 2 * 64 * 3 * 16 * 16 * 4  # the least that a backward pass keeps: both views
     assert cost.bytes > state + 2 * trained + images
-    few = module.step_cost(method, origin.made.views, 16, 16, torch.device("cpu"))
-    assert cost.bytes - state - 2 * trained == 4 * (few.bytes - state - 2 * trained)
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "barlow_twins", "vicreg", "dino"])
+def test_the_memory_of_a_step_is_that_of_the_whole_batch(name, monkeypatch):
+    """What does not grow with the batch (covariances, a queue, a wide last layer) is counted once."""
+    from sslviz.encoders.backbones.small_resnet import SmallResNet
+    from sslviz.methods import METHODS
+    from sslviz.training import estimate as module
+
+    kind = METHODS[name]
+    options = kind.options.changed(name, hidden_dim=256, output_dim=1024, queue_size=4096 if kind.options.queue_size else None)
+
+    def cost():
+        method = kind(SmallResNet(width=8, blocks=1, feature_dim=16), 16, options, 2)
+        return module.step_cost(method, kind.views, 16, 96, torch.device("cpu")).bytes
+
+    gone_on = cost()
+    monkeypatch.setattr(module, "_IMAGES", 96)
+    assert gone_on == pytest.approx(cost(), rel=0.02)
 
 
 def test_how_far_the_weights_have_moved(mended):

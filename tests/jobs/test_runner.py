@@ -116,6 +116,16 @@ def test_other_arms_of_an_encoder_are_another_run(workspace, photos, monkeypatch
     assert first == third != second
 
 
+def test_a_fine_tuning_works_on_the_encoders_it_makes_and_no_others(workspace, photos, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    runner.launch("finetune", JOBS["finetune"].settings(dataset="photos", encoder="tiny", seeds=[0, 3]), workspace)
+    for name in ("tiny", "tiny-control-s0", "tiny-both-s3"):
+        with pytest.raises(Busy, match=f'works on "{name}"'):
+            runner.check_idle(workspace, "encoder", name)
+    for name in ("tiny-other", "tiny-both-s1", "photos"):
+        runner.check_idle(workspace, "encoder", name)
+
+
 def test_what_a_run_works_on_is_not_removed(workspace, photos, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     runner.launch("compare", JOBS["compare"].settings(dataset="photos", encoders=["tiny"]), workspace)

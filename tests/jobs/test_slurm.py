@@ -189,6 +189,18 @@ def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(clu
     assert runner.read_run(workspace, run_id)["status"] == "killed"  # nobody to ask: what the heartbeat says
 
 
+def test_a_killed_one_is_seen_to_be_stopping_while_its_heart_still_beats(cluster, workspace, photos):
+    import time
+
+    from sslviz.store.files import write_json
+
+    run_id = submit(workspace)
+    state = {"status": "running", "slurm": "4242", "launched": time.time(), "updated": time.time()}
+    write_json(workspace.run(run_id) / "state.json", state)
+    runner.kill(workspace, run_id)
+    assert runner.read_run(workspace, run_id)["cancelling"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
