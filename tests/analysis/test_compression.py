@@ -208,14 +208,14 @@ def test_the_intervals_of_four_seeds_hold_what_they_promise(n, together):
     rng = np.random.default_rng(0)
     made = probes(*two_classes(), reductions=[0.5], kinds=["random"])
     inside = 0
-    for _ in range(300):
+    for _ in range(150):
         shares = [0.8, *(0.8 + 0.02 * rng.normal(size=4))]
         luck = rng.random((1 if together else 5, n))
         right = [luck[k % len(luck)] < share for k, share in enumerate(shares)]
         changed = [type(p)(**{**vars(p), "correct": c}) for p, c in zip(made, right, strict=True)]
         low, high = drops(changed, n_bootstrap=200)[0].interval
         inside += low <= 0 <= high
-    assert 0.90 <= inside / 300 <= 0.99
+    assert 0.90 <= inside / 150 <= 0.99
 
 
 def test_probes_that_did_not_converge_are_said_to(monkeypatch):

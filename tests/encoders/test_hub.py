@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torchvision.models import resnet18
 
+from sslviz.store.workspace import Workspace
 from tests.inputs import small_encoder
 
 COMMIT = "0" * 40
@@ -83,71 +84,92 @@ def hub():
         server.shutdown()
 
 
-ADDED = "add_encoder(Workspace(sys.argv[1]), source, 'x')[0].model_dump_json()"
-
-
-def add(workspace, tmp_path, hub, *sources, answer=ADDED):
-    """Add each as encoder x: [(exit code, what is printed)], stderr. In a process of its own: the hub's address is read once,
-    at import."""
+def ask(workspace, home, hub, *questions):
+    """[exit code, answer] to each question ("add" or "inspect", source, name of the new encoder), stderr. In a process of its
+    own: the hub's address is read once, at import."""
     code = (
         "import json, sys\nfrom sslviz.encoders.add import add_encoder, inspect_source\nfrom sslviz.errors import InputError\n"
         "from sslviz.store.workspace import Workspace\n"
-        "for source in sys.argv[2:]:\n"
-        f"    try:\n        print(json.dumps([0, {answer}]))\n"
+        "workspace = Workspace(sys.argv[1])\n"
+        "for what, source, name in json.loads(sys.argv[2]):\n"
+        "    try:\n"
+        "        added = what == 'add' and add_encoder(workspace, source, name)[0].model_dump(mode='json')\n"
+        "        print(json.dumps([0, added or inspect_source(source)]))\n"
         "    except InputError as error:\n        print(json.dumps([error.exit_code, str(error)]))\n"
     )
     keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    env = {**keep, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", code, str(workspace.root), *sources]
+    env = {**keep, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", code, str(workspace.root), json.dumps(questions)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=True)
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()], done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-def test_a_checkpoint_of_a_repository_goes_through_the_doctor(hub, workspace, tmp_path):
-    ((code, out),), err = add(workspace, tmp_path, hub, "hf:me/one")
-    assert code == 0, out + err
-    assert json.loads(out)["architecture"]["layers"] == [2, 2, 2, 2]
+MISSING = {
+    "hf:me/two": "holds 2 checkpoint files: a.pth, b.ckpt. Say which: hf:me/two/FILE",
+    "hf:me/nobody": "the Hugging Face hub has no me/nobody",
+    "hf:me/one/none.pth": "the Hugging Face hub has no me/one/none.pth",
+    "hf:a b": "expected OWNER/REPO",
+}
+
+
+@pytest.fixture(scope="module")
+def asked(hub, tmp_path_factory):
+    """The workspace, and the answers to all questions that the hub is asked here."""
+    root = tmp_path_factory.mktemp("hub")
+    workspace = Workspace(root / "workspace").create()
+    small_encoder(workspace, "small")
+    questions = [
+        ("inspect", "hf:me/one", ""),
+        ("inspect", "hf:me/timm", ""),
+        ("add", "hf:me/one", "x"),
+        ("add", "hf:me/timm", "timms"),
+        ("add", "hf:me/one", "timms"),
+        ("add", "hf:me/timm", "small"),
+        *(("add", source, "none") for source in MISSING),
+    ]
+    answers, _ = ask(workspace, root / "hf", hub, *questions)
+    return workspace, dict(zip(questions, answers, strict=True))
+
+
+def test_a_checkpoint_of_a_repository_goes_through_the_doctor(asked):
+    workspace, answers = asked
+    code, spec = answers["add", "hf:me/one", "x"]
+    assert (code, spec["architecture"]["layers"]) == (0, [2, 2, 2, 2])
     stored = load_file(workspace.encoder("x") / "weights.safetensors")
     assert all(torch.equal(stored[k], v) for k, v in resnet().items())
 
 
-def test_a_timm_repository_is_timms(hub, workspace, tmp_path):
-    ((code, out), (again, refused)), err = add(workspace, tmp_path, hub, "hf:me/timm", "hf:me/one")
-    assert code == 0, out + err
-    spec = json.loads(out)
+def test_a_timm_repository_is_timms(asked):
+    _, answers = asked
+    code, spec = answers["add", "hf:me/timm", "timms"]
+    assert code == 0
     assert (spec["backbone"], spec["architecture"], spec["source"]) == ("timm", {"model": "test_resnet"}, "hf:me/timm")
-    assert (again, 'encoder "x" is already there, from hf:me/timm' in refused) == (2, True), refused + err
-    workspace.encoder("x").joinpath("encoder.json").unlink()
-    small_encoder(workspace, "x")
-    ((code, out),), err = add(workspace, tmp_path, hub, "hf:me/timm")
-    assert (code, 'encoder "x" is already there, from test' in out) == (2, True), out + err
 
 
-def test_a_repository_is_inspected_without_being_added(hub, workspace, tmp_path):
-    ((_, one), (_, timms)), err = add(workspace, tmp_path, hub, "hf:me/one", "hf:me/timm", answer="inspect_source(source)")
-    assert (one["features"], one["taken"], one["refusal"]) == (512, "(top level)", ""), err
+@pytest.mark.parametrize(("source", "name", "by"), [("hf:me/one", "timms", "hf:me/timm"), ("hf:me/timm", "small", "test")])
+def test_a_name_that_is_taken_is_refused(asked, source, name, by):
+    code, refused = asked[1]["add", source, name]
+    assert (code, f'encoder "{name}" is already there, from {by}' in refused) == (2, True), refused
+
+
+def test_a_repository_is_inspected_without_being_added(asked):
+    workspace, answers = asked
+    _, one = answers["inspect", "hf:me/one", ""]
+    assert (one["features"], one["taken"], one["refusal"]) == (512, "(top level)", "")
+    _, timms = answers["inspect", "hf:me/timm", ""]
     assert timms["architecture"] == {"model": "test_resnet"}
     assert timms["source"] == "hf:me/timm"
-    assert workspace.encoders() == []
+    assert workspace.encoders() == ["small", "timms", "x"]
 
 
-def test_what_is_not_there_is_one_line(hub, workspace, tmp_path):
-    expected = {
-        "hf:me/two": "holds 2 checkpoint files: a.pth, b.ckpt. Say which: hf:me/two/FILE",
-        "hf:me/nobody": "the Hugging Face hub has no me/nobody",
-        "hf:me/one/none.pth": "the Hugging Face hub has no me/one/none.pth",
-        "hf:a b": "expected OWNER/REPO",
-    }
-    found, err = add(workspace, tmp_path, hub, *expected)
-    for (code, out), words in zip(found, expected.values(), strict=True):
-        assert code == 2, out + err
-        assert words in out
-        assert "\n" not in out
-    assert workspace.encoders() == []
+@pytest.mark.parametrize(("source", "words"), MISSING.items())
+def test_what_is_not_there_is_one_line(asked, source, words):
+    code, said = asked[1]["add", source, "none"]
+    assert (code, words in said, "\n" in said) == (2, True, False), said
 
 
 def test_no_hub_is_one_line(workspace, tmp_path):
-    ((code, out),), err = add(workspace, tmp_path, "http://127.0.0.1:9", "hf:me/one")
+    ((code, out),), err = ask(workspace, tmp_path / "hf", "http://127.0.0.1:9", ("add", "hf:me/one", "x"))
     assert (code, "Retrying" in err) == (2, False), err
     assert "hf:me/one could not be downloaded (" in out
     assert "Is this machine online?" in out

@@ -37,6 +37,11 @@ def wait(workspace, run_id, until=lambda s: s["status"] not in runner.ACTIVE, se
     raise AssertionError(f"run {run_id} is still {state['status']}: {runner.log_tail(workspace, run_id)}")
 
 
+def trains(state):
+    """Past its first steps; reading the pictures counts too, as another stage."""
+    return state["stage"] == "training" and state["done"] > 3
+
+
 def embed_settings(**options):
     return JOBS["embed"].settings(dataset="photos", encoder="tiny", **options)
 
@@ -91,7 +96,7 @@ def test_a_second_click_joins(workspace, photos):
     for same in ({}, {"workers": 3}):
         second, how = runner.launch("pretrain", pretrain_settings(**same), workspace)
         assert (second, how) == (first, "joined")
-    wait(workspace, first, lambda s: s["done"] > 3)
+    wait(workspace, first, trains)
     with pytest.raises(Busy, match="cancel it first"):
         runner.delete(workspace, first)
     with pytest.raises(Busy, match="running already"):
@@ -157,7 +162,7 @@ def test_a_killed_run_is_seen_at_once_and_goes_on(workspace, photos):
 
 def test_sigterm_saves_and_a_hung_up_terminal_does_nothing(workspace, photos):
     run_id, _ = runner.launch("pretrain", pretrain_settings(), workspace)
-    pid = wait(workspace, run_id, lambda s: s["done"] > 3)["pid"]
+    pid = wait(workspace, run_id, trains)["pid"]
     os.kill(pid, signal.SIGHUP)
     before = runner.read_run(workspace, run_id)["done"]
     wait(workspace, run_id, lambda s: s["done"] > before + 2)
@@ -167,7 +172,7 @@ def test_sigterm_saves_and_a_hung_up_terminal_does_nothing(workspace, photos):
 
 def test_trainings_are_queued_and_a_queued_one_can_be_cancelled(workspace, photos):
     first, _ = runner.launch("pretrain", pretrain_settings(), workspace)
-    wait(workspace, first, lambda s: s["done"] > 3)
+    wait(workspace, first, trains)
     second, third = (runner.launch("pretrain", pretrain_settings(name=name), workspace)[0] for name in ("own2", "own3"))
     for run_id in (second, third):
         state = wait(workspace, run_id, lambda s: s["status"] == "queued" and s["stage"])

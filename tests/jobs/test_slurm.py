@@ -14,7 +14,7 @@ from sslviz.data import dataset as datasets
 from sslviz.errors import InputError, RunFailed
 from sslviz.jobs import runner, slurm
 from tests.inputs import folder
-from tests.jobs.test_runner import pretrain_settings, wait
+from tests.jobs.test_runner import pretrain_settings, trains, wait
 
 SBATCH = """import shutil, sys
 shutil.copy(sys.argv[-1], {here!r} + "/script.sh")
@@ -112,7 +112,7 @@ def test_a_run_saves_when_slurms_time_is_nearly_up_and_goes_on_later(cluster, wo
     told = f"task = subprocess.Popen(command)\nopen({str(cluster / 'task')!r}, 'w').write(str(task.pid))\nsys.exit(task.wait())"
     (cluster / "srun").write_text(srun.replace(noted, told))
     job = subprocess.Popen(["bash", str(cluster / "script.sh")], stderr=subprocess.PIPE, text=True)
-    trained = wait(workspace, run_id, lambda s: s["status"] == "running" and s["done"] > 2)["done"]
+    trained = wait(workspace, run_id, trains)["done"]
     os.kill(int((cluster / "task").read_text()), signal.SIGUSR2)
     _, said = job.communicate(timeout=60)
     state = runner.read_run(workspace, run_id)
