@@ -15,8 +15,10 @@ APP = str(Path(__file__).parents[2] / "app.py")
 
 
 @pytest.fixture
-def app(workspace):
-    """The app on this test's workspace, started on the overview; app(page, **query) goes to a page."""
+def app(workspace, tmp_path_factory, monkeypatch):
+    """The app on this test's workspace: app() is the overview, app(page, **query) another page."""
+
+    empty = tmp_path_factory.getbasetemp() / "empty"
 
     def start(page=None, **query):
         st.cache_data.clear()
@@ -24,8 +26,12 @@ def app(workspace):
         test = AppTest.from_file(APP, default_timeout=60)
         for key, value in query.items():
             test.query_params[key] = value
-        test.run()
-        if page:
+        if page is None:
+            test.run()
+        else:
+            with monkeypatch.context() as elsewhere:  # AppTest begins on the overview, here that of an empty workspace
+                elsewhere.setenv("SSLVIZ_WORKSPACE", str(empty))
+                test.run()
             test.switch_page(f"pages/{page}.py")
             for _ in range(2):  # AppTest runs a switched-to page without app.py: the first run makes the frame,
                 for key, value in query.items():  # and from the second on its widgets are the same ones

@@ -61,7 +61,8 @@ def test_without_masks_the_page_says_how_to_add_them(app, scored, tmp_path):
 
 def test_an_encoder_without_maps_is_offered_none(app, masked, workspace):
     spec = load_spec(workspace, "tiny")
-    pixels = {"name": "pixels", "backbone": "pixels", "architecture": {"size": 32}, "feature_dim": 3072}
+    pixels = {"name": "pixels", "backbone": "pixels", "architecture": {"size": 8}, "feature_dim": 192}
+    pixels["input"] = spec.input.model_copy(update={"size": 8, "resize": 8})
     save_encoder(workspace, spec.model_copy(update=pixels), {})
     embed(EmbedSettings(dataset="photos", encoder="pixels"), workspace, Progress())
     score(ScoreSettings(dataset="photos", encoder="pixels"), workspace, Progress())
