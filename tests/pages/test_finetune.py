@@ -60,6 +60,7 @@ def test_the_page_says_what_the_job_says(page, mended):
         assert table[title].tolist() == ["–" if row[name] is None else f"{row[name]:.4f}" for row in summary["arms"]], title
     for title, name in (("AUROC of Q", "auroc"), ("AUPRC of Q", "auprc"), ("top-1, 40 % fewer", "top1_40")):
         assert table[title].tolist() == [f"{100 * row[name]:.1f} %" for row in summary["arms"]], title
+    assert table["eps"].tolist() == [f"{row['eps']:g}" for row in summary["arms"]]
     assert any("sslviz finetune --dataset pets --encoder small --seeds 0 --seeds 1" in block.value for block in test.code)
 
 
@@ -182,6 +183,7 @@ def test_the_check_says_steps_time_and_memory(page):
     test.number_input(key="tune-batch_size").set_value(8).run()
     next(b for b in test.button if b.label == "Check what it needs").click().run()
     words = text(test).replace("\\", "")
+    assert "Already there: small-control-s0, small-both-s0." in words
     assert "goes on with its own byol head; 60 steps of training, about" in words  # 24 images: 3 steps, 10 epochs, 2 arms
     assert "GB of memory" in words
     assert "then 2 encoders to judge" in words
