@@ -36,7 +36,7 @@ SHOWN = {
     "spurious_wrong": "IoU surroundings, wrong",
 }
 SHARES = {"top1", "top1_40", "auroc", "auprc"}
-IN_SHORT = ("top1", "top1_40", "auroc", "q_wrong", "core_wrong")
+IN_SHORT = ("top1", "top1_40", "auroc", "q_wrong_fixed", "core_wrong")
 """Figures of an arm's row in docs/results.md."""
 VARIED = {"arms", "seeds", "preset", "name", "judge_every", "input"}
 

@@ -301,9 +301,9 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
     world, here = processes(settings.processes)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
-    bytes_here = cost.bytes
+    bytes_here, held = cost.bytes, held_in_memory(n, made.size, settings.input)
     if device.type == "cpu":
-        bytes_here = here * (cost.bytes + held_in_memory(n, made.size, settings.input))
+        bytes_here = here * (cost.bytes + held)
     encoders = len(set(settings.arms)) * len(set(settings.seeds))
     steps = n // settings.batch_size * settings.pace()[0] * encoders
     if origin.head is None:
@@ -317,9 +317,10 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
         free=free / 1e9,
     )
     if found.memory > found.free:
+        pictures, files = (" and the pictures need", "--input files, or ") if held and device.type == "cpu" else (" needs", "")
         raise InputError(
-            f"a step of {settings.batch_size} images needs about {found.memory:.1f} GB of memory, {found.free:.1f} GB are free. "
-            "Choose a smaller --batch-size."
+            f"a step of {settings.batch_size} images{pictures} about {found.memory:.1f} GB of memory, {found.free:.1f} GB are "
+            f"free. Choose {files}a smaller --batch-size."
         )
     return found
 

@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ from sslviz.analysis.rows import score_rows
 from sslviz.data import dataset as datasets
 from sslviz.data.dataset import Dataset
 from sslviz.data.masks import mask_facts
-from sslviz.errors import Busy, InputError
-from sslviz.jobs import remade
+from sslviz.errors import Busy, InputError, Stale
+from sslviz.jobs import Settings, parse, remade
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.inputs import Embedded, embeddings_state, open_embedded, result_state
 from sslviz.jobs.interpret import InterpretSettings, interpret
@@ -29,6 +29,7 @@ from sslviz.training.regulariser import Selection
 _REDUCTION = 0.4
 _PANEL = 40
 _PAUSE = 1.0
+_S = TypeVar("_S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -180,21 +181,29 @@ def _computed(
         was = dict(result.content["settings"]) if result else {}
         wanted = {**(base.rulers.get(job, {}) if base else was), **changes}
         if job == "score" and base is None and was.get("eps", eps) != eps:
-            notes.append(f"{encoder} had scores at eps {was['eps']}; they were made again at {eps}")
+            note = f"{encoder} had scores at eps {was['eps']}; they were made again at {eps}"
+            if note not in notes:  # else one more try after Busy
+                notes.append(note)
         return wanted, state == "fresh" and all(was.get(k) == v for k, v in wanted.items())
+
+    def settings(kind: type[_S], wanted: dict[str, Any]) -> _S:
+        """The base may have been made by another version; its arms are made as it is, or not at all."""
+        return parse(kind, {**wanted, **names}) if base else remade(kind, wanted, **names)
 
     if base and "probe" in base.rulers:  # the base's own is made by `score`
         wanted, there = asked("probe")
         if not there:
-            probe(remade(ProbeSettings, wanted, **names), workspace, progress)
+            probe(settings(ProbeSettings, wanted), workspace, progress)
     wanted, there = asked("score", eps=eps)
     if not there:
-        score(remade(ScoreSettings, wanted, **names).model_copy(update={"eps": eps}), workspace, progress)
+        score(settings(ScoreSettings, wanted).model_copy(update={"eps": eps}), workspace, progress)
     if mask_facts(dataset) is not None:
         wanted, there = asked("interpret")
         if not there:
             try:
-                interpret(remade(InterpretSettings, wanted, **names).model_copy(update=machine), workspace, progress)
+                interpret(settings(InterpretSettings, wanted).model_copy(update=machine), workspace, progress)
+            except (Busy, Stale):
+                raise
             except InputError as error:
                 notes.append(f"no heatmaps: {error}")
     return dataset

@@ -171,7 +171,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
         return {}
 
     schedule = Schedule(settings.epochs, settings.batch_size, lr, warmup, settings.seed, weight_decay=settings.weight_decay)
-    metrics = train(method, made.views, source, settings.size, normalise, schedule, folder, fabric, progress, every_epoch)
+    place = source, settings.size, normalise, schedule, folder, fabric, progress
+    metrics = train(method, made.views, *place, every_epoch if snapshots else None)
     left_out = left_out_by_all(source, fabric)
     if not fabric.is_global_zero:
         return {}

@@ -57,7 +57,8 @@ _DEFAULTS: dict[str, Any] = {
 _OF_MACHINE = frozenset({"device", "workers"})
 """Settings that change no result."""
 _OF_PROCESSES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
-"""Names in the environment, SLURM_* too, by which a launcher counts processes: a run that starts here has its own."""
+_OF_TASKS = frozenset({"SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID"})
+"""Names in the environment by which launchers count processes; a run that starts here has its own, and nothing of SLURM's."""
 
 
 def launch(job: str, settings: Settings, workspace: Workspace, background: bool = False, slurm: str = "") -> tuple[str, str]:
@@ -273,7 +274,7 @@ def check_idle(workspace: Workspace, kind: str, name: str) -> None:
             continue
         made = [own.get("name")]
         if run["job"] == "finetune":
-            made = FinetuneSettings(**own).encoder_names() if kind == "encoder" else []
+            made = FinetuneSettings.model_construct(**own).encoder_names() if kind == "encoder" else []
         everything = several == []  # compare: all that are scored
         if everything or name in (own.get(kind), *made, *several):
             raise Busy(f'run {run["id"]} works on "{name}". Wait for it, or cancel it: sslviz runs cancel {run["id"]}')
@@ -418,6 +419,12 @@ def _of_followers(folder: Path) -> str:
     """Why another process of the run ended, which the first one only feels as a lost connection; "" where none says so."""
     said = [read_json(path) for path in sorted(folder.glob(_FOLLOWER.format("*")))]
     return next((f"process {one['rank']}: {one['error']}" for one in said if one.get("error")), "")
+
+
+def forget_launcher() -> None:
+    """This process counts for none of a launcher's, though it was started inside its job: the app on a node of a cluster."""
+    for name in _OF_PROCESSES | _OF_TASKS:
+        os.environ.pop(name, None)
 
 
 def rank() -> int:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 LARGE = 96  # pixels: views this large are blurred (SimCLR leaves blur out on CIFAR-10, appendix B.9) and cut from the files
 _SAMPLE = 2000
-_COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID")
 
 
 def train_ids(dataset: "Dataset", most: int = 0) -> list[str]:
@@ -136,12 +135,6 @@ def fabric_for(device: str, precision: Any) -> "lightning.Fabric":
     fabric = lightning.Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
-
-
-def forget_launcher() -> None:
-    """This process counts for none of a launcher's, though it was started inside its job: the app on a cluster's node."""
-    for name in _COUNTS:
-        os.environ.pop(name, None)
 
 
 def processes(asked: int = 1) -> tuple[int, int]:

@@ -188,9 +188,10 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
     asked, said = (_CALLED.get(name, name) for name in (method_name, str(head.facts.get("method", ""))))
     if said == "unknown":
         said = ""
-    if asked and (writer, said) in FORMATS and asked not in (said, said.removesuffix(" v3")):
+    known = (writer, said) in FORMATS
+    if asked and known and asked not in (said, said.removesuffix(" v3")):
         raise InputError(f'encoder "{spec.name}" has a head of {said}; leave --method {method_name} out.')
-    called = said or asked or _told_by_its_parts(head.tensors, writer)
+    called = said if known else asked or said or _told_by_its_parts(head.tensors, writer)
     if (writer, called) not in FORMATS:
         raise UnknownHead(
             f'encoder "{spec.name}" came with a head of {writer or "an unknown writer"}, method {called}, that is not known. '

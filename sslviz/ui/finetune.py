@@ -127,7 +127,7 @@ def headline(summary: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    shown = []
+    lines = []
     for row in rows:
         line = {"arm": row["arm"], "seed": "" if row["seed"] < 0 else str(row["seed"]), "top-1": percent(row["top1"])}
         line |= {"mended": row.get("mended", ""), "broken": row.get("broken", "")}
@@ -151,8 +151,8 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "RankMe": f"{row['rank_me']:.0f}",
         }
         line |= {"encoder": row["encoder"]}
-        shown.append({k: str(v) for k, v in line.items()})
-    return pd.DataFrame(shown)
+        lines.append({k: str(v) for k, v in line.items()})
+    return pd.DataFrame(lines)
 
 
 def _number(value: float | None) -> str:
@@ -332,8 +332,8 @@ def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
             if there := [name for name in settings.encoder_names() if name in here.workspace.encoders()]:
                 st.info(
                     plain(
-                        f"Already there: {shown(there)}. Made in the very same way they are taken as they are; else the run "
-                        "ends: choose another name under More settings."
+                        f"Already there: {shown(there)}. Made in the very same way they are taken as they are; a different "
+                        "one of that name stops the run: choose another name under More settings."
                     )
                 )
             if on_cluster:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sslviz.errors import InputError
-from sslviz.jobs.training import forget_launcher
+from sslviz.jobs.runner import forget_launcher
 from sslviz.store.files import is_held, read_json, write_json
 from sslviz.store.workspace import Workspace
 

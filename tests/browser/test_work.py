@@ -141,9 +141,9 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
     analyze(AnalyzeSettings(dataset="pets", encoder="small"), workspace, Progress())
     app = serve()
     page.goto(app.url("finetune?dataset=pets&encoder=small"))
-    page.get_by_label("Epochs", exact=True).fill("20")
+    page.get_by_label("Epochs", exact=True).fill("30")
     page.get_by_label("Epochs", exact=True).press("Enter")
-    page.get_by_text("--epochs 20").wait_for()
+    page.get_by_text("--epochs 30").wait_for()
     page.get_by_text("More settings").click()
     page.get_by_label("Batch size", exact=True).fill("40")
     page.get_by_label("Batch size", exact=True).press("Enter")
@@ -160,11 +160,13 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
 
     (run,) = runner.list_runs(workspace)
     os.kill(run["pid"], signal.SIGSTOP)  # it must not come to its end before somebody cancels it
-    page.reload()
-    page.locator(curve).first.wait_for()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("Stopping …").wait_for()
-    os.kill(run["pid"], signal.SIGCONT)
+    try:
+        page.reload()
+        page.locator(curve).first.wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Stopping …").wait_for()
+    finally:
+        os.kill(run["pid"], signal.SIGCONT)
     page.get_by_text("finetune cancelled").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Cancel").wait_for()

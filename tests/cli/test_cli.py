@@ -155,6 +155,7 @@ def test_a_newer_workspace_exits_2(terminal, workspace):
     (workspace.root / "workspace.json").write_text('{"version": 99}')
     code, _, err = terminal("runs", "list")
     assert (code, "made by a newer sslviz" in err) == (2, True)
+    assert len(err.splitlines()) == 1  # nor does importing say anything
 
 
 def test_inspect_says_what_is_inside(sslviz, tmp_path):

@@ -315,7 +315,6 @@ def test_a_fresh_head_leaves_both_networks_of_dino_as_they_were(tmp_path):
 
 
 def test_images_of_a_class_that_the_probe_does_not_know_are_left_out(tmp_path):
-
     workspace = Workspace(tmp_path / "w").create()
     layout = {"train/cat": 12, "train/dog": 12, "test/bird": 3, "test/cat": 6, "test/dog": 6}
     datasets.add_folder(workspace, "pets", folder(tmp_path / "pets", layout))
@@ -672,7 +671,6 @@ def test_looks_are_judged_where_the_masks_are(tmp_path):
 
 def test_arms_are_measured_as_the_base_was(tmp_path):
     """A base judged by the paper's probe and other percentiles: so are its arms."""
-    from sslviz.jobs.embed import EmbedSettings, embed
     from sslviz.jobs.probe import ProbeSettings, probe
     from sslviz.jobs.score import ScoreSettings, score
 
@@ -825,7 +823,7 @@ def test_the_estimate_counts_every_step(mended, monkeypatch):
 
 def test_the_app_inside_a_launchers_job_counts_for_one(mended, monkeypatch):
     from sslviz.jobs.finetune import check
-    from sslviz.jobs.training import forget_launcher
+    from sslviz.jobs.runner import forget_launcher
 
     workspace, _, _, _ = mended
     for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):

@@ -97,11 +97,16 @@ def test_a_run_stopped_while_it_measures_keeps_the_epoch(tmp_path, epoch):
         assert torch.equal(resumed.state_dict()[name], weight), name
 
 
-def test_a_resumed_run_goes_on_with_the_features_and_eps_it_had(tmp_path):
+@pytest.mark.parametrize("stopped_choosing", [False, True])
+def test_a_resumed_run_goes_on_with_the_features_and_eps_it_had(tmp_path, stopped_choosing):
+    left = [Cancelled("stop")] * stopped_choosing
+
     def go(progress, first):
         own = Regulariser(first, RegulariserWeights())
 
         def chosen_anew(rows):
+            if len(rows) == 2 and left:
+                raise left.pop()
             own.selection = Selection(np.array([len(rows), 7]), 0.1 * len(rows)) if len(rows) < 3 else own.selection
             return {}
 
