@@ -663,3 +663,15 @@ def test_the_table_is_read_once_for_all_pictures(photos, monkeypatch):
     for row in range(3):
         assert pictures.picture_file("photos", row)[0]
     assert len(read) == 1
+
+
+def test_what_is_chosen_on_the_overview_goes_along_to_another_page(app, scored, workspace):
+    small_encoder(workspace, "other", seed=1)
+    test = app()
+    assert test.selectbox(key="encoder").value == "tiny"
+    test.selectbox(key="encoder").set_value("other").run()
+    test.switch_page("pages/scores.py")
+    for _ in range(2):
+        test.run()
+    assert test.selectbox(key="encoder").value == "other"
+    assert "No Q-Scores yet for this data set and encoder" in text(test)
