@@ -60,8 +60,9 @@ class App:
     def start(self, port=None):
         command = [sys.executable, "-c", "from sslviz.cli import main; main()", "app", "--workspace", str(self.workspace.root)]
         command += ["--root", str(self.root)] + (["--port", str(port)] if port else [])
+        inside = {**os.environ, "SLURM_NTASKS": "3"}  # an allocation of a cluster, of whose tasks the app is none
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=inside
         )
         self.log = []
         for line in self.process.stdout:
