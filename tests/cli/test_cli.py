@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sslviz.cli import app, main
+from sslviz.cli import app, main, terminal
 from sslviz.jobs import JOBS
 from tests.inputs import encoded, folder, picture, small_encoder
 
@@ -21,7 +21,8 @@ SSLVIZ = [sys.executable, "-c", "from sslviz.cli import main; main()"]
 def sslviz(workspace, tmp_path, monkeypatch, capsys):
     """Run the command in this process and an empty folder: (exit code, stdout, stderr). Its jobs are processes of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    for console in (terminal.out, terminal.err):  # made when the module was imported, by whatever COLUMNS was then
+        monkeypatch.setattr(console, "width", 200)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["sslviz", *map(str, arguments)])
@@ -34,7 +35,7 @@ def sslviz(workspace, tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def terminal(workspace, tmp_path):
+def process(workspace, tmp_path):
     """As `sslviz`, in a process of its own; never a traceback."""
 
     def run(*arguments):
@@ -75,8 +76,8 @@ def percents(*values):
     return [f"{100 * value:.1f}" for value in values]
 
 
-def test_analyze_from_a_folder_and_a_file(terminal, photos, checkpoint, workspace):
-    code, out, err = terminal("analyze", "--images", photos, "--encoder", checkpoint)
+def test_analyze_from_a_folder_and_a_file(process, photos, checkpoint, workspace):
+    code, out, err = process("analyze", "--images", photos, "--encoder", checkpoint)
     assert code == 0, err
     assert "lowest Q-Scores of val:" in out
     assert "Q-Score as in the paper" in out
@@ -84,7 +85,7 @@ def test_analyze_from_a_folder_and_a_file(terminal, photos, checkpoint, workspac
     assert "small ResNet, width 8, 32 features" in err
     assert "/scores?dataset=my-photos&encoder=own" in out
     out_of_people = out
-    code, out, _ = terminal("analyze", "--images", photos, "--encoder", checkpoint, "--json")
+    code, out, _ = process("analyze", "--images", photos, "--encoder", checkpoint, "--json")
     result = json.loads(out)
     assert (code, result["embed"]["computed"], result["n"]) == (0, 0, 24)
     found = result["reports"]
@@ -93,7 +94,7 @@ def test_analyze_from_a_folder_and_a_file(terminal, photos, checkpoint, workspac
         assert [auroc, auprc, base] == percents(*(found[name][k] for k in ("auroc", "auprc", "base_rate")))
         assert span.split(" – ") == percents(*found[name]["intervals"]["auroc"])
     assert workspace.datasets() == ["my-photos"]
-    code, out, _ = terminal("runs", "list")
+    code, out, _ = process("runs", "list")
     assert out.count("my-photos by own  done") == 2
 
 
@@ -151,9 +152,9 @@ def test_bad_input_is_one_clear_line_and_exit_2(sslviz, tmp_path, workspace, arg
     assert workspace.encoders() == []
 
 
-def test_a_newer_workspace_exits_2(terminal, workspace):
+def test_a_newer_workspace_exits_2(process, workspace):
     (workspace.root / "workspace.json").write_text('{"version": 99}')
-    code, _, err = terminal("runs", "list")
+    code, _, err = process("runs", "list")
     assert (code, "made by a newer sslviz" in err) == (2, True)
     assert len(err.splitlines()) == 1  # nor does importing say anything
 

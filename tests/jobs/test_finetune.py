@@ -412,7 +412,7 @@ def test_a_process_measures_its_share_of_the_batch(mended, monkeypatch):
     assert found_there.memory == pytest.approx(found[8, 1].memory)
     monkeypatch.setattr(inputs, "available_memory", lambda: int(1e9 * found[8, 1].memory) - 1)
     settings = FinetuneSettings(**SETTINGS)
-    with pytest.raises(InputError, match="Choose a smaller --batch-size"):
+    with pytest.raises(InputError, match="Choose --input files, or a smaller --batch-size"):
         module.estimate(settings, *module.check(settings, workspace))
     odd = FinetuneSettings(**{**SETTINGS, "batch_size": 9, "processes": 2})
     with pytest.raises(InputError, match="batch size 9: expected at least 2 for each of the 2 processes"):
