@@ -301,9 +301,8 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
     world, here = processes(settings.processes)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
-    bytes_here, held = cost.bytes, held_in_memory(n, made.size, settings.input)
-    if device.type == "cpu":
-        bytes_here = here * (cost.bytes + held)
+    shared = device.type != "cuda"  # one memory for all processes and their pictures
+    held = held_in_memory(n, made.size, settings.input) if shared else 0
     encoders = len(set(settings.arms)) * len(set(settings.seeds))
     steps = n // settings.batch_size * settings.pace()[0] * encoders
     if origin.head is None:
@@ -313,11 +312,11 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
         encoders=encoders,
         steps=steps,
         seconds=cost.seconds * steps,
-        memory=bytes_here / 1e9,
+        memory=(cost.bytes + held) * (here if shared else 1) / 1e9,
         free=free / 1e9,
     )
     if found.memory > found.free:
-        pictures, files = (" and the pictures need", "--input files, or ") if held and device.type == "cpu" else (" needs", "")
+        pictures, files = (" and the pictures need", "--input files, or ") if held else (" needs", "")
         raise InputError(
             f"a step of {settings.batch_size} images{pictures} about {found.memory:.1f} GB of memory, {found.free:.1f} GB are "
             f"free. Choose {files}a smaller --batch-size."
