@@ -8,23 +8,26 @@ import pandas as pd
 
 from sslviz.analysis.evaluation import Ranked
 
-FIGURES = (
-    "top1",
-    "auroc",
-    "auprc",
-    "q_correct",
-    "q_wrong",
-    "q_correct_fixed",
-    "q_wrong_fixed",
-    "q_all",
-    "q_all_fixed",
-    "empty_share",
-    "top1_40",
-    "core_correct",
-    "core_wrong",
-    "spurious_correct",
-    "spurious_wrong",
-)
+FIGURES = {
+    "top1": "top-1",
+    "top1_40": "top-1, 40 % fewer",
+    "auroc": "AUROC of Q",
+    "auprc": "AUPRC of Q",
+    "q_correct_fixed": "Q right, D of the base",
+    "q_wrong_fixed": "Q wrong, D of the base",
+    "q_correct": "Q right, own D",
+    "q_wrong": "Q wrong, own D",
+    "q_all_fixed": "Q of all, D of the base",
+    "q_all": "Q of all, own D",
+    "empty_share": "empty sets",
+    "core_correct": "IoU object, right",
+    "core_wrong": "IoU object, wrong",
+    "spurious_correct": "IoU surroundings, right",
+    "spurious_wrong": "IoU surroundings, wrong",
+}
+"""Figures of an encoder on judged images, and their titles; right, wrong: means over what its own probe gets right or wrong."""
+IN_POINTS = {"top1", "top1_40", "auroc", "auprc", "empty_share"}
+"""Those that are shown times 100."""
 _SPLIT = {"q_{}": "q", "q_{}_fixed": "q_fixed", "core_{}": "core", "spurious_{}": "spurious"}
 _MEANS: dict[str, tuple[str, bool | None]] = {
     "top1": ("correct", None),
@@ -71,7 +74,7 @@ class _Prepared:
         np.divide(weights_BN @ self.values_NF, total, out=found, where=total > 0)
         if self.ranked is not None:
             ranked = [self.ranked.weighted(weights) for weights in weights_BN]
-            found[:, [FIGURES.index("auroc"), FIGURES.index("auprc")]] = ranked
+            found[:, [list(FIGURES).index(figure) for figure in ("auroc", "auprc")]] = ranked
         return found
 
 

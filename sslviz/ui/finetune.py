@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
+from sslviz.analysis.mending import FIGURES
 from sslviz.encoders.run import pick_device
 from sslviz.encoders.spec import load_spec
 from sslviz.errors import EXPECTED, SslvizError, said, shown
@@ -129,25 +130,19 @@ def headline(summary: dict[str, Any]) -> None:
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     lines = []
     for row in rows:
-        line = {"arm": row["arm"], "seed": "" if row["seed"] < 0 else str(row["seed"]), "top-1": percent(row["top1"])}
+        line = {"arm": row["arm"], "seed": "" if row["seed"] < 0 else str(row["seed"]), FIGURES["top1"]: percent(row["top1"])}
         line |= {"mended": row.get("mended", ""), "broken": row.get("broken", "")}
-        for kind, words in (("core", "object"), ("spurious", "surroundings")):
+        for kind in ("core", "spurious"):
             if row[f"{kind}_correct"] is not None or row[f"{kind}_wrong"] is not None:
-                line |= {
-                    f"IoU {words}, {o}": _number(row[f"{kind}_{of}"]) for of, o in (("correct", "right"), ("wrong", "wrong"))
-                }
-        line |= {"AUROC of Q": percent(row["auroc"]), "AUPRC of Q": percent(row["auprc"])}
-        line |= {"top-1, 40 % fewer": percent(row["top1_40"])}
-        line |= {
-            "Q right, D of the base": _number(row["q_correct_fixed"]),
-            "Q wrong, D of the base": _number(row["q_wrong_fixed"]),
-        }
-        line |= {"Q right, own D": _number(row["q_correct"]), "Q wrong, own D": _number(row["q_wrong"])}
+                line |= {FIGURES[f"{kind}_{of}"]: _number(row[f"{kind}_{of}"]) for of in ("correct", "wrong")}
+        line |= {FIGURES[name]: percent(row[name]) for name in ("auroc", "auprc", "top1_40")}
+        means = ("q_correct_fixed", "q_wrong_fixed", "q_correct", "q_wrong")
+        line |= {FIGURES[name]: _number(row[name]) for name in means}
         weights = {f"lambda{k}": "" if row["arm"] == "base" else f"{row[f'lambda{k}']:.3g}" for k in (1, 2)}
         line |= {
             **weights,
             "eps": f"{row['eps']:g}",
-            "empty sets": percent(row["empty_share"]),
+            FIGURES["empty_share"]: percent(row["empty_share"]),
             "RankMe": f"{row['rank_me']:.0f}",
         }
         line |= {"encoder": row["encoder"]}
@@ -163,12 +158,12 @@ def differences(table: pd.DataFrame) -> None:
     """What each arm gains over the base, or over the control, with intervals."""
     st.subheader("Gained or lost")
     left, right = st.columns(2)
-    known = [name for name in figures.FIGURES if table.loc[table["figure"] == name, "mean"].notna().any()]
-    figure = left.selectbox("Figure", known, format_func=lambda name: figures.FIGURES[name], key="mend-figure")
+    known = [name for name in FIGURES if table.loc[table["figure"] == name, "mean"].notna().any()]
+    figure = left.selectbox("Figure", known, format_func=lambda name: FIGURES[name], key="mend-figure")
     choices = list(dict.fromkeys(table["against"]))
     against = right.segmented_control("Beside", choices, default=choices[-1], key="mend-against") or choices[-1]
     part = table[(table["against"] == against) & (table["figure"] == figure)]
-    title = f"{figures.FIGURES[figure]}: each arm less {against}"
+    title = f"{FIGURES[figure]}: each arm less {against}"
     numbers = part.assign(of_seeds=part["of_seeds"].map(lambda seeds: ", ".join(f"{v:+z.4f}" for v in seeds)))
     widgets.chart(figures.differences(part, figure), numbers, key="mend-differences", alt=title)
     st.caption(

@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sslviz.analysis.mending import FIGURES, IN_POINTS
 from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, as_typed
 
 COLOURS = {
@@ -16,24 +17,6 @@ COLOURS = {
     "lasso": "#E69F00",
     "strong": "#CC79A7",
 }
-FIGURES = {
-    "top1": "top-1",
-    "top1_40": "top-1 with 40 % fewer features",
-    "auroc": "AUROC of Q",
-    "auprc": "AUPRC of Q",
-    "q_correct_fixed": "mean Q of images got right (D of the base)",
-    "q_wrong_fixed": "mean Q of images got wrong (D of the base)",
-    "q_correct": "mean Q of images got right (D chosen again)",
-    "q_wrong": "mean Q of images got wrong (D chosen again)",
-    "q_all_fixed": "mean Q of all images (D of the base)",
-    "q_all": "mean Q of all images (D chosen again)",
-    "empty_share": "share of empty sets",
-    "core_correct": "IoU with the object, got right",
-    "core_wrong": "IoU with the object, got wrong",
-    "spurious_correct": "IoU with the surroundings, got right",
-    "spurious_wrong": "IoU with the surroundings, got wrong",
-}
-IN_POINTS = {"top1", "top1_40", "auroc", "auprc", "empty_share"}
 
 
 def differences(table: pd.DataFrame, figure: str) -> go.Figure:
