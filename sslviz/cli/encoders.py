@@ -1,7 +1,7 @@
 """sslviz encoders …"""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -107,11 +107,22 @@ def encoders_inspect(
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:
+        lists = {"networks": map(_network, found.pop("networks", [])), "notes": found.pop("notes")}
         for key, value in found.items():
             if key != "refusal" and value not in (None, "", [], {}):
                 out.print(f"{key.replace('_', ' ')}: {in_line(value)}", markup=False)
+        for key, lines in lists.items():
+            for line in lines:
+                out.print(f"{key.removesuffix('s')}: {line}", markup=False)
     if found["refusal"]:
         raise InputError(found["refusal"])
+
+
+def _network(facts: dict[str, Any]) -> str:
+    unlike = [f"{facts[key]} {key.replace('_', ' ')}" for key in ("missing", "wrong_shape") if facts[key]]
+    tensors = ", ".join([f"{facts['matched']} tensors match", *unlike])
+    head = f"; head {', '.join(facts['head'])}" if facts["head"] else ""
+    return f"{facts['path']}: {facts['role']}, {facts['architecture']}; {tensors}{head}"
 
 
 @encoders_app.command("remove")

@@ -338,7 +338,7 @@ def _network(
         wanted = {n: tuple(t.shape) for n, t in family.build(architecture).state_dict().items()}
     owned = {n: content.tensors[prefix + n] for n in shapes if family.owns(n)}
     have = {n: tuple(t.shape) for n, t in family.rename(owned).items()}
-    missing = tuple(n for n in wanted if n not in have and not n.endswith(_OPTIONAL))
+    missing = tuple(n for n in wanted if n not in have and n.replace(_OPTIONAL, "running_mean") not in have)
     wrong = tuple(f"{n} is {_times(have[n])}, expected {_times(wanted[n])}" for n in wanted if n in have and have[n] != wanted[n])
     strange = [n for n in have if n not in wanted and not n.endswith(_OPTIONAL)]
     if strange:

@@ -169,7 +169,8 @@ def test_inspect_says_what_is_inside(sslviz, tmp_path):
     for words in (
         "writer: MoCo",
         "epoch: 200",
-        "ResNet-18, 7x7 stem",
+        "network: state_dict.module.encoder_q: MoCo query encoder, ResNet-18, 7x7 stem; 120 tensors match; head fc\n",
+        "note: ResNet-18, 7x7 stem, 512 features; took the MoCo query encoder at state_dict.module.encoder_q\n",
         "left out: state_dict.module.encoder_q.fc 2",
         "features: 512",
     ):

@@ -102,7 +102,7 @@ def test_swav_flat_with_module(tmp_path, nets):
     ("change", "words"),
     [
         ("foreign", r"0 of 120 tensors have a name of a known backbone; first unknown: tower.stage0"),
-        ("layer4", r"90 of 120 backbone tensors match \(ResNet-18, 7x7 stem\); layer4.\* missing"),
+        ("layer4", r"90 of 120 backbone tensors match \(ResNet-18, 7x7 stem\); layer4.\* missing \(30\)"),
         ("shape", r"119 of 120 .*layer3.1.conv2.weight is 256x256x1x1, expected 256x256x3x3"),
         ("none", r"holds no weights \(only: epoch, optimizer\)"),
         ("probe", r"a classifier for 1536 features and no backbone"),

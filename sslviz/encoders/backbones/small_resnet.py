@@ -62,7 +62,7 @@ class SmallResNetFamily(Family):
         return name.split(".")[0] in {"conv1", "bn1", "layer1", "layer2", "layer3", "expand"}
 
     def describe(self, architecture: Mapping[str, Any]) -> str:
-        return f"small ResNet, width {architecture['width']}, {architecture['feature_dim']} features"
+        return f"small ResNet, width {architecture['width']}"
 
     def input_size(self, architecture: Mapping[str, Any]) -> tuple[int, int]:
         side = 32 * int(architecture["stem_stride"])
