@@ -4,18 +4,19 @@ python -m benchmarks.looks --workspace workspace --dataset demo --encoders simcl
 """
 
 from benchmarks.record import asked_for
+from sslviz.analysis.looks import WHO
 
 
 def main() -> None:
     found = {encoder: results[0].content["summary"] for encoder, results in asked_for("interpret").items()}
-    print("| encoder | mask | images | heatmaps | centre blob | uniform | another image's | mask at its size |")
+    print(f"| encoder | mask | images | {' | '.join(WHO.values())} |")
     print("|---|---|---|---|---|---|---|---|")
     for encoder, summary in found.items():
         cells = {(g["kind"], g["group"], g["who"]): g for g in summary["groups"] if g["metric"] == "iou"}
         for kind, group in dict.fromkeys((k, g) for k, g, _ in cells if g in ("correct", "wrong")):
             mine = cells[kind, group, "map"]
             low, high = mine["interval"] or (float("nan"), float("nan"))
-            bases = " | ".join(f"{cells[kind, group, who]['mean']:.3f}" for who in ("blob", "uniform", "shuffled", "ceiling"))
+            bases = " | ".join(f"{cells[kind, group, who]['mean']:.3f}" for who in WHO if who != "map")
             print(f"| {encoder} | {kind} | {group} ({mine['n']:,}) | {mine['mean']:.3f} ({low:.3f} to {high:.3f}) | {bases} |")
     compared = (
         "core above spurious | core above the blob | core: right above wrong | beyond the blob | spurious: right above wrong"

@@ -83,7 +83,7 @@ def short() -> str:
         for (base, arm), own in part.groupby(["base", "arm"], sort=False):
             here = (found["base"] == base) & (found["arm"] == arm) & (found["against"] == "control")
             gaps = found[here].set_index("figure")
-            cells = [_gap(gaps.loc[f], f) if f in gaps.index else "-" for f in IN_SHORT]
+            cells = [_gap(gaps.loc[f], f) if f in gaps.index and arm != "base" else "-" for f in IN_SHORT]
             lines.append(f"| {base} | {arm} | {', '.join(percent(v) for v in own['top1'])} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -38,9 +38,7 @@ if shown == compare.SCATTER:
     selection.grid(here.dataset, both, chosen, key="matched")
 else:
     compare.gallery(here, both[both["case"] == shown], key="case")
-st.page_link(
-    "pages/scores.py", label="All scores of one encoder: which images are represented badly?", icon=":material/bar_chart:"
-)
+st.page_link("pages/scores.py", label="All scores of one encoder: which images score lowest?", icon=":material/bar_chart:")
 where = shlex.quote(str(here.workspace.root))
 names = " ".join(f"--encoders {shlex.quote(name)}" for name in scored)
 st.code(f"sslviz compare --dataset {here.dataset.name} {names} --workspace {where} --json", language="bash", wrap_lines=True)

@@ -21,7 +21,7 @@ if made.result is not None:
 finetune.form(here, running)
 st.page_link(
     "pages/compare.py",
-    label="Compare: base and mended encoders side by side",
+    label="Compare: base and fine-tuned encoders side by side",
     icon=":material/compare_arrows:",
     query_params={"dataset": here.dataset.name, "encoder": here.encoder, "finetuned": "true"},
 )

@@ -1,11 +1,11 @@
-"""Where does it look, at the object or the background?"""
+"""Where does it look, at the object or at its surroundings?"""
 
 import streamlit as st
 
 from sslviz.data.masks import mask_facts
 from sslviz.ui import frame, interpret, reads, report
 
-frame.open_page("Heatmaps", "Where does it look, at the object or the background?")
+frame.open_page("Heatmaps", "Where does it look, at the object or at its surroundings?")
 here = frame.chosen()
 embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 if why := report.no_maps(here):

@@ -28,4 +28,4 @@ if clicked:
 chosen = selection.current(here.workspace, here.dataset.name)
 selection.show(chosen)
 selection.grid(here.dataset, table, chosen, key="map")
-st.page_link("pages/scores.py", label="All scores: which images are represented badly?", icon=":material/bar_chart:")
+st.page_link("pages/scores.py", label="All scores: which images score lowest?", icon=":material/bar_chart:")

@@ -1,4 +1,4 @@
-"""Why did this image fail?"""
+"""What does the encoder see in this image?"""
 
 import streamlit as st
 
@@ -6,7 +6,7 @@ from sslviz.errors import SslvizError
 from sslviz.ui import frame, heat, live, reads, report, sample, selection, whatif
 from sslviz.ui.widgets import plain
 
-frame.open_page("Sample", "Why did this image fail?")
+frame.open_page("Sample", "What does the encoder see in this image?")
 here = frame.chosen()
 embeddings, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 if scores.result is None:

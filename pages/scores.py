@@ -1,10 +1,10 @@
-"""Which images does this encoder represent badly?"""
+"""Which images score lowest, and are they the probe's errors?"""
 
 import streamlit as st
 
 from sslviz.ui import frame, reads, report, selection
 
-frame.open_page("Scores", "Which images does this encoder represent badly?")
+frame.open_page("Scores", "Which images score lowest, and are they the probe's errors?")
 here = frame.chosen()
 _, probe, scores = reads.stages(here.workspace, here.dataset, here.encoder)
 if scores.result is None:

@@ -12,8 +12,14 @@ from sslviz.analysis.masks import IOUS, METRICS, centre_blob, threshold_curve
 from sslviz.analysis.resampling import resampled_means
 from sslviz.arrays import check_maps
 
-WHO = ("map", "blob", "uniform", "shuffled", "ceiling")
-"""Whose overlap: the heatmap's; of three that know nothing of the image; and, of IoUs, the mask's own as a map of this size."""
+WHO = {
+    "map": "heatmaps",
+    "blob": "centre blob",
+    "uniform": "uniform map",
+    "shuffled": "another image's",
+    "ceiling": "mask at their size",
+}
+"""Whose overlap: the heatmap's; of three that know nothing of the image; and, of IoUs, the mask's own as a map of that size."""
 KINDS = ("core", "spurious")
 THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 2)
 MASK_THRESHOLDS = np.array([0.25, 0.5, 0.75])

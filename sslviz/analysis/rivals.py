@@ -9,6 +9,7 @@ import numpy as np
 from sslviz.analysis.expression import unit_rows
 from sslviz.analysis.rows import RowScores
 from sslviz.arrays import Array, check_embeddings, check_labels, is_torch
+from sslviz.errors import InputError
 from sslviz.registry import Registry
 
 MAX_TRAIN_ROWS = 50_000
@@ -87,6 +88,8 @@ def nearest_neighbours(
 
     h = _unit(check_embeddings(H))
     train = _unit(check_embeddings(H_train, "H_train"))
+    if h.shape[1] != train.shape[1]:
+        raise InputError(f"H has {h.shape[1]} features and H_train {train.shape[1]}; expected as many.")
     own = None if own_row is None else torch.from_numpy(check_labels(own_row, len(h), "own_row"))
     usable = min(k + 1, len(train)) if own is not None else min(k, len(train))
     similarities, places = torch.zeros(len(h), k), torch.zeros(len(h), k, dtype=torch.long)

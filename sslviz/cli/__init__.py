@@ -14,6 +14,7 @@ from sslviz.cli.options import WorkspaceOption
 from sslviz.cli.runs import runs_app
 from sslviz.cli.terminal import err, fail
 from sslviz.errors import Busy, Cancelled, SslvizError, said
+from sslviz.jobs.runner import forget_launcher
 from sslviz.store.workspace import Workspace
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(runs_app, name="runs")
 
 def main() -> None:
     """The one place where our error becomes a line and an exit code."""
+    forget_launcher()  # a run that starts in a cluster's shell has its own processes
     try:
         app(standalone_mode=True)
     except SslvizError as error:

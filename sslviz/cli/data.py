@@ -65,7 +65,7 @@ def data_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
             markup=False,
         )
     if not facts:
-        out.print("No data set yet. Register one: sslviz data add NAME FOLDER", markup=False)
+        out.print("No data set yet. Register one: sslviz data add NAME SOURCE", markup=False)
 
 
 @data_app.command("show")

@@ -48,20 +48,22 @@ def _print_export(result: dict[str, Any], _: Workspace) -> None:
 def _print_looks(result: dict[str, Any], _: Workspace) -> None:
     from rich.table import Table
 
+    from sslviz.analysis.looks import WHO
+
     height, width = result["map_size"]
     out.print(
         f"Mean IoU of heatmaps ({result['method']}, layer {result['layer']}, {height} x {width}) with masks, {result['n']:,} "
         f"{result['judged_on']} images; thresholds {result['threshold']:g} and {result['mask_threshold']:g}"
         f"{'; signed (ours)' if result['signed'] else ''}:"
     )
-    table = Table("mask", "images", "heatmaps", "centre blob", "uniform", "another image's", "mask at its size")
+    table = Table("mask", "images", *WHO.values())
     cells = {(g["kind"], g["group"], g["who"]): g for g in result["groups"] if g["metric"] == "iou"}
     for kind, group in dict.fromkeys((kind, group) for kind, group, _ in cells):
         mine = cells[(kind, group, "map")]
         if mine["mean"] is None:
             continue
         span = mine["interval"]
-        others = [cells[(kind, group, who)]["mean"] for who in ("blob", "uniform", "shuffled", "ceiling")]
+        others = [cells[(kind, group, who)]["mean"] for who in WHO if who != "map"]
         shown = ["-" if value is None else f"{value:.3f}" for value in others]
         beside = f" ({span[0]:.3f} to {span[1]:.3f})" if span else ""
         table.add_row(kind, f"{group} ({mine['n']:,})", f"{mine['mean']:.3f}{beside}", *shown)
@@ -82,7 +84,7 @@ def _print_mending(result: dict[str, Any], _: Workspace) -> None:
         f"{result['images']:,} images, learning rate {result['lr']:g}; "
         f"D of the base: {result['n_discriminative']} features at eps {result['eps']:g}."
     )
-    table = Table("arm", "seed", "top-1", "40 % less", "AUROC", "Q right", "wrong", "mended", "broken", padding=(0, 0))
+    table = Table("arm", "seed", "top-1", "40 % fewer", "AUROC", "Q right", "Q wrong", "mended", "broken", padding=(0, 0))
     for row in result["arms"]:
         numbers = [percent(row[k]) for k in ("top1", "top1_40", "auroc")]
         q = ["-" if row[k] is None else f"{row[k]:.4f}" for k in ("q_correct_fixed", "q_wrong_fixed")]
@@ -91,7 +93,7 @@ def _print_mending(result: dict[str, Any], _: Workspace) -> None:
         table.add_row(row["arm"], seed, *numbers, *q, *changed)
     out.print(table)
     out.print(
-        "40 % less: top-1 on 60 % of the features. Q with D and eps of the base. Mended / broken: images that only the arm's / "
+        "40 % fewer: top-1 on 60 % of the features. Q with D and eps of the base. Mended / broken: images that only the arm's / "
         "only the base's probe gets right. All figures and curves: the Fine-tune page; --json."
     )
 
@@ -153,9 +155,9 @@ def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
         said = f"{kind}: {percent(at['drop'])} points lost at 40 % (95 % {percent(low)} to {percent(high)})"
         if at["above_random"]:
             more, low, high = at["above_random"]
-            said += f", {100 * more:+z.1f} beside random ({100 * low:+z.1f} to {100 * high:+z.1f})"
-        first = [f"{points} at {100 * r:.0f} %" for points, r in result["enough"][kind].items() if r is not None]
-        out.print(said + (f"; first more than {' and '.join(first)}." if first else "."))
+            said += f", {100 * more:+z.1f} more than random keeps ({100 * low:+z.1f} to {100 * high:+z.1f})"
+        first = [f"more than {points} from {100 * r:.0f} % on" for points, r in result["enough"][kind].items() if r is not None]
+        out.print(said + (f"; {', '.join(first)}." if first else "."))
 
 
 def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
@@ -175,7 +177,7 @@ def _print_scores(result: dict[str, Any], workspace: Workspace) -> None:
     if reports:
         q = reports["q"]
         fold = ", out of fold" if result["out_of_fold"] else ""
-        out.print(f"Against the linear probe on {result['judged_on']} ({q['n']:,} images{fold}), Q {q['verdict']}:")
+        out.print(f"Against the linear probe on {result['judged_on']} ({q['n']:,} images{fold}), verdict on Q: {q['verdict']}.")
         table = Table("score", "AUROC", "95 %", "AUPRC", "base rate", "lift")
         for name, title in score_titles(reports).items():
             r, span = reports[name], reports[name]["intervals"]["auroc"]

@@ -52,12 +52,13 @@ def save_encoder(
     check_width(spec)
     folder = workspace.create().encoder(spec.name)
     save_weights(folder / "weights.safetensors", weights, {"sslviz": spec.model_dump_json(exclude={"digest"})})
-    for part in ("head.safetensors", "card.json"):  # those of weights that were here before
-        (folder / part).unlink(missing_ok=True)
     if head:
         save_weights(folder / "head.safetensors", head.tensors, {"sslviz": json.dumps(head.facts)})
     if card:
         write_json(folder / "card.json", card)
+    for part, made in (("head.safetensors", head), ("card.json", card)):  # not those of weights that were here before
+        if not made:
+            (folder / part).unlink(missing_ok=True)
     spec = spec.model_copy(update={"digest": file_digest(folder / "weights.safetensors")})
     write_json(folder / "encoder.json", spec.model_dump(mode="json"))
     return spec

@@ -27,6 +27,23 @@ Eps = Annotated[
     ),
 ]
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto takes a GPU if there is one")]
+BatchSize = Annotated[int, Field(ge=1, le=4096, description="images per forward pass")]
+ChunkRows = Annotated[
+    int | None,
+    Field(ge=1, description="rows per chunk on disk; default a twentieth of all, but at least 256 and at most 16 MB"),
+]
+Workers = Annotated[
+    int | None, Field(ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16")
+]
+TrainingBatch = Annotated[int, Field(ge=2, le=65_536, description="images per step, over all processes")]
+TrainingWorkers = Annotated[
+    int | None,
+    Field(ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"),
+]
+Processes = Annotated[int, Field(ge=1, le=1024, description="processes that share each batch, one per GPU")]
+
 
 class Settings(BaseModel):
     """A job's settings: its command line flags, its form in the app, and the config.json of a run."""

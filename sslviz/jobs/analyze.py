@@ -1,12 +1,15 @@
 """The whole way from images and an encoder to Q-Scores: embed, probe where there are labels, score."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sslviz.jobs import AnyDataset, Eps, Settings, job
+from sslviz.jobs import AnyDataset, BatchSize, ChunkRows, Device, Eps, Settings, Workers, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sslviz.jobs.score import ScoreSettings
 
 
 class AnalyzeSettings(Settings):
@@ -15,25 +18,30 @@ class AnalyzeSettings(Settings):
         description="encoder in the workspace, a checkpoint file, a name of sslviz encoders, timm:NAME or hf:OWNER/REPO(/FILE)"
     )
     eps: Eps = "auto"
-    batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
-    chunk_rows: int | None = Field(
-        None, ge=1, description="rows per chunk on disk; default a twentieth of all, but at least 256 and at most 16 MB"
-    )
-    workers: int | None = Field(
-        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
-    )
+    batch_size: BatchSize = 64
+    chunk_rows: ChunkRows = None
+    workers: Workers = None
     project: bool = Field(False, description="also make the map")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+    device: Device = "auto"
 
 
 @job("analyze", AnalyzeSettings, example="sslviz analyze --images photos/ --encoder simclr.ckpt")
 def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Register, embed, train a probe if there are labels, score, list the lowest scores; run again to resume."""
+    from sslviz.jobs.score import ScoreSettings
+
+    return analyzed(
+        settings, ScoreSettings(dataset=settings.dataset, encoder=settings.encoder, eps=settings.eps), workspace, progress
+    )
+
+
+def analyzed(settings: AnalyzeSettings, scoring: "ScoreSettings", workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """The same, scored by settings of its own."""
     from sslviz.data import dataset as datasets
     from sslviz.encoders.spec import load_spec
     from sslviz.jobs.embed import EmbedSettings, embed
     from sslviz.jobs.project import ProjectSettings, project
-    from sslviz.jobs.score import ScoreSettings, score
+    from sslviz.jobs.score import score
 
     names = {"dataset": settings.dataset, "encoder": settings.encoder}
     workspace.existing_encoder(settings.encoder)
@@ -43,7 +51,7 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
         embedded: dict[str, Any] = embed(EmbedSettings(**names, **passed), workspace, progress)
     else:
         embedded = {}
-    scored = score(ScoreSettings(**names, eps=settings.eps), workspace, progress)
+    scored = score(scoring, workspace, progress)
     if settings.project:
         project(ProjectSettings(**names), workspace, progress)
     kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}

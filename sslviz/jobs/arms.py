@@ -42,6 +42,8 @@ _WATCHED, _WATCHED_TRAIN = 512, 2000
 
 
 class Plan(NamedTuple):
+    """An arm and seed that is to be trained, and the name of the encoder that it makes."""
+
     arm: Arm
     seed: int
     encoder: str
@@ -55,6 +57,8 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Trained:
+    """An arm's encoder that is made, with the curve of its training (a row an epoch, epoch 0 is the base)."""
+
     arm: str
     seed: int
     encoder: str
@@ -238,7 +242,7 @@ class Trainer:
     @cached_property
     def images(self) -> Source:
         size, workers = self.origin.made.size, readers(self.settings.workers)
-        return train_images(self.dataset, self.ids, size, self.from_files, workers, 0, self.progress)[0]
+        return train_images(self.dataset, self.ids, size, self.from_files, workers, self.progress)
 
     @cached_property
     def strong(self) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sslviz.errors import Busy, InputError
-from sslviz.jobs import Settings, job
+from sslviz.jobs import Settings, job, remade
 from sslviz.progress import Led, Progress
 from sslviz.store.workspace import Workspace
 
@@ -32,8 +32,9 @@ class CompareSettings(Settings):
 def compare(settings: CompareSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Compare encoders on a data set: probe, Q-Score and rivals, sparsity, rank; what is missing is computed first."""
     from sslviz.data import dataset as datasets
-    from sslviz.jobs.analyze import AnalyzeSettings, analyze
+    from sslviz.jobs.analyze import AnalyzeSettings, analyzed
     from sslviz.jobs.inputs import result_state
+    from sslviz.jobs.score import ScoreSettings
 
     dataset, _ = datasets.refresh(workspace, settings.dataset)
     names = list(settings.encoders) or scored(workspace, dataset)
@@ -47,9 +48,11 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
         names += [name for name in controls(workspace, names[0]) if name not in names]
     for k, name in enumerate(names, start=1):
         led = Led(progress, f"{name} ({k} of {len(names)})")
-        while result_state(workspace, dataset, name, "score")[0] != "fresh":
+        while (found := result_state(workspace, dataset, name, "score"))[0] != "fresh":
+            both = {"dataset": dataset.name, "encoder": name}
+            as_it_was = remade(ScoreSettings, found[2].content["settings"] if found[2] else {}, **both)
             try:
-                analyze(AnalyzeSettings(dataset=dataset.name, encoder=name, project=settings.project), workspace, led)
+                analyzed(AnalyzeSettings(**both, project=settings.project), as_it_was, workspace, led)
             except Busy:  # another run is at it
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)

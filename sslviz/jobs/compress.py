@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import EmbeddedDataset, Eps, Settings, StoredEncoder, job
+from sslviz.jobs import EmbeddedDataset, Eps, Seed, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -25,7 +25,7 @@ class CompressSettings(Settings):
     l2: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="L2 strength of all probes; default chosen at full width"
     )
-    seed: int = Field(0, ge=0, description="random seed of folds and intervals")
+    seed: Seed = Field(0, description="random seed of folds and intervals")
 
 
 @job("compress", CompressSettings, example="sslviz compress --dataset photos --encoder simclr")

@@ -3,23 +3,31 @@
 docs/evidence.md has what it has said so far, and why no conclusion is drawn from it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+from sslviz.progress import Progress
+
+if TYPE_CHECKING:
+    from sslviz.analysis.features import FeatureSelection
+    from sslviz.encoders.run import Encoder
+    from sslviz.jobs.inputs import Embedded
+    from sslviz.store.results import Result
 
 _BATCH = 50
 
 
 def check_damage(
-    embedded: Any,
-    encoder: Any,
-    selection: Any,
+    embedded: "Embedded",
+    encoder: "Encoder",
+    selection: "FeatureSelection",
     train: tuple[np.ndarray, np.ndarray] | None,
-    probe: Any,
+    probe: "Result | None",
     n: int,
     seed: int,
-    progress: Any,
+    progress: Progress,
 ) -> pd.DataFrame:
     """damage, score, falls (share of the pictures whose score falls, equal scores count half), low, high (95 %, bootstrap), n.
 
@@ -44,7 +52,7 @@ def check_damage(
         own = positions(samples["row"].to_numpy(), train[0])
     there: list[bool] = []
     embeddings: dict[str, list[np.ndarray]] = {name: [] for name in ("", *DAMAGES)}
-    batch: list[Any] = []
+    batch: list[torch.Tensor] = []
     for loaded in pictures:
         there.append(loaded.pixels is not None)
         if loaded.pixels is not None:
@@ -74,7 +82,7 @@ def check_damage(
 class _Scores:
     """Q and its rivals of any embeddings, as one table."""
 
-    def __init__(self, selection: Any, H_train: Any, probe: Any) -> None:
+    def __init__(self, selection: "FeatureSelection", H_train: np.ndarray | None, probe: "Result | None") -> None:
         self.selection, self.H_train = selection, H_train
         self.weights = None if probe is None else np.load(probe.folder / "weights.npz", allow_pickle=False)
 

@@ -3,27 +3,31 @@
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import AnyDataset, AnyEncoder, Settings, job, readers
+from sslviz.jobs import AnyDataset, AnyEncoder, BatchSize, ChunkRows, Device, Settings, Workers, job, readers
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from sslviz.encoders.run import Encoder
+    from sslviz.store.embeddings import EmbeddingStore
 
 
 class EmbedSettings(Settings):
     dataset: AnyDataset
     encoder: AnyEncoder
-    batch_size: int = Field(64, ge=1, le=4096, description="images per forward pass")
-    chunk_rows: int | None = Field(
-        None, ge=1, description="rows per chunk on disk; default a twentieth of all, but at least 256 and at most 16 MB"
-    )
-    workers: int | None = Field(
-        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+    batch_size: BatchSize = 64
+    chunk_rows: ChunkRows = None
+    workers: Workers = None
+    device: Device = "auto"
     precision: Literal["auto", "32", "bf16"] = Field(
         "auto", description="arithmetic of the forward pass; auto: that of embeddings which are there, else 32"
     )
@@ -112,7 +116,14 @@ class _Pass:
     """Reads, decodes and embeds the rows that are to do, chunk by chunk."""
 
     def __init__(
-        self, settings: EmbedSettings, root: Path, encoder: Any, store: Any, dataset_folder: Path, plan: Any, progress: Progress
+        self,
+        settings: EmbedSettings,
+        root: Path,
+        encoder: "Encoder",
+        store: "EmbeddingStore",
+        dataset_folder: Path,
+        plan: "pd.DataFrame",
+        progress: Progress,
     ) -> None:
         from sslviz.data import thumbs
         from sslviz.data.loading import ahead, read_picture
@@ -130,7 +141,7 @@ class _Pass:
         window = max(4 * n, 2 * settings.batch_size)
         self.pictures = ahead(lambda s: read_picture(root / s, spec.resize, spec.size), ids, n, window)
 
-    def chunk(self, chunk: int, rows: Any) -> None:
+    def chunk(self, chunk: int, rows: "pd.DataFrame") -> None:
         import numpy as np
         import pandas as pd
 
@@ -146,7 +157,7 @@ class _Pass:
         parts = [old.loc[kept["sample_id"]].reset_index()] if len(kept) else []
         for row in kept["row"]:
             values[row - start] = previous.get(row, np.nan)  # NaN where the file was bad
-        batch: list[tuple[int, Any, str]] = []
+        batch: list[tuple[int, torch.Tensor, str]] = []
         thumbs, new = [], []
         for sample_id, row, size, mtime_ns in rows.loc[rows["todo"], ["sample_id", "row", "size", "mtime_ns"]].itertuples(
             index=False
@@ -174,19 +185,19 @@ class _Pass:
         write_pack(self.dataset_folder, thumbs)
         self.store.write_chunk(chunk, values, pd.concat(parts))
 
-    def _previous(self, chunk: int, known: Any) -> dict[int, Any]:
+    def _previous(self, chunk: int, known: "pd.DataFrame") -> "dict[int, np.ndarray]":
         """Vectors the chunk already has, by row; empty where it was never whole."""
         import numpy as np
 
         wanted = np.sort(known.loc[known["error"] == "", "row"].to_numpy(dtype=np.int64))
         if chunk not in self.store.done() or len(wanted) == 0:
             return {}
-        found: dict[int, Any] = {}
+        found: dict[int, np.ndarray] = {}
         for block_rows, block in self.store.blocks(wanted):
             found.update(zip(block_rows.tolist(), block, strict=True))
         return found
 
-    def _embed(self, batch: list[tuple[int, Any, str]], values: Any) -> None:
+    def _embed(self, batch: "list[tuple[int, torch.Tensor, str]]", values: "np.ndarray") -> None:
         import numpy as np
         import torch
 
@@ -212,7 +223,7 @@ class _Pass:
     def speed(self) -> float:
         return self.computed / max(1e-9, time.monotonic() - self.started)
 
-    def remarks(self, read: Any) -> list[str]:
+    def remarks(self, read: "pd.DataFrame") -> list[str]:
         lines = []
         if self.n_zero:
             lines.append(f"{self.n_zero} images have an embedding of norm zero; their score is 0")
@@ -222,7 +233,7 @@ class _Pass:
         return lines
 
 
-def _seconds_an_image(encoder: Any, settings: EmbedSettings) -> float:
+def _seconds_an_image(encoder: "Encoder", settings: EmbedSettings) -> float:
     """Time of a short trial of the forward pass; decoding goes on beside it."""
     import torch
 
@@ -234,7 +245,7 @@ def _seconds_an_image(encoder: Any, settings: EmbedSettings) -> float:
     return (time.perf_counter() - start) / len(images)
 
 
-def _as_stored(settings: EmbedSettings, store: Any) -> tuple[str, str]:
+def _as_stored(settings: EmbedSettings, store: "EmbeddingStore") -> tuple[str, str]:
     """(precision, dtype on disk): as asked for, else those of embeddings that are there, else 32 and float32."""
     there = store.meta["depends"] if (store.folder / "meta.json").exists() else {}
     precision = there["precision"] if there.get("precision") in ("32", "bf16") else "32"  # not that of imported arrays

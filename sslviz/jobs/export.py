@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from sslviz.errors import InputError, RunFailed
-from sslviz.jobs import Eps, Settings, job
+from sslviz.jobs import Eps, Seed, Settings, job
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace, check_name
 
@@ -30,7 +30,7 @@ class ExportSettings(Settings):
     )
     reduction: float = Field(0.4, gt=0, lt=1, description="share of the features that goes")
     eps: Eps = "auto"
-    seed: int = Field(0, ge=0, description="random seed of random features")
+    seed: Seed = Field(0, description="random seed of random features")
     name: str | None = Field(None, description="name of the new encoder; default ENCODER-KIND-PERCENT, of D ENCODER-D")
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from sslviz.errors import InputError, Stale
-from sslviz.jobs import Eps, Settings, job
+from sslviz.jobs import Device, Eps, Processes, Settings, TrainingBatch, TrainingWorkers, job
 from sslviz.progress import Led, Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
@@ -60,7 +60,7 @@ class FinetuneSettings(Settings):
     lr: float | None = Field(None, ge=0, allow_inf_nan=False, description="peak learning rate; default the preset's")
     optimizer: Literal["lars", "sgd"] = Field("lars", description="lars, as published: steps in proportion to the weights")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default a tenth")
-    batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
+    batch_size: TrainingBatch = 256
     lambda1: float = Field(1e-4, ge=0, allow_inf_nan=False, description="weight of the Q term, which raises low Q-Scores")
     lambda2: float = Field(
         1e-4,
@@ -86,14 +86,12 @@ class FinetuneSettings(Settings):
     )
     name: str = Field("", description="lead of the new encoders' names NAME-ARM-sSEED; default the encoder's")
     input: Literal["auto", "memory", "files"] = Field("auto", description="hold pictures in memory, or cut views from the files")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
+    device: Device = "auto"
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="bf16 is faster on GPUs, but rounds the Q term away at small lambda1"
     )
-    workers: int | None = Field(
-        None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
-    )
-    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one per GPU")
+    workers: TrainingWorkers = None
+    processes: Processes = 1
 
     def encoder_name(self, arm: str, seed: int) -> str:
         """Of the encoder that an arm makes."""

@@ -193,7 +193,7 @@ def result_state(workspace: Workspace, dataset: datasets.Dataset, encoder: str, 
             above, above_why, made = result_state(workspace, dataset, encoder, upstream)
             if made is None or above != "fresh":
                 return "stale", f"{upstream}: {above_why}", result
-            now[upstream] = made.key if result.inputs[upstream] == made.key else made.basis  # earlier versions listed the key
+            now[upstream] = made.basis
     if "masks" in result.inputs:
         now["masks"] = (mask_facts(dataset) or {}).get("fingerprint")
     for name, was in result.inputs.items():

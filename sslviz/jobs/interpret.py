@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sslviz.errors import InputError, NotFound, Stale, shown
-from sslviz.jobs import Settings, StoredEncoder, job, readers
+from sslviz.jobs import Device, Seed, Settings, StoredEncoder, Workers, job, readers
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -32,11 +32,9 @@ class InterpretSettings(Settings):
     signed: bool = Field(
         False, description="for transformers (not in the paper): features far below their mean explain too, negated"
     )
-    workers: int | None = Field(
-        None, ge=1, le=128, description="threads that read and decode images; default as many as cores, 2 to 16"
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
-    seed: int = Field(0, ge=0, description="random seed of shuffling, folds and intervals")
+    workers: Workers = None
+    device: Device = "auto"
+    seed: Seed = Field(0, description="random seed of shuffling, folds and intervals")
 
 
 @job("interpret", InterpretSettings, example="sslviz interpret --dataset demo --encoder simclr-demo")

@@ -121,7 +121,7 @@ def judge(
                 notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")
             images, H = images[known].reset_index(drop=True), H[known]
             images["correct"] = images["correct"].astype(bool)
-            l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"].get("protocol", "lbfgs") == "lbfgs" else None
+            l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"]["protocol"] == "lbfgs" else None
             smaller, why = _compressed(embedded, features["share"].to_numpy(), images, H, l2, progress)
             if smaller is None:
                 notes.append(f"the accuracy on 60 % of the features is left out: {why}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from sslviz.errors import InputError
-from sslviz.jobs import AnyDataset, Settings, command_of, job, readers
+from sslviz.jobs import AnyDataset, Device, Processes, Seed, Settings, TrainingBatch, TrainingWorkers, command_of, job, readers
 from sslviz.jobs.training import LARGE
 from sslviz.progress import Progress
 from sslviz.store.files import only_writer, read_json, write_json
@@ -26,7 +26,7 @@ class PretrainSettings(Settings):
     method: str = Field("simclr", description="simclr, moco (v2), byol, dino, simsiam, swav, vicreg or barlow_twins")
     name: str = Field("", description="name of the encoder that is made; default METHOD-DATASET")
     epochs: int = Field(100, ge=1, le=10_000, description="passes over the train images")
-    batch_size: int = Field(256, ge=2, le=65_536, description="images per step, over all processes")
+    batch_size: TrainingBatch = 256
     lr: float | None = Field(None, gt=0, description="peak learning rate; default the method's, scaled with the batch")
     warmup_epochs: int | None = Field(None, ge=0, description="epochs of linear warm-up; default the method's")
     weight_decay: float | None = Field(
@@ -59,13 +59,11 @@ class PretrainSettings(Settings):
     stem_stride: int = Field(1, ge=1, le=2, description="2 halves the resolution at once: four times faster, coarser maps")
     feature_dim: int = Field(512, ge=8, le=8192, description="features of the representation")
     snapshot_every: int = Field(0, ge=0, description="also keep the encoder every so many epochs, as NAME-eEPOCH; 0 never")
-    seed: int = Field(0, ge=0, description="random seed of weights, order and views")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train; auto takes a GPU if there is one")
+    seed: Seed = Field(0, description="random seed of weights, order and views")
+    device: Device = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto measures which is faster here")
-    workers: int | None = Field(
-        None, ge=1, le=128, description="threads, or with files processes, that read images; default as many as cores, 2 to 16"
-    )
-    processes: int = Field(1, ge=1, le=1024, description="processes that share each batch, one per GPU")
+    workers: TrainingWorkers = None
+    processes: Processes = 1
 
 
 @job(
@@ -81,7 +79,15 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     from sslviz.encoders.backbones import BACKBONES
     from sslviz.encoders.spec import EncoderSpec, InputSpec
     from sslviz.encoders.store import save_encoder
-    from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, measured_precision, train_ids, train_images
+    from sslviz.jobs.training import (
+        cut_from_files,
+        fabric_for,
+        left_out_by_all,
+        measured_precision,
+        sample_of,
+        train_ids,
+        train_images,
+    )
     from sslviz.methods import METHODS
     from sslviz.methods.heads import take_apart
     from sslviz.store.workspace import check_name
@@ -105,7 +111,8 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     ids = train_ids(dataset)
     _check_images(dataset, ids, folder)
     from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
-    source, images = train_images(dataset, ids, settings.size, from_files, readers(settings.workers), settings.seed, progress)
+    workers = readers(settings.workers)
+    source = train_images(dataset, ids, settings.size, from_files, workers, progress)
     if len(source) < settings.batch_size:
         raise InputError(
             f'data set "{dataset.name}" has {len(source):,} train images; expected at least one batch of '
@@ -133,12 +140,12 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     warmup = settings.warmup_epochs
     if warmup is None:
         warmup = recipe.warmup_epochs if recipe.warmup_epochs < settings.epochs else settings.epochs // 10
-    sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))[:5000]
+    sample = sample_of(source, dataset, ids, settings.size, workers, settings.seed, progress)
     alike = ""
-    if bool((images[sample] == images[:1]).all()):
+    if bool((sample == sample[:1]).all()):
         alike = f"all {len(source):,} train images are the same picture: there is nothing to tell apart, so training collapses."
         progress.warn(alike)
-    pixels = images[sample].float().div(255)
+    pixels = sample.float().div(255)
     normalise = _triple(pixels.mean((0, 2, 3))), _triple(pixels.std((0, 2, 3)).clamp_min(1e-3))
     input_spec = InputSpec(size=settings.size, resize=settings.size, mean=normalise[0], std=normalise[1])
 

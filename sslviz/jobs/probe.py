@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from sslviz.errors import InputError, shown
-from sslviz.jobs import EmbeddedDataset, Settings, StoredEncoder, job
+from sslviz.jobs import EmbeddedDataset, Seed, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -27,7 +27,7 @@ class ProbeSettings(Settings):
     )
     knn: int = Field(20, ge=0, le=1000, description="neighbours that vote in the kNN probe beside it; 0 leaves it out")
     train_predictions: bool = Field(False, description="also judge train images, by 5-fold out-of-fold predictions")
-    seed: int = Field(0, ge=0, description="random seed of folds")
+    seed: Seed = Field(0, description="random seed of folds")
 
 
 @job("probe", ProbeSettings, example="sslviz probe --dataset photos --encoder simclr")

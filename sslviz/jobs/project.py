@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sslviz.jobs import EmbeddedDataset, Settings, StoredEncoder, job
+from sslviz.jobs import EmbeddedDataset, Seed, Settings, StoredEncoder, job
 from sslviz.progress import Progress, while_checking
 from sslviz.store.workspace import Workspace
 
@@ -14,7 +14,7 @@ class ProjectSettings(Settings):
     encoder: StoredEncoder
     neighbours: int = Field(15, ge=2, le=200, description="UMAP: few show small groups, many the whole")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how close points may lie")
-    seed: int = Field(0, ge=0, description="random seed of sample, PCA and UMAP")
+    seed: Seed = Field(0, description="random seed of sample, PCA and UMAP")
 
 
 @job("project", ProjectSettings, example="sslviz project --dataset photos --encoder simclr")

@@ -422,7 +422,7 @@ def _of_followers(folder: Path) -> str:
 
 
 def forget_launcher() -> None:
-    """This process counts for none of a launcher's, though it was started inside its job: the app on a node of a cluster."""
+    """This process counts for none of a launcher's, though it was started inside its job: app or command on a node."""
     for name in _OF_PROCESSES | _OF_TASKS:
         os.environ.pop(name, None)
 

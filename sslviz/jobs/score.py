@@ -1,14 +1,25 @@
 """Give every image its Q-Score, its rivals' scores, and judge them against the probe where there are labels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from sslviz.errors import Busy, InputError, Stale
-from sslviz.jobs import EmbeddedDataset, Eps, Settings, StoredEncoder, job, remade
+from sslviz.jobs import EmbeddedDataset, Eps, Seed, Settings, StoredEncoder, job, remade
 from sslviz.progress import Progress
 from sslviz.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from sslviz.analysis.evaluation import ScoreReport
+    from sslviz.analysis.examples import FeatureExamples
+    from sslviz.analysis.features import FeatureSelection
+    from sslviz.jobs.inputs import Embedded
+    from sslviz.store.embeddings import EmbeddingStore
+    from sslviz.store.results import Result
 
 RIVALS_UP_TO = 100_000
 
@@ -23,7 +34,7 @@ class ScoreSettings(Settings):
     damage: int = Field(
         0, ge=0, description="images for the damage check (do scores fall on damaged ones? shown on Scores and by --json)"
     )
-    seed: int = Field(0, ge=0, description="random seed of the bootstrap and of samples")
+    seed: Seed = Field(0, description="random seed of the bootstrap and of samples")
 
 
 @job("score", ScoreSettings, example="sslviz score --dataset photos --encoder simclr --eps auto")
@@ -57,14 +68,14 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     near = _neighbours(embedded, settings.seed, progress) if rivals else None
     similarities, rival_note = (None, "") if near is None else (near.similarities, near.note)
     predictions = None if probe is None else probe.table("predictions")
-    table, rival_names = _add_rivals(table, similarities, samples, predictions)
+    rival_names = _add_rivals(table, similarities, predictions)
     split = embedded.judged_on or "train"
     reports = {} if predictions is None else _judge(table, predictions, ["q", "q_paper", *rival_names], split, settings.seed)
 
     damage = _damage(settings, workspace, embedded, selection, near, probe, progress)
 
-    empty = (table["n_chosen"] == 0).groupby(table["split"]).mean()
-    notes = [n for n in (probe_note, rival_note, *_warnings(selection, table, empty.to_dict())) if n]
+    empty = {str(k): float(v) for k, v in (table["n_chosen"] == 0).groupby(table["split"]).mean().items()}
+    notes = [n for n in (probe_note, rival_note, *_warnings(selection, table, empty)) if n]
     for note in notes:
         progress.warn(note)
     summary = {
@@ -82,7 +93,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
         "mean_share_paper": counts.mean_share(EPS),
         "mean_firing": float(table["n_firing"].mean()),
         "mean_chosen": float(table["n_chosen"].mean()),
-        "empty_share": {str(k): float(v) for k, v in empty.items()},
+        "empty_share": empty,
         "empty_share_paper": float((table["q_paper"] == 0).mean()),
         "n_zero": int((table["norm"] == 0).sum()),
         "judged_on": split,
@@ -116,7 +127,7 @@ def score(settings: ScoreSettings, workspace: Workspace, progress: Progress) -> 
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary, "worst": worst}
 
 
-def worst_images(table: Any, predictions: Any, split: str, n: int) -> list[dict[str, Any]]:
+def worst_images(table: "pd.DataFrame", predictions: "pd.DataFrame | None", split: str, n: int) -> list[dict[str, Any]]:
     """The n samples of a split with the lowest Q-Score, lowest first; equal scores by id."""
     part = table[table["split"] == split].sort_values(["q", "sample_id"]).head(n)
     columns = ["sample_id", "q", "label"]
@@ -124,11 +135,12 @@ def worst_images(table: Any, predictions: Any, split: str, n: int) -> list[dict[
         part = part.merge(predictions[["sample_id", "prediction", "correct"]], on="sample_id", how="left")
         part["correct"] = part["correct"].astype(object).where(part["correct"].notna(), None)
         columns += ["prediction", "correct"]
-    rows: list[dict[str, Any]] = part[columns].to_dict("records")
-    return rows
+    return [{str(k): v for k, v in row.items()} for row in part[columns].to_dict("records")]
 
 
-def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, embedded: Any) -> tuple[Any, str]:
+def _probe(
+    settings: ScoreSettings, workspace: Workspace, progress: Progress, embedded: "Embedded"
+) -> "tuple[Result | None, str]":
     """The fresh probe, made first where it is missing or stale; (None, why) where there can be none."""
     from sslviz.jobs.inputs import result_state
     from sslviz.jobs.probe import ProbeSettings, probe
@@ -154,7 +166,9 @@ def _probe(settings: ScoreSettings, workspace: Workspace, progress: Progress, em
     return result, note and f"the probe could not be made again as it was and has the default settings now: {note}"
 
 
-def _score_rows(embedded: Any, selection: Any, paper: Any, seed: int, progress: Progress) -> tuple[Any, Any]:
+def _score_rows(
+    embedded: "Embedded", selection: "FeatureSelection", paper: "FeatureSelection", seed: int, progress: Progress
+) -> "tuple[pd.DataFrame, FeatureExamples]":
     """(scores of every sample, the accumulator of what each feature responds to), in one pass over the embeddings."""
     import numpy as np
 
@@ -188,13 +202,13 @@ def _score_rows(embedded: Any, selection: Any, paper: Any, seed: int, progress: 
 class _Near:
     """Nearest train samples of every sample; `train`: the rows of the embeddings they were looked for among, and these."""
 
-    train: Any
-    H_train: Any
-    similarities: Any
-    rows: Any
+    train: "np.ndarray"
+    H_train: "np.ndarray"
+    similarities: "np.ndarray"
+    rows: "np.ndarray"
     note: str
 
-    def table(self, samples: Any) -> Any:
+    def table(self, samples: "pd.DataFrame") -> "pd.DataFrame":
         """sample_id, neighbours (list of sample ids, nearest first), similarities."""
         import numpy as np
         import pandas as pd
@@ -206,7 +220,7 @@ class _Near:
         )
 
 
-def _neighbours(embedded: Any, seed: int, progress: Progress) -> _Near:
+def _neighbours(embedded: "Embedded", seed: int, progress: Progress) -> _Near:
     import numpy as np
 
     from sslviz.analysis.rivals import MAX_TRAIN_ROWS, nearest_neighbours
@@ -231,12 +245,12 @@ def _neighbours(embedded: Any, seed: int, progress: Progress) -> _Near:
 def _damage(
     settings: ScoreSettings,
     workspace: Workspace,
-    embedded: Any,
-    selection: Any,
+    embedded: "Embedded",
+    selection: "FeatureSelection",
     near: _Near | None,
-    probe: Any,
+    probe: "Result | None",
     progress: Progress,
-) -> Any:
+) -> "pd.DataFrame | None":
     """The damage check's table; None where it was not asked for, or there are no pixels or no weights."""
     from sslviz.encoders.spec import load_spec
     from sslviz.jobs.damage import check_damage
@@ -251,7 +265,7 @@ def _damage(
     return check_damage(embedded, encoder, selection, train, probe, settings.damage, settings.seed, progress)
 
 
-def _add_rivals(table: Any, similarities: Any, samples: Any, predictions: Any) -> tuple[Any, list[str]]:
+def _add_rivals(table: "pd.DataFrame", similarities: "np.ndarray | None", predictions: "pd.DataFrame | None") -> list[str]:
     import numpy as np
 
     from sslviz.analysis.rivals import RIVALS, RivalInput
@@ -267,10 +281,12 @@ def _add_rivals(table: Any, similarities: Any, samples: Any, predictions: Any) -
         if values is not None:
             table[name] = np.asarray(values, dtype=np.float64)
             names.append(name)
-    return table, names
+    return names
 
 
-def _judge(table: Any, predictions: Any, names: list[str], split: str, seed: int) -> dict[str, Any]:
+def _judge(
+    table: "pd.DataFrame", predictions: "pd.DataFrame", names: list[str], split: str, seed: int
+) -> "dict[str, ScoreReport]":
     from sslviz.analysis.evaluation import evaluate_score
 
     known = predictions.loc[(predictions["split"] == split) & predictions["correct"].notna(), ["sample_id", "correct"]]
@@ -281,21 +297,22 @@ def _judge(table: Any, predictions: Any, names: list[str], split: str, seed: int
     return {name: evaluate_score(joined[name].to_numpy(), correct, seed=seed) for name in names}
 
 
-def _best_rival(reports: dict[str, Any]) -> dict[str, Any] | None:
+def _best_rival(reports: "dict[str, ScoreReport]") -> dict[str, Any] | None:
     """The label-free rival with the highest AUROC above Q's, in words, and whether the intervals overlap; None where Q leads."""
     from sslviz.analysis.rivals import RIVALS, best_label_free
 
     best = best_label_free({n: r.auroc for n, r in reports.items()})
-    if best is None or reports[best].auroc <= reports["q"].auroc:
+    own, other = reports["q"].auroc, reports[best].auroc if best else None
+    if best is None or own is None or other is None or other <= own:
         return None
     ours, theirs = reports["q"].intervals["auroc"], reports[best].intervals["auroc"]
     apart = bool(ours and theirs and theirs[0] > ours[1])
     how = "is better here" if apart else "is ahead here, within the intervals"
-    words = f"A simpler label-free score {how}: {RIVALS[best].title}, AUROC {100 * reports[best].auroc:.1f}."
+    words = f"A simpler label-free score {how}: {RIVALS[best].title}, AUROC {100 * other:.1f}."
     return {"name": best, "apart": apart, "words": words}
 
 
-def _rank(store: Any, train_rows: Any) -> dict[str, Any]:
+def _rank(store: "EmbeddingStore", train_rows: "np.ndarray") -> dict[str, Any]:
     from sslviz.analysis.rank import MAX_ROWS, alpha_req, rank_me
     from sslviz.jobs.inputs import sampled
 
@@ -307,7 +324,7 @@ def _rank(store: Any, train_rows: Any) -> dict[str, Any]:
     return {"rank_me": rank_me(H), "alpha_req": alpha}
 
 
-def _warnings(selection: Any, table: Any, empty: dict[str, float]) -> list[str]:
+def _warnings(selection: "FeatureSelection", table: "pd.DataFrame", empty: dict[str, float]) -> list[str]:
     lines = []
     if selection.sparse:
         lines.append(

@@ -30,24 +30,35 @@ def train_ids(dataset: "Dataset", most: int = 0) -> list[str]:
     return found
 
 
-def train_images(
-    dataset: "Dataset", ids: list[str], size: int, from_files: bool, workers: int, seed: int, progress: Progress
-) -> "tuple[Source, torch.Tensor]":
-    """(source of these images at this size, pixels uint8[n, 3, size, size] of them or of a sample)."""
-    import numpy as np
-
+def train_images(dataset: "Dataset", ids: list[str], size: int, from_files: bool, workers: int, progress: Progress) -> "Source":
+    """The source of these images at this size: their files, or all of them in memory."""
     from sslviz.data.loading import load_pixels
-    from sslviz.jobs.inputs import sampled
     from sslviz.training.sources import Files, InMemory
 
     assert dataset.root is not None
-    some = sampled(np.array(ids), _SAMPLE, seed).tolist() if from_files else ids
-    pixels, bad = load_pixels(dataset.root, some, size, workers, progress)
     if from_files:
-        return Files(dataset.root, ids, workers, progress.warn), pixels
+        return Files(dataset.root, ids, workers, progress.warn)
+    pixels, bad = load_pixels(dataset.root, ids, size, workers, progress)
     if bad:
         progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
-    return InMemory(pixels, bad), pixels
+    return InMemory(pixels, bad)
+
+
+def sample_of(
+    source: "Source", dataset: "Dataset", ids: list[str], size: int, workers: int, seed: int, progress: Progress
+) -> "torch.Tensor":
+    """Pixels uint8[n, 3, size, size] of at most 5,000 of the source's images; where it reads files, of at most 2,000."""
+    import numpy as np
+    import torch
+
+    from sslviz.data.loading import load_pixels
+    from sslviz.jobs.inputs import sampled
+    from sslviz.training.sources import InMemory
+
+    if isinstance(source, InMemory):
+        return source.pixels[torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:5000]]
+    assert dataset.root is not None
+    return load_pixels(dataset.root, sampled(np.array(ids), _SAMPLE, seed).tolist(), size, workers, progress)[0]
 
 
 def left_out_by_all(source: "Source", fabric: "lightning.Fabric") -> list[str]:

@@ -21,20 +21,21 @@ class Recipe:
     it is from. Momentum 0.9 and weight decay 5e-4: lightly's CIFAR-10 benchmark, for all methods; warm-up: ours."""
 
     base_lr: float
-    weight_decay: float
-    momentum: float
-    warmup_epochs: int
     source: str
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    warmup_epochs: int = 5
     lars_biases: float = 1.0
     """Under LARS, which does not adapt biases and BatchNorm: their rate, as a share of the weights'."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Random views of an image: crop scale, colour jitter (strengths as in torchvision) and its share, grey, flip.
+    """Random views of an image: crop (share of the area, from to), colour jitter (strengths of brightness, contrast, saturation
+    and hue as in torchvision), grey and flip, each of the last three with the probability that an image gets it.
 
     `n_local` further views show a part of the picture between `local_scale` of its area, at half the side. `blur` and
-    `solarise` are shares of the images, in the first view, in later ones, and in the further ones where those differ.
+    `solarise` are probabilities too: in the first view, in later ones, and in the further ones where those differ.
     """
 
     n_views: int = 2
@@ -80,7 +81,8 @@ class Options:
     version: int = 2
     """MoCo's."""
     terms: tuple[float, ...] = ()
-    """VICReg: weights of its three terms; Barlow Twins: weight of the loss, and of what is off the diagonal."""
+    """VICReg: weights of invariance, variance and covariance; Barlow Twins: weight of the loss, and of what is off the
+    diagonal."""
     grouping: Grouping = ""
     """Views that meet BatchNorm together: each by itself, or those of one size."""
 

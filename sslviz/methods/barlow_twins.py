@@ -35,9 +35,6 @@ class BarlowTwins(Compared):
     views = Views(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur=(1.0, 0.1), solarise=(0.0, 0.2))  # section 2.2: BYOL's
     recipe = Recipe(
         base_lr=0.004,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="ours: of 0.12, 0.02 and 0.004 the best after 10 epochs of the demo set, by probe (the paper: LARS, 0.2)",
         lars_biases=0.024,  # the authors' code: 0.0048 beside 0.2; alike, they moved by more than their norm in ten steps
     )

@@ -21,9 +21,6 @@ class BYOL(Method):
     views = Views(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur=(1.0, 0.1), solarise=(0.0, 0.2))  # appendix B
     recipe = Recipe(
         base_lr=0.12,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="lr 0.06 per 128 images and momentum 0.99: lightly's CIFAR-10 benchmark (the paper: LARS, 0.996)",
     )
     options = Options(hidden_dim=256, output_dim=128, momentum=0.99)

@@ -35,9 +35,6 @@ class DINO(Method):
     )  # the authors' README (ResNet-50) and main_dino.py
     recipe = Recipe(
         base_lr=0.12,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="lr 0.06 per 128 images and momentum 0.99: lightly's CIFAR-10 benchmark (the paper: 0.03 per 256, 0.996)",
     )
     options = Options(hidden_dim=256, output_dim=512, temperature=0.07, momentum=0.99)

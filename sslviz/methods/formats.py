@@ -183,7 +183,10 @@ class UnknownHead(InputError):
 
 
 def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str) -> tuple[Made, Tensors, list[str]]:
-    """What, and our names of the tensors. Raises UnknownHead, and InputError where the file names another method."""
+    """(what it is made with, its tensors by our names, notes on what the file lacks).
+
+    Raises UnknownHead, and InputError where the file names another method.
+    """
     writer = str(head.facts.get("writer", ""))
     asked, said = (_CALLED.get(name, name) for name in (method_name, str(head.facts.get("method", ""))))
     if said == "unknown":
@@ -218,7 +221,6 @@ def translated(spec: EncoderSpec, weights: Tensors, head: Head, method_name: str
         given["prototypes"] = len(found["prototypes.weight"])
     if "criterion.center" in found:
         found["criterion.center"] = found["criterion.center"].reshape(1, 1, -1)
-        given["output_dim"] = found["criterion.center"].shape[-1]
     options = replace(kind.options, **given)
     views = replace(kind.views, **form.views)
     made = Made(method=called, options=options, views=views, size=spec.input.size, keeps=form.keeps)
@@ -239,9 +241,10 @@ def _renamed(tensors: Tensors, form: Format, owns: Callable[[str], bool]) -> Ten
 
 
 def _widths(found: Tensors) -> tuple[int, int]:
-    """(output, hidden) widths of the projector."""
+    """(output, hidden) widths of the projector; DINO's ends after its bottleneck."""
     matrices = [t for n, t in found.items() if n.startswith("projector.layers.") and t.ndim == 2]
-    return int(matrices[-1].shape[0]), int(matrices[0].shape[0])
+    last = next((t for n, t in found.items() if re.match(r"projector\.last_layer\.weight(_v)?$", n)), matrices[-1])
+    return int(last.shape[0]), int(matrices[0].shape[0])
 
 
 def _told(form: Format, head: Head) -> dict[str, float]:

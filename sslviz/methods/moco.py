@@ -27,9 +27,6 @@ class MoCo(Method):
     views = Views(scale=(0.2, 1.0), blur=(0.5, 0.5))  # section 3; the authors' code jitters with 0.4, 0.4, 0.4, 0.1
     recipe = Recipe(
         base_lr=0.12,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="lr 0.06 per 128 images, momentum 0.99, temperature 0.1: lightly's CIFAR-10 benchmark",
     )
     options = Options(hidden_dim=256, output_dim=128, temperature=0.1, momentum=0.99, queue_size=1024)

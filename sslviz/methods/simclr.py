@@ -20,9 +20,6 @@ class SimCLR(Method):
     views = Views(scale=(0.08, 1.0), blur=(0.5, 0.5))  # colour strength 0.5: appendix B.9, CIFAR-10; blur: appendix A
     recipe = Recipe(
         base_lr=0.12,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="SGD, lr 0.06 per 128 images: lightly's CIFAR-10 benchmark (the paper: LARS); temperature 0.5: appendix B.9",
     )
     options = Options(hidden_dim=512, output_dim=128, temperature=0.5)

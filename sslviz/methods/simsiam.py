@@ -22,9 +22,6 @@ class SimSiam(Method):
     views = Views(scale=(0.2, 1.0), blur=(0.5, 0.5))  # section 3
     recipe = Recipe(
         base_lr=0.06,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="lr 0.03 per 256 images, weight decay 5e-4, CIFAR-10: appendix D; twice that: lightly's CIFAR-10 benchmark",
     )
     options = Options(hidden_dim=512, output_dim=512)

@@ -29,9 +29,6 @@ class SwAV(Method):
     )  # the authors' main_swav.py
     recipe = Recipe(
         base_lr=0.12,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="ours: SGD as SimCLR here (the paper: LARS, 0.6 per 256 images); temperature 0.1: appendix A; epsilon 0.03: what "
         "the authors advise where 0.05 leaves the loss at that of even assignments, as it does here",
     )

@@ -16,9 +16,6 @@ class VICReg(Compared):
     views = Views(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur=(0.5, 0.5), solarise=(0.1, 0.1))  # appendix C.1
     recipe = Recipe(
         base_lr=0.02,
-        weight_decay=5e-4,
-        momentum=0.9,
-        warmup_epochs=5,
         source="ours: SGD at a rate as much lower as the loss is larger (the paper: LARS, 0.2 per 256 images)",
     )
     options = Options(hidden_dim=512, output_dim=512)

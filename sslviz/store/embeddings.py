@@ -116,7 +116,9 @@ class EmbeddingStore:
         parts = [self.part(k) for k in sorted(whole) if (self.folder / "parts" / f"{k}.parquet").exists()]
         if not parts:
             return plan.assign(chunk=chunk, todo=True)
-        known = pd.concat(parts)[["sample_id", "row", "size", "mtime_ns"]].assign(known=True)
+        parts_read = pd.concat(parts)
+        unread = (parts_read["sha256"] == "") & (parts_read["error"] != "")  # by no fault of the picture: tried again
+        known = parts_read.loc[~unread, ["sample_id", "row", "size", "mtime_ns"]].assign(known=True)
         joined = plan.merge(known, on=["sample_id", "row", "size", "mtime_ns"], how="left")
         plan = plan.assign(chunk=chunk, todo=joined["known"].isna().to_numpy())
         for k in plan.loc[plan["todo"], "chunk"].unique():  # these are written again: what they keep must be sound

@@ -96,7 +96,7 @@ class Workspace:
     def existing_dataset(self, name: str) -> Path:
         """Folder of a registered data set. Raises NotFound with the nearest name."""
         if not _is_child(self.root / "datasets", name, "dataset.json"):
-            raise unknown_name("data set", name, self.datasets(), "Register one: sslviz data add NAME FOLDER")
+            raise unknown_name("data set", name, self.datasets(), "Register one: sslviz data add NAME SOURCE")
         return self.dataset(name)
 
     def check_new_encoder(self, name: str) -> None:

@@ -78,8 +78,9 @@ def train(
     """Train `method` on the source's images; returns the metrics, one row an epoch, also in folder/metrics.parquet.
 
     `every_epoch`, given the metrics so far, may measure, which adds to the last row, and choose other discriminative features.
-    Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
-    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving where it stands.
+    Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set or the
+    number of images has changed, RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving
+    where it stands.
     """
     n, batch = len(images), schedule.batch_size
     if batch % fabric.world_size or batch // fabric.world_size < 2:
@@ -112,9 +113,14 @@ def train(
     collapsed, measured = False, True
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["images"] != n:
+            raise InputError(
+                f"{n:,} images can be read, but {state['images']:,} when this run began: their order would be another one. "
+                "Put them back, or delete the run and start again."
+            )
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
-        step, sums, rows, measured = state["step"], state["sums"], state["rows"], state.get("measured", True)
+        step, sums, rows, measured = state["step"], state["sums"], state["rows"], state["measured"]
         if regulariser is not None:
             regulariser.selection = Selection(state["features"].numpy(), state["eps"])
 
@@ -131,6 +137,7 @@ def train(
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
+                "images": n,
                 "sums": whole,
                 "rows": rows,
                 "measured": measured,

@@ -100,7 +100,7 @@ def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> t
     n = len(images)
 
     def factor(strength: float) -> torch.Tensor:
-        return _uniform(n, 1 - strength, 1 + strength, generator).to(images.device)[:, None, None, None]
+        return _uniform(n, max(0.0, 1 - strength), 1 + strength, generator).to(images.device)[:, None, None, None]
 
     out = images.mul(factor(brightness)).clamp_(0, 1)
     mean = _grey(out).mean((1, 2, 3), keepdim=True)
@@ -109,7 +109,7 @@ def _jitter(images: torch.Tensor, views: Views, generator: torch.Generator) -> t
     # saturation and hue are linear maps of the three channels: one 3x3 matrix a sample
     to_yiq = _TO_YIQ.to(images)
     angle = _uniform(n, -hue, hue, generator).to(images.device) * 2 * math.pi
-    colour = _uniform(n, 1 - saturation, 1 + saturation, generator).to(images.device)
+    colour = factor(saturation).flatten()
     turn = torch.zeros(n, 3, 3, device=images.device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = colour * angle.cos()

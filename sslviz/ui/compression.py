@@ -104,7 +104,7 @@ def beside(here: Frame) -> None:
             "Each has its own L2 and eps: "
             + "; ".join(f"{e} {s['l2']:g} and {s['eps']:g}" for e, s in own.items())
             + f". Hover: {spread}"
-            + (f" Left out, of older images or weights: {', '.join(stale)}." if stale else "")
+            + (f" Left out, since stale (made from older images or weights): {', '.join(stale)}." if stale else "")
         )
     )
 

@@ -115,10 +115,9 @@ def headline(summary: dict[str, Any]) -> None:
     """The verdict first, then base and arms in a table."""
     if summary["verdict"]:
         st.markdown(f"**{plain(summary['verdict'])}**")
-    of = f" of {summary['images']:,} train images" if "images" in summary else ""
     st.caption(
         f"{summary['n']:,} {summary['judged_on']} images. {plain(summary['method'])}, {summary['epochs']} "
-        f"epoch{'s' if summary['epochs'] > 1 else ''}{of}, learning rate "
+        f"epoch{'s' if summary['epochs'] > 1 else ''} of {summary['images']:,} train images, learning rate "
         f"{summary['lr']:g}; D of the base: {summary['n_discriminative']} features at eps {summary['eps']:g}. Mended and broken: "
         "images that only the arm's probe, or only the base's, gets right."
     )
@@ -282,7 +281,7 @@ def form(here: Frame, running: bool) -> None:
         key="tune-preset",
         help=PRESETS_SAID,
     )
-    seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="0, 1, …: each is a run of its own for every arm")
+    seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="how many: each arm is trained with each")
     epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
     images = columns[3].number_input(
         "Images",

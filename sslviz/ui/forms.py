@@ -199,7 +199,7 @@ def catalogue_form(workspace: Workspace) -> None:
     st.dataframe(shown, hide_index=True, width="stretch", height=280, alt="encoders available by name")
     st.caption(
         "Top-1 of a linear probe: on the demo's test images, or for published ones on ImageNet-1K, as their source reports. "
-        "Published ones are downloaded; sizes are known after the first download. The command: sslviz encoders add NAME ENCODER."
+        "Published ones are downloaded; sizes are known after the first download. The command: sslviz encoders add NAME SOURCE."
     )
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     entry = left.selectbox("Encoder to add", [*table["name"], "timm or Hugging Face name"], key="catalogue-entry")

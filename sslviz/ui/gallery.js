@@ -31,6 +31,7 @@ export default function (component) {
         const buttons = [...root.children];
         buttons[buttons.indexOf(button) + step]?.focus();
         event.preventDefault();
+        event.stopPropagation(); // the Sample page turns its pages by these keys
       };
       return button;
     }),

@@ -139,11 +139,12 @@ def _say(seen: _Seen, masks: dict[str, np.ndarray], ways: _Ways, method: str, la
         st.info("No positive evidence: the map is zero everywhere.")
         return
     if not np.isnan(seen.hot):
-        these = "this feature" if len(features) == 1 else "the sum of these features"
+        one = len(features) == 1
+        these = "this feature" if one else "the sum of these features"
         st.markdown(
             f"Hiding the hottest fifth of the picture lowers {these} by **{percent(seen.hot, 0)}**; hiding a "
             f"patch of the same shape elsewhere lowers it by {percent(seen.elsewhere, 0)}"
-            + ("." if seen.hot > seen.elsewhere else ": what is hot here is not what the answer hangs on.")
+            + ("." if seen.hot > seen.elsewhere else f": {'it hangs' if one else 'they hang'} on other places at least as much.")
         )
     if any(mask.any() for mask in masks.values()):
         blob = centre_blob(*seen.heat.shape)

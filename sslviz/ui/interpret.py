@@ -74,22 +74,21 @@ def headline(summary: dict[str, Any], table: pd.DataFrame) -> None:
         words += " Of right or of wrong images there are fewer than ten: too few to compare them."
     elif gap and beyond:
         words += (
-            f" Heatmaps of images the probe gets right overlap the object by {_span(gap)} more than those of images it gets "
-            f"wrong; of this a blob in the middle gains {gap['mean'] - beyond['mean']:+z.2f} too. "
-            f"Beyond the blob, {_span(beyond)}: "
-            f"**{_how(beyond['interval'], 'not measurably different from')} those it gets wrong**."
+            f" Images the probe gets right less those it gets wrong: {_span(gap)} of IoU with the object. For a blob in the "
+            f"middle this difference is {gap['mean'] - beyond['mean']:+z.2f}, by the objects' size and place alone. What is "
+            f"left, {_span(beyond)}, is **{_how(beyond['interval'], 'not distinguishable from')} zero**."
         )
     st.markdown(words)
     widgets.facts(
         [
             (
-                "Core",
+                "Object",
                 f"{core:.2f}",
                 f"{len(summary['refused'])} image{'s' if len(summary['refused']) > 1 else ''} left out"
                 if summary["refused"]
                 else "mean IoU",
             ),
-            ("Spurious", spurious, "mean IoU"),
+            ("Surroundings", spurious, "mean IoU"),
             ("Right", f"{summary['n_correct']:,}", "images"),
             ("Wrong", f"{summary['n_wrong']:,}", "images"),
             ("Zero maps", f"{summary['n_zero']:,}", "no positive evidence"),
@@ -125,7 +124,7 @@ def charts(table: pd.DataFrame, curve: pd.DataFrame, summary: dict[str, Any]) ->
     )
     st.caption(
         "Core: the object. Spurious: its surroundings. Marks are base rates: a blob in the middle, a map that is equal "
-        "everywhere, another image's map; and what the mask itself reaches as a map of this size. Spurious numbers "
+        "everywhere, another image's map; and what the mask itself reaches as a map of their size. Spurious numbers "
         "are only to be compared with core ones."
     )
     st.markdown("**How the thresholds matter**")

@@ -22,11 +22,12 @@ WORDS = {
     "representation, h": "the row of numbers of one picture, scaled to length 1",
     "feature": "one place in that row, the same in every picture",
     "mu, sigma": "mean and standard deviation over the features of one picture",
-    "eps": "how many sigma above mu a feature must be to fire; auto: the largest at which, on average, 3.7 % of the features do",
+    "eps": "how many sigma above mu a feature must be to fire; auto: the largest at which, on average, at least 3.7 % "
+    "of the features do",
     "fires": "a feature fires in a picture where its number is above mu + eps·sigma",
     "activation share": "of a feature: the share of the train pictures in which it fires",
-    "D, discriminative features": "features whose activation share lies between two percentiles: that fire neither in nearly all "
-    "pictures nor in almost none",
+    "D, discriminative features": "features whose activation share lies between two percentiles; at P50 to P95, the usual ones, "
+    "neither the half that fires least often nor the twentieth that fires most often",
     "Q-Score": "mean height above mu of the discriminative features that fire in a picture; 0 where none does",
     "empty set": "no discriminative feature fires in a picture",
     "linear probe": "the simplest classifier on the frozen features, trained with labels; top-1 is the share it gets right",
@@ -35,13 +36,18 @@ WORDS = {
     "base rate, lift": "the share of pictures the probe gets right; a score's AUPRC over it",
     "rival": "a baseline score shown next to Q: the length of the row, similarity to train pictures, the probe's confidence",
     "damage check": "does a score fall when pictures are covered, shrunk, blurred? Needs no labels",
+    "AURC, AUGRC": "mean error among the pictures kept, as more and more are kept, best scores first; lower is better",
+    "judged pictures": "those of the test split, else of val: the probe was not trained on them",
     "RankMe": "how many directions the representations use; near 1 the encoder has collapsed",
     "heatmap": "where in a picture its features come from",
     "IoU": "how far a heatmap and a mask cover each other: 0 nowhere, 1 everywhere",
     "core, spurious": "the mask of the object, and of what is not the object, its surroundings",
+    "centre blob": "one spot in the middle of every picture: what a heatmap that knows nothing of the picture reaches",
     "base": "the encoder before fine-tuning",
     "arm": "one variant of fine-tuning, from the same start and on the same pictures as the others",
     "control": "the arm without the regulariser: only what another arm gains over it is the regulariser's doing",
+    "Q term, column term": "the regulariser's two: one raises Q-Scores below a batch's mean, one weakens features that are "
+    "strong throughout a batch",
     "mended, broken": "pictures that only the fine-tuned encoder's probe gets right; that only the base's does",
 }
 
@@ -141,7 +147,7 @@ def _numbers(lesson: Class) -> None:
     top = np.sort(h.clip(min=0))[::-1][: max(1, len(h) // 10)].sum() / max(float(h.clip(min=0).sum()), 1e-12)
     _say(
         "Choose another picture. Which bars stay, which change?",
-        f"A few features stand out: the highest tenth makes up {percent(top, 0)} of the total. Others do in other pictures.",
+        f"A few features stand out: the highest tenth makes up {percent(top, 0)} of the total. In other pictures it is others.",
         "The row is scaled to length 1: what counts is which features stand out in it, not how long the whole row is.",
     )
 
@@ -166,7 +172,7 @@ def _fires(lesson: Class) -> None:
     lines = {"mu": mean, "mu +<br>eps·sigma": mean + eps * std}
     _beside_picture(lesson, lambda: _bars(lesson, groups, lines, "The features that fire in this picture"))
     _say(
-        "Move eps. From where on does nothing fire any more? Is it the same in every picture?",
+        "Move eps. From which value on does nothing fire? Is it the same in every picture?",
         f"At eps {eps:g}, {len(firing):,} of {len(h):,} features fire here; at {used:g}, which the scores use, {len(usual):,}.",
         "The threshold is set by the picture's own mean and spread, so that a picture whose numbers are all higher gains "
         "nothing by it. The paper takes eps 4; here it is chosen so that a few percent of the features fire, without labels.",
@@ -175,8 +181,8 @@ def _fires(lesson: Class) -> None:
 
 def _discriminative(lesson: Class) -> None:
     st.markdown(
-        "Some features fire in nearly every picture, others in almost none: neither tells pictures apart. Sorted by the share of "
-        "the train pictures in which they fire, the middle is kept: the *discriminative* features, D."
+        "Features that fire in nearly every picture, or in almost none, tell pictures apart least. Sorted by the share of the "
+        "train pictures in which they fire, a band of them is kept: the *discriminative* features, D."
     )
     assert lesson.scores.result is not None
     summary = lesson.summary
@@ -189,7 +195,7 @@ def _discriminative(lesson: Class) -> None:
     ranked = figures.sorted_shares(table)
     widgets.chart(figures.shares(ranked, band), ranked, "learn-shares", "Activation share of every feature; D is shaded")
     _say(
-        "Draw the lower end to 0 and the upper one to 100. What comes in?",
+        "Drag the lower end to 0 and the upper one to 100. What comes in?",
         f"Between P{low:g} and P{high:g} lie {int(table['chosen'].sum()):,} of {len(table):,} features; they fire in "
         f"{band[0]:.1f} to {band[1]:.1f} % of the train pictures.",
         "No label is needed for this. The paper keeps P50 to P95.",
@@ -200,7 +206,7 @@ def _score(lesson: Class) -> None:
     found = lesson.found
     st.markdown(
         "The *Q-Score* of a picture: take the discriminative features that fire in it. How far above mu do they lie, on average? "
-        "A high score says that the encoder has found something particular in the picture."
+        "A high score is meant to say that the encoder has found something particular in the picture; step 5 tests it."
     )
     fires = pd.DataFrame({"feature": found.chosen, "its number": found.h[found.chosen]})
     fires["above mu"] = fires["its number"] - found.mean
@@ -284,10 +290,10 @@ def _looks(lesson: Class) -> None:
     done = "" if made.result else " (not yet done here)"
     where = f"On the Heatmaps page it is measured over all pictures with masks{done}."
     _say(
-        "Step through the features one by one; where masks are known, turn their outlines on.",
+        "Step through the features one by one; where masks are known, turn their outlines off and on.",
         "Some features lie on the object, others beside it. " + where,
-        "A blob in the middle of every picture covers the object too, since photographers put it there: only what is beyond that "
-        "blob says something about the encoder.",
+        "A blob in the middle of every picture covers the object too, since objects usually stand there: only what is beyond "
+        "that blob says something about the encoder.",
     )
 
 
@@ -330,5 +336,5 @@ STEPS = [
     Step("Right and wrong pictures", _right_and_wrong),
     Step("What a score is worth", _worth),
     Step("Where the encoder looks", _looks, picture=True),
-    Step("Can it be mended?", _mend),
+    Step("Can it be improved?", _mend),
 ]

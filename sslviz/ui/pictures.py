@@ -20,9 +20,9 @@ def thumb_file(dataset: str, row: int) -> tuple[bytes, str]:
     """(content, media type) of the thumbnail of the sample in this row of samples.parquet. Raises NotFound."""
     workspace = Workspace()
     table = _thumb_table(str(workspace.root), dataset, _stamp(workspace, dataset))
-    if row >= len(table) or table["pack"].isna().iat[row]:
+    line: Any = table.iloc[row] if row < len(table) else None
+    if line is None or pd.isna(line["pack"]):
         return picture_file(dataset, row, side=128)
-    line: Any = table.iloc[row]
     content = thumbs.read_thumb(workspace.dataset(dataset), line["pack"], int(line["offset"]), int(line["size"]))
     return content, _media_type(content)
 

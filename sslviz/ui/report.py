@@ -89,9 +89,10 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
         (
             "eps in use",
             f"{summary['eps']:g}",
-            f"{'by sparsity' if summary['eps_auto'] else 'given'}; P{summary['lower']:g} to P{summary['upper']:g}",
+            f"{'auto' if summary['eps_auto'] else 'given'}; D: P{summary['lower']:g} to P{summary['upper']:g}",
             "A feature fires in an image where it lies more than eps standard deviations above the mean of the image's features. "
-            "Discriminative ones fire in neither too few nor too many images: between these percentiles.",
+            "Auto: the largest eps at which, on average, at least 3.7 % of the features fire. D, the discriminative features: "
+            "those whose activation share lies between these percentiles.",
         ),
         (
             "RankMe",
@@ -121,8 +122,8 @@ def damage(here: Frame, summary: dict[str, Any], made_with: dict[str, Any]) -> N
     shown = falls.reindex(list(titles)).rename(index=titles).rename_axis(None).reset_index(names="score")
     n = int(table["n"].iloc[0])
     st.markdown(
-        f"{n} images were damaged in five ways. A score that means anything should fall; this shows the share of images "
-        "whose score does (50 is a coin's toss). No labels are used."
+        f"{n} images were damaged in five ways. One would expect a score that predicts errors to fall, but not all that do "
+        "fall by every damage (docs/evidence.md). Share of images whose score falls; 50 is a coin's toss. No labels are used."
     )
     columns = {name: st.column_config.NumberColumn(format="%.0f %%") for name in falls.columns}
     st.dataframe(
@@ -237,9 +238,9 @@ def no_scores() -> NoReturn:
 
 
 def needs_embeddings(stage: reads.Stage) -> None:
-    """One sentence and the way where there are no embeddings of today yet; the page ends there."""
+    """One sentence and the way where there are no embeddings yet, or stale ones; the page ends there."""
     if stage.state != "fresh":
-        st.info(f"This needs embeddings of today's images: {plain(stage.why)}.")
+        st.info(f"This needs embeddings that are up to date: {plain(stage.why)}.")
         st.page_link("pages/overview.py", label="Make them on the overview", icon=":material/dashboard:")
         st.stop()
 

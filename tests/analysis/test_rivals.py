@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 from sklearn.neighbors import NearestNeighbors
 
 from sslviz.analysis.rivals import RIVALS, RivalInput, nearest_neighbours
 from sslviz.analysis.rows import score_rows
+from sslviz.errors import InputError
 
 
 def test_similarities_are_scikit_learns():
@@ -30,6 +32,11 @@ def test_few_train_rows_repeat_the_last_and_zero_rows_have_similarity_zero():
     assert found.shape == (3, 10)
     assert_allclose(found[2], np.zeros(10))
     assert_allclose(nearest_neighbours(np.zeros((1, 3)), H).similarities, np.zeros((1, 10)))
+
+
+def test_rows_of_other_widths_are_refused():
+    with pytest.raises(InputError, match="H has 4 features and H_train 3; expected as many"):
+        nearest_neighbours(np.ones((2, 4)), np.ones((5, 3)))
 
 
 def test_each_rival_by_hand():

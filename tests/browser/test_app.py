@@ -64,6 +64,14 @@ def test_from_a_link_on_a_fresh_server_to_the_worst_image(serve, page, scored):
     assert "sample=" in page.evaluate("location.href")
     page.reload()
     page.get_by_text(scored["worst"][1]["sample_id"]).wait_for()
+    cards = page.locator("button[data-id^='train/']")  # nearest train images: the keys that turn pages move among them
+    cards.nth(1).wait_for()
+    settled(page)
+    second = cards.nth(1).get_attribute("data-id")
+    cards.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.get_by_text(second, exact=True).wait_for()
     assert hosts <= {urlsplit(app.base).netloc, ""}
 
 

@@ -178,6 +178,14 @@ def test_inspect_says_what_is_inside(sslviz, tmp_path):
     assert json.loads(sslviz("encoders", "inspect", "moco.pth.tar", "--json")[1])["taken"] == "state_dict.module.encoder_q"
 
 
+def test_a_cluster_shell_counts_for_no_command(sslviz, monkeypatch):
+    """Three tasks of salloc -n 3 are not those of the run that starts in its shell."""
+    monkeypatch.setenv("SLURM_NTASKS", "3")
+    monkeypatch.setenv("RANK", "1")
+    assert sslviz("runs", "list")[0] == 0
+    assert not {"SLURM_NTASKS", "RANK"} & set(os.environ)
+
+
 def test_a_data_set_by_name_is_a_run(sslviz, workspace, tmp_path):
     import datasets as hugging
 

@@ -536,6 +536,21 @@ def test_a_file_of_moco_that_was_stripped_goes_on_with_copies(tmp_path):
         assert not ours.requires_grad
 
 
+@pytest.mark.parametrize("make", [solo_dino, dino_official_as_in_the_readme, dino_official_without_weight_norm])
+def test_dino_without_its_centre_begins_with_one_of_zeros(tmp_path, make):
+    content, _, _ = make()
+    centres = [part for part in (content, content.get("dino_loss"), content.get("state_dict")) if part]
+    for part in centres:
+        for name in [name for name in part if name.endswith("center")]:
+            del part[name]
+    origin = stored(tmp_path, content)
+    assert "the file has no centre: it begins at zero" in origin.notes
+    assert origin.made.options.output_dim == K
+    n_local = 2 if origin.made.views.n_local else 0
+    views = [torch.randn(N, 3, 32, 32) for _ in range(2 + n_local)]
+    assert math.isfinite(float(origin.method().train()(views, CLOCK).loss.detach()))
+
+
 @pytest.mark.parametrize("make", ["moco_v2_official", "solo_mocov2plus"])
 def test_new_keys_of_moco_take_the_place_that_the_file_points_to(tmp_path, make):
     """The authors' _dequeue_and_enqueue: from queue_ptr on."""

@@ -109,7 +109,7 @@ def test_without_names_all_scored_encoders_and_nothing_is_computed_again(place, 
     def no(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("sslviz.jobs.analyze.analyze", no)
+    monkeypatch.setattr("sslviz.jobs.analyze.analyzed", no)
     again = compare(CompareSettings(dataset="pets"), workspace, Progress())
     assert {r["encoder"] for r in again["rows"]} == {r["encoder"] for r in result["rows"]}
     alone = compare(CompareSettings(dataset="pets", encoders=["two"], controls=False), workspace, Progress())
@@ -121,7 +121,7 @@ def test_an_encoder_that_another_run_works_on_is_waited_for(place, monkeypatch):
     small_encoder(workspace, "shared", seed=9)
     from sslviz.jobs import analyze as module
 
-    asked, real = [], module.analyze
+    asked, real = [], module.analyzed
 
     def busy_once(settings, *rest):
         asked.append(settings.encoder)
@@ -129,7 +129,7 @@ def test_an_encoder_that_another_run_works_on_is_waited_for(place, monkeypatch):
             raise Busy("the other one holds it")
         return real(settings, *rest)
 
-    monkeypatch.setattr(module, "analyze", busy_once)
+    monkeypatch.setattr(module, "analyzed", busy_once)
     monkeypatch.setattr("sslviz.jobs.compare._PAUSE", 0)
     result = compare(CompareSettings(dataset="pets", encoders=["shared"], controls=False), workspace, Progress())
     assert asked == ["shared", "shared"]
@@ -143,7 +143,7 @@ def test_a_picture_that_comes_while_it_works_is_worked_into_it(place, monkeypatc
     root = datasets.load(workspace, "pets").root
     from sslviz.jobs import analyze as module
 
-    asked, real = [], module.analyze
+    asked, real = [], module.analyzed
 
     def adds_one(settings, *rest):
         asked.append(settings.encoder)
@@ -151,7 +151,7 @@ def test_a_picture_that_comes_while_it_works_is_worked_into_it(place, monkeypatc
         picture(77, kind=1).save(root / "test" / "cat" / "late.png")
         return real(settings, *rest)
 
-    monkeypatch.setattr(module, "analyze", adds_one)
+    monkeypatch.setattr(module, "analyzed", adds_one)
     result = compare(CompareSettings(dataset="pets", encoders=["during"], controls=False), workspace, Progress())
     (root / "test" / "cat" / "late.png").unlink()
     datasets.refresh(workspace, "pets")
@@ -194,6 +194,21 @@ def test_stale_scores_are_no_line(place):
     small_encoder(workspace, "later", seed=5)
     with pytest.raises(Stale, match="by later are missing: no score yet"):
         row(workspace, datasets.load(workspace, "pets"), "later")
+
+
+def test_stale_scores_are_made_again_as_they_were(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    root = folder(tmp_path / "pets", LAYOUT)
+    datasets.add_folder(workspace, "pets", root)
+    small_encoder(workspace, "one")
+    compare(CompareSettings(dataset="pets", encoders=["one"], controls=False), workspace, Progress())
+    score(ScoreSettings(dataset="pets", encoder="one", eps=1.0, lower=40), workspace, Progress())
+    picture(91).save(root / "train/cat/more.png")
+    found = compare(CompareSettings(dataset="pets", encoders=["one"], controls=False), workspace, Progress())
+    made = result_state(workspace, datasets.load(workspace, "pets"), "one", "score")
+    assert made[0] == "fresh"
+    assert (made[2].content["settings"]["eps"], made[2].content["settings"]["lower"]) == (1.0, 40)
+    assert found["rows"][0]["eps"] == 1.0
 
 
 def test_nothing_to_compare_is_said(workspace, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,25 @@ def test_bad_files_are_listed_and_shift_nothing(workspace, photos, tmp_path):
     assert_allclose(b.read(rows_b[rows_a.index].to_numpy()), a.read(rows_a.to_numpy()), rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match=r"5 files are not readable images \(--strict\): train/disc/001b.jpg"):
         run_embed(workspace, "dirty", strict=True)
+
+
+def test_files_that_could_not_be_read_are_tried_again(workspace, photos, monkeypatch):
+    """A disk that was away for a moment."""
+    gone = {str(photos / "train/disc" / f"{k:03d}.png") for k in range(3)}
+    read = Path.read_bytes
+
+    def away(path):
+        if str(path) in gone:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_bytes", away)
+        first = run_embed(workspace)
+    assert (first["n"], len(first["bad"])) == (33, 3)
+    again = run_embed(workspace)
+    assert (again["n"], again["computed"], again["bad"]) == (36, 3, [])
+    assert run_embed(workspace)["computed"] == 0
 
 
 def test_an_edited_folder_is_stale_and_only_the_edit_is_computed(workspace, photos):

@@ -115,7 +115,7 @@ def test_the_map_is_made_by_a_button_then_shown(app, scored, workspace, monkeypa
 def test_a_map_without_scores(app, photos, workspace):
     from sslviz.jobs.embed import EmbedSettings, embed
 
-    assert "This needs embeddings of today's images" in text(app("projection"))
+    assert "This needs embeddings that are up to date" in text(app("projection"))
     embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     project(ProjectSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     test = app("projection")

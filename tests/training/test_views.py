@@ -66,6 +66,17 @@ def test_each_jitter_keeps_what_it_should(jitter):
         torch.testing.assert_close(grey_out, grey_in, atol=2e-3, rtol=0)  # luminance stays
 
 
+@pytest.mark.parametrize("jitter", [(2, 0, 0, 0), (0, 2, 0, 0), (0, 0, 2, 0)])
+def test_strengths_above_one_invert_nothing(jitter):
+    """torchvision's factors are drawn from max(0, 1 - strength) on."""
+    left, right = torch.tensor([0.30, 0.28, 0.28]), torch.tensor([0.34, 0.32, 0.32])
+    soft = torch.stack([left, right], 1)[None, :, None, :].expand(400, -1, 8, -1)
+    out = view(images=soft, size=8, scale=(2.0, 2.0), jitter_share=1, jitter=jitter)
+    assert (out[..., 0] <= out[..., -1] + 1e-4).all()
+    assert (out[:, 0] >= out[:, 1] - 1e-4).all()
+    assert (out.amax((1, 2, 3)) > 0).all()
+
+
 def test_hue_turns_by_up_to_its_share_of_a_circle():
     """Angle in the plane of the colour differences, as torchvision's YIQ-free hue of 0.1 turns by a tenth."""
     colour = torch.tensor([0.6, 0.4, 0.4])[None, :, None, None].expand(400, -1, 8, 8)

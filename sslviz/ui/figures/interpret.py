@@ -3,10 +3,10 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from sslviz.analysis.looks import WHO
 from sslviz.ui.figures.scores import CORRECT, LAYOUT, NEUTRAL, WRONG
 
 COLOURS = {"core": "#009E73", "spurious": WRONG}
-BASES = {"blob": "centre blob", "uniform": "uniform map", "shuffled": "another image's map", "ceiling": "mask at this size"}
 _BELOW = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
 """Above a narrow chart a legend of four lies on the marks."""
 _SYMBOLS = {"blob": "circle-open", "uniform": "square-open", "shuffled": "x-thin-open", "ceiling": "line-ew-open"}
@@ -21,17 +21,17 @@ def overlap(groups: pd.DataFrame, measure: str) -> go.Figure:
     figure.add_bar(
         x=names,
         y=mine["mean"],
-        name="heatmaps",
+        name=WHO["map"],
         marker_color=[COLOURS[name.split(",")[0]] for name in names],
         error_y={"array": mine["high"] - mine["mean"], "arrayminus": mine["mean"] - mine["low"], "color": NEUTRAL},
         hovertemplate="%{x}: %{y:.3f}<extra></extra>",
         width=0.55,
         showlegend=False,
     )
-    for who, title in BASES.items():
+    for who, symbol in _SYMBOLS.items():
         part = groups[groups["who"] == who].set_index("name").reindex(names)
-        marker = {"symbol": _SYMBOLS[who], "size": 26 if who == "ceiling" else 11, "color": NEUTRAL, "line": {"width": 2}}
-        figure.add_scatter(x=names, y=part["mean"], mode="markers", name=title, marker=marker, hovertemplate="%{x}: %{y:.3f}")
+        marker = {"symbol": symbol, "size": 26 if who == "ceiling" else 11, "color": NEUTRAL, "line": {"width": 2}}
+        figure.add_scatter(x=names, y=part["mean"], mode="markers", name=WHO[who], marker=marker, hovertemplate="%{x}: %{y:.3f}")
     figure.update_yaxes(title=measure, range=[0, 1])
     return figure.update_layout(**{**LAYOUT, "height": 420, "legend": _BELOW})
 
