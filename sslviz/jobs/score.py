@@ -302,8 +302,10 @@ def _best_rival(reports: "dict[str, ScoreReport]") -> dict[str, Any] | None:
     from sslviz.analysis.rivals import RIVALS, best_label_free
 
     best = best_label_free({n: r.auroc for n, r in reports.items()})
-    own, other = reports["q"].auroc, reports[best].auroc if best else None
-    if best is None or own is None or other is None or other <= own:
+    if best is None:
+        return None
+    own, other = reports["q"].auroc, reports[best].auroc
+    if own is None or other is None or other <= own:
         return None
     ours, theirs = reports["q"].intervals["auroc"], reports[best].intervals["auroc"]
     apart = bool(ours and theirs and theirs[0] > ours[1])
