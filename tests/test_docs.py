@@ -89,9 +89,20 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
 
 
 def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
-    about = {"group": "demo, 10 epochs", "method": "byol", "n": 100, "eps": 1.5, "command": "sslviz finetune"}
+    about = {"group": "demo, 10 epochs", "method": "byol", "n": 100, "eps": 1.5, "eps_anew": 2.0, "command": "sslviz finetune"}
     arms = [
-        {"base": base, "arm": arm, "seed": seed, "top1": top1, "auroc": 0.5, "lambda1": 1e-4, "mended": 3, "broken": 2, **about}
+        {
+            "base": base,
+            "arm": arm,
+            "seed": seed,
+            "top1": top1,
+            "auroc": 0.5,
+            "lambda1": 1e-4,
+            "eps_anew": 2.0,
+            "mended": 3,
+            "broken": 2,
+            **about,
+        }
         for base, values in (
             ("a", {"base": [0.7], "control": [0.6, 0.8], "both": [0.75, 0.79]}),
             ("b", {"base": [0.5], "control": [0.4]}),
@@ -104,6 +115,7 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
         {"base": "a", "arm": "lasso", "against": "control", "figure": "top1", "mean": 0.0, "low": -0.01, "high": 0.01},
         {"base": "b", "arm": "both", "against": "control", "figure": "top1", "mean": -0.2, "low": -0.3, "high": -0.1},
         {"base": "a", "arm": "control", "against": "base", "figure": "top1", "mean": 0.0, "low": -0.2, "high": 0.2},
+        {"base": "a", "arm": "both", "against": "control", "figure": "core_correct", "mean": 0.2, "low": 0.1, "high": 0.3},
     ]
     monkeypatch.setattr(mending, "MEASURED", tmp_path)
     pd.DataFrame(arms).to_parquet(tmp_path / "arms.parquet")
@@ -120,6 +132,8 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
     assert "| seeds | - | 2 | 2 |" in lines
     assert "| mended | - | 3 | 3 |" in lines
     assert "| top-1 | +0.0 (-20.0 to +20.0) | +7.0 (+1.0 to +13.0) |" in lines
+    assert "| a | 2, 2 | - | - | - | - | - | +0.2000 (+0.1000 to +0.3000) | - |" in lines
+    assert "| b | 2 | - | - | - | - | - | - | - |" in lines
     rows = [line.split(" | ")[:4] for line in mending.short().splitlines() if line.startswith("| ")]
     assert rows[1:] == [
         ["| a", "base", "70.0", "-"],
