@@ -188,6 +188,11 @@ def _compared(
             f"eps is chosen for each encoder: {base.eps:g} for the base, {', '.join(others)}. What counts with an arm's own D "
             "(its Q, AUROC, AUPRC, heatmaps) differs by that too"
         )
+    if base.l2 and (others := list(dict.fromkeys(f"{arm} {one.l2:g}" for arm, _, one in judged if one.l2 != base.l2))):
+        notes.append(
+            f"the probe's L2 is chosen for each encoder: {base.l2:g} for the base, {', '.join(others)}. "
+            "On 60 % of the features all have the base's"
+        )
     everywhere = sorted(set.intersection(*(set(one.images.index) for _, _, one in judged)))
     if lost := len(base.images) - len(everywhere):
         notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")

@@ -56,7 +56,7 @@ class Judged:
 
     def figures(self) -> dict[str, Any]:
         seen = {k: v for k, v in mending.figures(self.looks).items() if not math.isnan(v) and k != "top1"}
-        return {**mending.figures(self.images), **seen, "rank_me": self.rank_me, "eps": self.eps}
+        return {**mending.figures(self.images), **seen, "rank_me": self.rank_me, "eps": self.eps, "l2": self.l2}
 
     def changed(self, after: "Judged") -> dict[str, int]:
         """Images that the probe of the other gets right and this one's wrong, and the other way round."""
@@ -122,7 +122,8 @@ def judge(
             images, H = images[known].reset_index(drop=True), H[known]
             images["correct"] = images["correct"].astype(bool)
             l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"]["protocol"] == "lbfgs" else None
-            smaller, why = _compressed(embedded, features["share"].to_numpy(), images, H, l2, progress)
+            alike = base.l2 if base else l2  # which L2 is best at full width says little here, and moves this by points
+            smaller, why = _compressed(embedded, features["share"].to_numpy(), images, H, alike, progress)
             if smaller is None:
                 notes.append(f"the accuracy on 60 % of the features is left out: {why}")
             else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from sslviz.jobs import arms, command_of, parse
 from sslviz.jobs.embed import EmbedSettings, embed
 from sslviz.jobs.finetune import FinetuneSettings, finetune
 from sslviz.jobs.inputs import open_embedded, result_state
+from sslviz.jobs.mended import judge
 from sslviz.jobs.origin import Origin
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
 from sslviz.jobs.training import train_ids
@@ -117,7 +119,7 @@ def test_compression_and_panel_are_those_of_the_stored_rows(mended):
     result = latest_result(workspace.results("pets", "small", "finetune"))
     name, arm = "small-both-s1", {"arm": "both", "seed": 1}
     shares = latest_result(workspace.results("pets", name, "score")).table("features").sort_values("feature")["share"].to_numpy()
-    l2 = latest_result(workspace.results("pets", name, "probe")).content["summary"]["l2"]
+    l2 = latest_result(workspace.results("pets", "small", "probe")).content["summary"]["l2"]  # the base's
     embedded = open_embedded(workspace, "pets", name)
     parts = {split: embedded.samples[embedded.samples["split"] == split] for split in ("train", "test")}
     rows = {split: embedded.store.read(part["row"].to_numpy()) for split, part in parts.items()}
@@ -131,6 +133,10 @@ def test_compression_and_panel_are_those_of_the_stored_rows(mended):
 
     images = own(result.table("images")).set_index("sample_id").loc[parts["test"]["sample_id"]]
     assert images["correct_40"].astype(bool).tolist() == (probe.predictions == labels["test"]).tolist()
+    base = judge(workspace, "pets", "small", 0.5, None, Progress())
+    strict = judge(workspace, "pets", name, 0.5, replace(base, l2=100.0), Progress()).images
+    probe = linear_probe(rows["train"][:, kept], labels["train"], rows["test"][:, kept], labels["test"], l2=100.0)
+    assert strict.loc[parts["test"]["sample_id"], "correct_40"].tolist() == (probe.predictions == labels["test"]).tolist()
     unit = rows["test"] / np.linalg.norm(rows["test"], axis=1, keepdims=True)
     panel = own(result.table("panels"))
     assert len(panel)
