@@ -13,6 +13,7 @@ from sslviz.data.demo import files
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.files import read_json
 from sslviz.store.results import save_result
+from sslviz.ui.finetune import EXPECT
 from sslviz.ui.learn import WORDS
 from tests.inputs import folder, small_encoder
 
@@ -86,6 +87,16 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
     assert keep(0.3, seeds=(0, 1)) == [[0.2, 0], [0.3, 0], [0.3, 1]]  # the first setting again, with a seed more
     with pytest.raises(SystemExit, match="arms and seeds that are kept are missing"):
         keep(0.4)
+
+
+def test_what_pages_say_of_fine_tunings_is_what_was_measured():
+    found = pd.read_parquet(mending.MEASURED / "differences.parquet")
+    small = found[
+        found["group"].str.startswith("demo, 10 epochs") & (found["figure"] == "top1") & (found["against"] == "control")
+    ]
+    gains = small[(small["arm"] != "base") & (small["low"] > 0)]
+    assert "no arm's top-1 is distinguishably higher than its control's" in EXPECT
+    assert gains.empty, gains[["base", "arm", "group"]].to_string()
 
 
 def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):

@@ -33,6 +33,10 @@ from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
 
+EXPECT = (
+    "Measured on the demo's encoders with the small preset: no arm's top-1 is distinguishably higher than its control's "
+    "(docs/finetuning.md)."
+)
 _OWN_WIDGETS = {"dataset", "encoder", "arms", "seeds", "preset", "epochs", "images", "lr"}
 _METRICS = ["epoch", "step", "lr", "loss", "ssl_loss", "q_term", "l1_term", "q_share", "l1_share"]
 _METRICS += ["ssl_gradient", "q_gradient", "l1_gradient", "mean_q", "empty_share"]
@@ -262,7 +266,8 @@ def form(here: Frame, running: bool) -> None:
         return
     st.caption(
         "Training continues with the encoder's own self-supervised loss and head, once for each arm (variant) and seed, from the "
-        "same weights and on the same images in the same order. Only what an arm gains over the control is due to its terms."
+        "same weights and on the same images in the same order. Only what an arm gains over the control is due to its terms. "
+        + EXPECT
     )
     if not (here.workspace.encoder(here.encoder) / "head.safetensors").exists():
         st.info(plain(f"{here.encoder} came without its head: a fresh one is trained first, on the frozen encoder."))

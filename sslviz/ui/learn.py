@@ -10,7 +10,7 @@ import streamlit as st
 
 from sslviz.analysis import expression
 from sslviz.analysis.rivals import score_titles
-from sslviz.ui import features, heat, live, reads, report, sample, widgets
+from sslviz.ui import features, finetune, heat, live, reads, report, sample, widgets
 from sslviz.ui.figures import features as figures
 from sslviz.ui.figures import scores as score_figures
 from sslviz.ui.frame import Frame
@@ -308,7 +308,8 @@ def _mend(lesson: Class) -> None:
         "Start the small preset on the Fine-tune page with the arms control and both. Watch the curves.",
         plain(found),
         "The loss raises Q by construction, and any further training changes an encoder. So the question is never whether Q "
-        "rose, but whether the probe is right more often than after the same training without the two terms: the *control*.",
+        "rose, but whether the probe is right more often than after the same training without the two terms: the *control*. "
+        + finetune.EXPECT,
     )
     st.page_link("pages/finetune.py", label="Fine-tune: can this encoder be made better?", icon=":material/model_training:")
 
