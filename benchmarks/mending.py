@@ -133,11 +133,17 @@ def _side_by_side(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     lines.append("|---|---|" + "---|" * len(IN_LINE))
     own = differences[(differences["arm"] == "both") & (differences["against"] == "control")].set_index(["base", "figure"])
     for base, part in arms.groupby("base", sort=False):
-        eps = dict(part.groupby("arm")["eps_anew"].mean())
-        words = ", ".join(f"{eps[arm]:g}" for arm in ("both", "control") if arm in eps)
+        words = ", ".join(
+            _values(part.loc[part["arm"] == arm, "eps_anew"]) for arm in ("both", "control") if arm in set(part["arm"])
+        )
         cells = [_gap(own.loc[(base, figure)], figure) if (base, figure) in own.index else "-" for figure in IN_LINE]
         lines.append(f"| {base} | {words} | {' | '.join(cells)} |")
     return lines
+
+
+def _values(chosen: pd.Series) -> str:
+    """Each value that seeds chose, once."""
+    return ", ".join(f"{value:g}" for value in chosen.dropna().unique()) or "-"
 
 
 def _gap(row: pd.Series, figure: str) -> str:
@@ -159,8 +165,7 @@ def _encoder(base: str, arms: pd.DataFrame, differences: pd.DataFrame) -> list[s
             rows[title] = [percent(v) if figure in IN_POINTS else f"{v:.4f}" for v in means.loc[names, figure]]
     for name, title in CHOSEN.items():
         if name in arms:
-            own = arms.groupby("arm")[name].unique()
-            rows[title] = [", ".join(f"{v:g}" for v in own[arm] if not pd.isna(v)) or "-" for arm in names]
+            rows[title] = [_values(arms.loc[arms["arm"] == arm, name]) for arm in names]
     for count in ("mended", "broken"):
         rows[count] = [f"{means.loc[arm, count]:.0f}" if arm != "base" else "-" for arm in names]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
