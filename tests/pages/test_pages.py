@@ -309,7 +309,7 @@ def test_commands_name_the_settings_of_the_numbers(app, scored, workspace):
     assert command == (
         f"sslviz score --dataset photos --encoder tiny --eps 1.5 --lower 40.0 --damage 4 --workspace {workspace.root} --json"
     )
-    assert "given; P40 to P95" in text(app())
+    assert "given; D: P40 to P95" in text(app())
 
 
 def test_without_labels_the_overview_asks_for_none(app, workspace, tmp_path, monkeypatch):
