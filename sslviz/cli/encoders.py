@@ -31,6 +31,8 @@ def encoders_catalogue(context: typer.Context, workspace: WorkspaceOption = None
     Example: sslviz encoders add swav swav-2x224
     """
     if context.invoked_subcommand is not None:
+        if workspace is not None or as_json:
+            raise InputError(f"options follow the command: sslviz encoders {context.invoked_subcommand} --workspace … --json")
         return
     from dataclasses import asdict
 

@@ -123,6 +123,8 @@ def test_each_step_alone_equals_analyze(sslviz, photos, checkpoint):
         (["embed", "--dataset", "nothing", "--encoder", "x"], 'unknown data set "nothing"'),
         (["analyze", "--images", "./missing", "--encoder", "x"], "no folder"),
         (["encoders", "inspect", "page.pth"], "page.pth is an HTML page"),
+        (["encoders", "--workspace", "elsewhere", "list"], "options follow the command: sslviz encoders list"),
+        (["encoders", "--json", "list"], "options follow the command: sslviz encoders list"),
         (["encoders", "add", "x", "picture.pth"], "picture.pth is a picture"),
         (["encoders", "add", "../x", "picture.pth"], 'encoder name "../x" cannot be used'),
         (["data", "add", "x", "empty"], "no images found in"),
