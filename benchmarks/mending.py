@@ -1,11 +1,11 @@
-"""Tables of fine-tunings in docs/results.md and docs/finetuning.md, generated from the figures kept in docs/measured.
+"""Tables of fine-tunings in docs/results.md and docs/finetuning*.md, generated from the figures kept in docs/measured.
 
 python -m benchmarks.mending keep --workspace workspace --dataset demo --encoders simclr-demo byol-demo
 make docs
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +26,9 @@ CHOSEN = {"eps_anew": "eps, own D", "l2": "L2 of the probe"}
 IN_SHORT = ("top1", "top1_40", "auroc", "q_wrong_fixed", "core_wrong")
 """Figures of an arm's row in docs/results.md."""
 IN_LINE = ("top1_40", "auroc", "auprc", "q_correct_fixed", "q_wrong_fixed", "core_correct", "spurious_correct")
-"""Figures of an encoder's row in docs/finetuning.md."""
+"""Figures of an encoder's row in docs/finetuning-tables.md."""
+IN_VARIANT = ("top1", "top1_40", "auroc", "auprc", "q_correct_fixed", "core_correct")
+"""Figures of a variant's row in docs/finetuning.md."""
 VARIED = {"arms", "seeds", "preset", "name", "judge_every", "input"}
 
 
@@ -53,9 +55,12 @@ def keep() -> None:
             "eps": summary["eps"],
             "command": command_of("finetune", full),
         }
+        moved = result.table("curves").groupby(["arm", "seed"])["moved"].last()
         for name in ("arms", "differences"):
             path = MEASURED / f"{name}.parquet"
             new = result.table(name).rename(columns={"eps": "eps_anew"}).assign(**about)
+            if name == "arms":
+                new = new.join(moved, on=["arm", "seed"])
             if path.exists():
                 old = pd.read_parquet(path)
                 if name == "arms":
@@ -93,6 +98,20 @@ def short() -> str:
     return "\n".join(lines)
 
 
+def variants() -> str:
+    """What both terms change beside the control, for the encoders that were fine-tuned in more than one way, as Markdown."""
+    groups = list(_groups())
+    ways = pd.concat([part for _, part, _ in groups]).groupby("base", sort=False)["group"].nunique()
+    lines = ["| encoder | trained with | eps: both, control | " + " | ".join(SHOWN[f] for f in IN_VARIANT) + " |"]
+    lines.append("|---|---|---|" + "---|" * len(IN_VARIANT))
+    for base in ways[ways > 1].index:
+        for title, part, found in groups:
+            own, gaps = part[part["base"] == base], found[found["base"] == base]
+            if not own.empty:
+                lines.append(f"| {base} | {title[4:]} | {_eps(own)} | {' | '.join(_both(gaps, IN_VARIANT))} |")
+    return "\n".join([*lines, ""])
+
+
 def _groups() -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """(title, arms, differences) of the fine-tunings that only differ in their encoder."""
     arms, differences = (pd.read_parquet(MEASURED / f"{name}.parquet") for name in ("arms", "differences"))
@@ -101,17 +120,18 @@ def _groups() -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
 
 
 def _first_sentence(differences: pd.DataFrame) -> str:
-    """In how many encoders an arm's top-1 is told apart from the control's: the arms one by one."""
+    """In how many encoders an arm's top-1 is told apart from the control's, arm by arm."""
     own = differences[(differences["figure"] == "top1") & (differences["against"] == "control")]
     top1 = own[own["arm"] != "base"]
     said = []
     for arm, part in top1.groupby("arm", sort=False):
         counts = pd.Series([told(low, high) for low, high in zip(part["low"], part["high"], strict=True)]).value_counts()
-        unclear, gains, losses = (int(counts.get(which, 0)) for which in ("unclear", "gain", "loss"))
-        said.append(f"{arm}: {unclear} of {len(part)}" + (f" (a gain in {gains}, a loss in {losses})" if gains or losses else ""))
+        words = {"unclear": "not distinguishable", "gain": "higher", "loss": "lower"}
+        found = [f"{words[which]} in {counts[which]}" for which in words if which in counts]
+        said.append(f"{arm}: {', '.join(found)} of {len(part)}")
     if not said:
         return "**No arm stands beside a control.**"
-    return f"**In how many encoders top-1 is not distinguishable from the control's: {'; '.join(said)}.**"
+    return f"**Top-1 compared with the control's, by encoders. {'; '.join(said)}.**"
 
 
 def _overview(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
@@ -131,14 +151,21 @@ def _side_by_side(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     """What both terms change beside the control, encoder by encoder."""
     lines = ["| both less control | eps: both, control | " + " | ".join(SHOWN[figure] for figure in IN_LINE) + " |"]
     lines.append("|---|---|" + "---|" * len(IN_LINE))
-    own = differences[(differences["arm"] == "both") & (differences["against"] == "control")].set_index(["base", "figure"])
     for base, part in arms.groupby("base", sort=False):
-        words = ", ".join(
-            _values(part.loc[part["arm"] == arm, "eps_anew"]) for arm in ("both", "control") if arm in set(part["arm"])
-        )
-        cells = [_gap(own.loc[(base, figure)], figure) if (base, figure) in own.index else "-" for figure in IN_LINE]
-        lines.append(f"| {base} | {words} | {' | '.join(cells)} |")
+        cells = _both(differences[differences["base"] == base], IN_LINE)
+        lines.append(f"| {base} | {_eps(part)} | {' | '.join(cells)} |")
     return lines
+
+
+def _eps(arms: pd.DataFrame) -> str:
+    """eps of both and of the control."""
+    return ", ".join(_values(arms.loc[arms["arm"] == arm, "eps_anew"]) for arm in ("both", "control") if arm in set(arms["arm"]))
+
+
+def _both(differences: pd.DataFrame, figures: Sequence[str]) -> list[str]:
+    """What both terms change beside the control, in words; "-" where it is not known."""
+    own = differences[(differences["arm"] == "both") & (differences["against"] == "control")].set_index("figure")
+    return [_gap(own.loc[figure], figure) if figure in own.index else "-" for figure in figures]
 
 
 def _values(chosen: pd.Series) -> str:
@@ -147,8 +174,11 @@ def _values(chosen: pd.Series) -> str:
 
 
 def _gap(row: pd.Series, figure: str) -> str:
+    """A difference and its interval, with a digit more where a bound that is not zero would read as zero."""
     factor, digits = (100, 1) if figure in IN_POINTS else (1, 4)
-    mean, low, high = (f"{factor * row[v]:+.{digits}f}" for v in ("mean", "low", "high"))
+    bounds = factor * row[["low", "high"]].astype(float)
+    digits += bool(((bounds != 0) & (bounds.round(digits) == 0)).any())
+    mean, low, high = (f"{v:+z.{digits}f}" if round(v, digits) else "0" for v in (factor * row["mean"], *bounds))
     return f"{mean} ({low} to {high})"
 
 
@@ -162,10 +192,13 @@ def _encoder(base: str, arms: pd.DataFrame, differences: pd.DataFrame) -> list[s
     rows["lambda1"] = [f"{means.loc[arm, 'lambda1']:.3g}" if arm != "base" else "-" for arm in names]
     for figure, title in SHOWN.items():
         if figure in means:
-            rows[title] = [percent(v) if figure in IN_POINTS else f"{v:.4f}" for v in means.loc[names, figure]]
+            known = means.loc[names, figure]
+            rows[title] = ["-" if pd.isna(v) else percent(v) if figure in IN_POINTS else f"{v:.4f}" for v in known]
     for name, title in CHOSEN.items():
         if name in arms:
             rows[title] = [_values(arms.loc[arms["arm"] == arm, name]) for arm in names]
+    if "moved" in means:
+        rows["weights moved, % of their norm"] = [f"{100 * v:.2g}" if v > 0 else "-" for v in means.loc[names, "moved"]]
     for count in ("mended", "broken"):
         rows[count] = [f"{means.loc[arm, count]:.0f}" if arm != "base" else "-" for arm in names]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
@@ -182,7 +215,7 @@ def _encoder(base: str, arms: pd.DataFrame, differences: pd.DataFrame) -> list[s
     return lines
 
 
-PAGES = {DOCS / "results.md": short, DOCS / "finetuning.md": whole}
+PAGES = {DOCS / "results.md": short, DOCS / "finetuning.md": variants, DOCS / "finetuning-tables.md": whole}
 
 
 def page(path: Path) -> str:

@@ -72,14 +72,22 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
         settings = FinetuneSettings(**names, seeds=list(seeds), **changes)
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         arms = pd.DataFrame({"arm": "both", "seed": seeds, "top1": top1, "eps": 1.0})
+        curves = pd.concat([arms.assign(moved=0.1)[["arm", "seed", "moved"]], arms.assign(moved=0.2)[["arm", "seed", "moved"]]])
         gaps = pd.DataFrame({"arm": ["both"], "against": ["control"], "figure": ["top1"], "mean": [top1]})
         summary = {"method": "byol", "n": 4, "eps": 1.0, "images": 8}
         inputs = open_embedded(workspace, "photos", "tiny").inputs
-        save_result(workspace.results("photos", "tiny", "finetune"), plain, inputs, {"arms": arms, "differences": gaps}, summary)
+        save_result(
+            workspace.results("photos", "tiny", "finetune"),
+            plain,
+            inputs,
+            {"arms": arms, "differences": gaps, "curves": curves},
+            summary,
+        )
         monkeypatch.setattr(sys, "argv", asked)
         mending.keep()
         kept = {name: pd.read_parquet(tmp_path / f"measured/{name}.parquet") for name in ("arms", "differences")}
         assert kept["differences"]["mean"].tolist() == list(dict.fromkeys(kept["arms"]["top1"]))
+        assert set(kept["arms"]["moved"]) == {0.2}  # how far the last epoch was
         return kept["arms"][["top1", "seed"]].to_numpy().tolist()
 
     assert keep(0.1) == [[0.1, 0]]
@@ -111,6 +119,7 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
             "lambda1": 1e-4,
             "eps_anew": 2.0,
             "mended": 3,
+            "moved": 0.0 if arm == "base" else 0.015,
             "broken": 2,
             **about,
         }
@@ -125,7 +134,7 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
         {"base": "a", "arm": "both", "against": "control", "figure": "top1", "mean": 0.07, "low": 0.01, "high": 0.13},
         {"base": "a", "arm": "lasso", "against": "control", "figure": "top1", "mean": 0.0, "low": -0.01, "high": 0.01},
         {"base": "b", "arm": "both", "against": "control", "figure": "top1", "mean": -0.2, "low": -0.3, "high": -0.1},
-        {"base": "a", "arm": "control", "against": "base", "figure": "top1", "mean": 0.0, "low": -0.2, "high": 0.2},
+        {"base": "a", "arm": "control", "against": "base", "figure": "top1", "mean": 0.0, "low": -0.2, "high": 0.0003},
         {"base": "a", "arm": "both", "against": "control", "figure": "core_correct", "mean": 0.2, "low": 0.1, "high": 0.3},
     ]
     monkeypatch.setattr(mending, "MEASURED", tmp_path)
@@ -134,15 +143,16 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
     lines = mending.whole().splitlines()
     assert lines[0] == "### Demo, 10 epochs"
     assert lines[2] == (
-        "**In how many encoders top-1 is not distinguishable from the control's: "
-        "both: 0 of 2 (a gain in 1, a loss in 1); lasso: 1 of 1.**"
+        "**Top-1 compared with the control's, by encoders. "
+        "both: higher in 1, lower in 1 of 2; lasso: not distinguishable in 1 of 1.**"
     )
     assert "| a | 70.0 | 70.0 | +7.0 (+1.0 to +13.0) |" in lines
     assert "| b | 50.0 | 40.0 | -20.0 (-30.0 to -10.0) |" in lines
     assert "| top-1 | 70.0 | 70.0 | 77.0 |" in lines  # the mean over seeds
     assert "| seeds | - | 2 | 2 |" in lines
     assert "| mended | - | 3 | 3 |" in lines
-    assert "| top-1 | +0.0 (-20.0 to +20.0) | +7.0 (+1.0 to +13.0) |" in lines
+    assert "| top-1 | 0 (-20.00 to +0.03) | +7.0 (+1.0 to +13.0) |" in lines  # a bound that is not zero does not read so
+    assert "| weights moved, % of their norm | - | 1.5 |" in lines
     assert "| a | 2, 2 | - | - | - | - | - | +0.2000 (+0.1000 to +0.3000) | - |" in lines
     assert "| b | 2 | - | - | - | - | - | - | - |" in lines
     rows = [line.split(" | ")[:4] for line in mending.short().splitlines() if line.startswith("| ")]

@@ -39,6 +39,7 @@ _MEANS: dict[str, tuple[str, bool | None]] = {
     **{name.format("wrong"): (column, False) for name, column in _SPLIT.items()},
 }
 _CELLS = 4_000_000  # of draws and images at a time
+_DECIMALS = 12  # what is left of sums that cancel must not tell a bound from zero
 
 
 def figures(images: pd.DataFrame) -> dict[str, float]:
@@ -120,9 +121,10 @@ def differences(
                 if np.isnan(gap[:, k]).any():
                     continue
                 known = spread[:, k][~np.isnan(spread[:, k])]
-                low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 20 else (np.nan, np.nan)
-                row = {"arm": arm, "against": base, "figure": figure, "mean": float(gap[:, k].mean())}
-                rows.append({**row, "low": float(low), "high": float(high), "of_seeds": gap[:, k].tolist()})
+                bounds = np.percentile(known, [2.5, 97.5]) if len(known) >= 20 else np.full(2, np.nan)
+                mean, low, high = np.round([gap[:, k].mean(), *bounds], _DECIMALS).tolist()
+                row = {"arm": arm, "against": base, "figure": figure, "mean": mean, "low": low, "high": high}
+                rows.append({**row, "of_seeds": np.round(gap[:, k], _DECIMALS).tolist()})
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -52,7 +52,7 @@ class FinetuneSettings(Settings):
         + "; ".join(f"{k}: {v}" for k, v in ARMS.items()),
     )
     seeds: list[int] = Field([0], description="random seed of data order and views; repeat the option for several")
-    preset: Literal["published", "small"] = Field("published", description=PRESETS_SAID)
+    preset: Literal["published", "small"] = Field("published", description=PRESETS_SAID + "; the app's form begins with small")
     epochs: int | None = Field(None, ge=1, le=10_000, description="further passes over the train images; default the preset's")
     images: int | None = Field(
         None, ge=0, description="train on at most this many train images (a fixed random subset); 0: all; default the preset's"

@@ -57,6 +57,15 @@ def arms(n=300):
     return {"base": [arm(rng, n, 0)], "control": [arm(rng, n, 0), arm(rng, n, 0)], "both": [arm(rng, n, 0.1), arm(rng, n, 0.2)]}
 
 
+def test_what_cancels_is_zero_and_neither_gain_nor_loss():
+    def seed(q):
+        return pd.DataFrame({"q": q}, index=range(20))
+
+    found = differences({"control": [seed(0.0)], "both": [seed(0.1), seed(0.2), seed(-0.3)]}, ["control"], n_bootstrap=50)
+    (row,) = found[found["figure"] == "q_all"].to_dict("records")
+    assert (row["mean"], row["low"], row["high"]) == (0, 0, 0)  # 0.1 + 0.2 - 0.3 is 6e-17 in floating point
+
+
 def test_draws_made_in_parts_are_those_made_at_once(monkeypatch):
     import sslviz.analysis.mending as module
 
