@@ -102,8 +102,8 @@ def variants() -> str:
     """What both terms change beside the control, for the encoders that were fine-tuned in more than one way, as Markdown."""
     groups = list(_groups())
     ways = pd.concat([part for _, part, _ in groups]).groupby("base", sort=False)["group"].nunique()
-    lines = ["| encoder | trained with | eps: both, control | " + " | ".join(SHOWN[f] for f in IN_VARIANT) + " |"]
-    lines.append("|---|---|---|" + "---|" * len(IN_VARIANT))
+    lines = ["| encoder | trained with | eps, both | eps, control | " + " | ".join(SHOWN[f] for f in IN_VARIANT) + " |"]
+    lines.append("|---|---|---|---|" + "---|" * len(IN_VARIANT))
     for base in ways[ways > 1].index:
         for title, part, found in groups:
             own, gaps = part[part["base"] == base], found[found["base"] == base]
@@ -149,8 +149,8 @@ def _overview(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
 
 def _side_by_side(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     """What both terms change beside the control, encoder by encoder."""
-    lines = ["| both less control | eps: both, control | " + " | ".join(SHOWN[figure] for figure in IN_LINE) + " |"]
-    lines.append("|---|---|" + "---|" * len(IN_LINE))
+    lines = ["| both less control | eps, both | eps, control | " + " | ".join(SHOWN[figure] for figure in IN_LINE) + " |"]
+    lines.append("|---|---|---|" + "---|" * len(IN_LINE))
     for base, part in arms.groupby("base", sort=False):
         cells = _both(differences[differences["base"] == base], IN_LINE)
         lines.append(f"| {base} | {_eps(part)} | {' | '.join(cells)} |")
@@ -158,8 +158,8 @@ def _side_by_side(arms: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
 
 
 def _eps(arms: pd.DataFrame) -> str:
-    """eps of both and of the control."""
-    return ", ".join(_values(arms.loc[arms["arm"] == arm, "eps_anew"]) for arm in ("both", "control") if arm in set(arms["arm"]))
+    """eps of both and of the control, two cells."""
+    return " | ".join(_values(arms.loc[arms["arm"] == arm, "eps_anew"]) for arm in ("both", "control"))
 
 
 def _both(differences: pd.DataFrame, figures: Sequence[str]) -> list[str]:

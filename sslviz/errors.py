@@ -15,6 +15,9 @@ Any other exception is a bug of ours and is shown as one.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+UNREAD = "cannot be read"
+"""How the reason begins where a file itself, not what it holds, was at fault."""
+
 
 class SslvizError(Exception):
     """Everything this package raises on purpose; the message is one line for people."""

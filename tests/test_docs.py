@@ -102,6 +102,8 @@ def test_what_pages_say_of_fine_tunings_is_what_was_measured():
     small = found[
         found["group"].str.startswith("demo, 10 epochs") & (found["figure"] == "top1") & (found["against"] == "control")
     ]
+    assert small.loc[small["arm"] == "both", "base"].nunique() == 8
+    assert small[["low", "high"]].notna().all(axis=None)
     gains = small[(small["arm"] != "base") & (small["low"] > 0)]
     assert "no arm's top-1 is distinguishably higher than its control's" in EXPECT
     assert gains.empty, gains[["base", "arm", "group"]].to_string()
@@ -153,8 +155,8 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
     assert "| mended | - | 3 | 3 |" in lines
     assert "| top-1 | 0 (-20.00 to +0.03) | +7.0 (+1.0 to +13.0) |" in lines  # a bound that is not zero does not read so
     assert "| weights moved, % of their norm | - | 1.5 |" in lines
-    assert "| a | 2, 2 | - | - | - | - | - | +0.2000 (+0.1000 to +0.3000) | - |" in lines
-    assert "| b | 2 | - | - | - | - | - | - | - |" in lines
+    assert "| a | 2 | 2 | - | - | - | - | - | +0.2000 (+0.1000 to +0.3000) | - |" in lines
+    assert "| b | - | 2 | - | - | - | - | - | - | - |" in lines
     rows = [line.split(" | ")[:4] for line in mending.short().splitlines() if line.startswith("| ")]
     assert rows[1:] == [
         ["| a", "base", "70.0", "-"],

@@ -155,8 +155,8 @@ def _print_curve(result: dict[str, Any], workspace: Workspace) -> None:
         said = f"{kind}: {percent(at['drop'])} points lost at 40 % (95 % {percent(low)} to {percent(high)})"
         if at["above_random"]:
             more, low, high = at["above_random"]
-            said += f", {100 * more:+z.1f} more than random keeps ({100 * low:+z.1f} to {100 * high:+z.1f})"
-        first = [f"more than {points} from {100 * r:.0f} % on" for points, r in result["enough"][kind].items() if r is not None]
+            said += f", {100 * more:+z.1f} beside random ones ({100 * low:+z.1f} to {100 * high:+z.1f})"
+        first = [f"first more than {points} at {100 * r:.0f} %" for points, r in result["enough"][kind].items() if r is not None]
         out.print(said + (f"; {', '.join(first)}." if first else "."))
 
 

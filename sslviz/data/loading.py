@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from sslviz.data.images import BadImage, decode, fit, thumbnail
+from sslviz.errors import UNREAD
 from sslviz.progress import Progress
 
 _MOST_BYTES = 1 << 30
@@ -41,7 +42,7 @@ def read_picture(path: Path, resize: int, size: int, *, thumb: bool = True) -> L
             return Loaded(None, "", 0, 0, b"", "", "no regular file, or one of more than 1 GB")
         content = path.read_bytes()
     except OSError as error:
-        return Loaded(None, "", 0, 0, b"", "", f"cannot be read ({error.strerror})")
+        return Loaded(None, "", 0, 0, b"", "", f"{UNREAD} ({error.strerror})")
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         picture = decode(content)
@@ -68,16 +69,18 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int, win
                 future.cancel()
 
 
-def load_pixels(root: Path, sample_ids: list[str], size: int, workers: int, progress: Progress) -> tuple[torch.Tensor, list[str]]:
-    """All pictures as uint8[N, 3, size, size], and a line for each file that was left out because it is no picture."""
+def load_pixels(
+    root: Path, sample_ids: list[str], size: int, workers: int, progress: Progress
+) -> tuple[torch.Tensor, dict[str, str]]:
+    """All pictures as uint8[N, 3, size, size], and sample_id -> reason of the files that were left out."""
     pixels = torch.empty(len(sample_ids), 3, size, size, dtype=torch.uint8)
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     kept = 0
     progress.stage("reading images", len(sample_ids))
     pictures = ahead(lambda s: read_picture(root / s, size, size, thumb=False), sample_ids, workers, 64 * workers)
     for sample_id, loaded in zip(sample_ids, pictures, strict=True):
         if loaded.pixels is None:
-            bad.append(f"{sample_id}: {loaded.error}")
+            bad[sample_id] = loaded.error
         else:
             pixels[kept] = loaded.pixels
             kept += 1

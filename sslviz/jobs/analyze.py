@@ -30,29 +30,30 @@ def analyze(settings: AnalyzeSettings, workspace: Workspace, progress: Progress)
     """Register, embed, train a probe if there are labels, score, list the lowest scores; run again to resume."""
     from sslviz.jobs.score import ScoreSettings
 
-    return analyzed(
-        settings, ScoreSettings(dataset=settings.dataset, encoder=settings.encoder, eps=settings.eps), workspace, progress
-    )
+    scoring = ScoreSettings(dataset=settings.dataset, encoder=settings.encoder, eps=settings.eps)
+    embedding = settings.model_dump(include={"batch_size", "chunk_rows", "workers", "device"})
+    return analyzed(scoring, workspace, progress, settings.project, **embedding)
 
 
-def analyzed(settings: AnalyzeSettings, scoring: "ScoreSettings", workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """The same, scored by settings of its own."""
+def analyzed(
+    scoring: "ScoreSettings", workspace: Workspace, progress: Progress, with_map: bool, **embedding: Any
+) -> dict[str, Any]:
+    """Embed with these settings, probe, score, and make the map where it is wanted."""
     from sslviz.data import dataset as datasets
     from sslviz.encoders.spec import load_spec
     from sslviz.jobs.embed import EmbedSettings, embed
     from sslviz.jobs.project import ProjectSettings, project
     from sslviz.jobs.score import score
 
-    names = {"dataset": settings.dataset, "encoder": settings.encoder}
-    workspace.existing_encoder(settings.encoder)
-    has_weights = load_spec(workspace, settings.encoder).backbone != "arrays"
-    if has_weights and datasets.load(workspace, settings.dataset).root is not None:
-        passed = settings.model_dump(include={"batch_size", "chunk_rows", "workers", "device"})
-        embedded: dict[str, Any] = embed(EmbedSettings(**names, **passed), workspace, progress)
+    names = {"dataset": scoring.dataset, "encoder": scoring.encoder}
+    workspace.existing_encoder(scoring.encoder)
+    has_weights = load_spec(workspace, scoring.encoder).backbone != "arrays"
+    if has_weights and datasets.load(workspace, scoring.dataset).root is not None:
+        embedded: dict[str, Any] = embed(EmbedSettings(**names, **embedding), workspace, progress)
     else:
         embedded = {}
     scored = score(scoring, workspace, progress)
-    if settings.project:
+    if with_map:
         project(ProjectSettings(**names), workspace, progress)
     kept = {k: embedded[k] for k in ("computed", "kept", "bad", "images_per_second", "input") if k in embedded}
     return {**scored, "embed": kept}

@@ -242,7 +242,7 @@ class Trainer:
     @cached_property
     def images(self) -> Source:
         size, workers = self.origin.made.size, readers(self.settings.workers)
-        return train_images(self.dataset, self.ids, size, self.from_files, workers, self.progress)
+        return train_images(self.dataset, self.ids, size, self.from_files, workers, self.folder, self.progress)
 
     @cached_property
     def strong(self) -> float:

@@ -32,7 +32,7 @@ class CompareSettings(Settings):
 def compare(settings: CompareSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Compare encoders on a data set: probe, Q-Score and rivals, sparsity, rank; what is missing is computed first."""
     from sslviz.data import dataset as datasets
-    from sslviz.jobs.analyze import AnalyzeSettings, analyzed
+    from sslviz.jobs.analyze import analyzed
     from sslviz.jobs.inputs import result_state
     from sslviz.jobs.score import ScoreSettings
 
@@ -52,7 +52,7 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
             both = {"dataset": dataset.name, "encoder": name}
             as_it_was = remade(ScoreSettings, found[2].content["settings"] if found[2] else {}, **both)
             try:
-                analyzed(AnalyzeSettings(**both, project=settings.project), as_it_was, workspace, led)
+                analyzed(as_it_was, workspace, led, settings.project)
             except Busy:  # another run is at it
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)
@@ -110,6 +110,7 @@ def row(workspace: Workspace, dataset: "Dataset", name: str) -> dict[str, Any]:
     summary, spec = score.content["summary"], load_spec(workspace, name)
     reports = summary["reports"]
     made_with = {f"score {k}": score.content["settings"].get(k) for k in ("eps", "lower", "upper")}
+    made_with["rivals by neighbours"] = "there" if (score.folder / "neighbours.parquet").exists() else "left out"
     if probe is not None:
         made_with |= {f"probe {k}": probe.content["settings"].get(k) for k in ("protocol", "l2")}
     return {

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sslviz.analysis import expression, mending
 from sslviz.analysis.compression import subset
-from sslviz.analysis.probe import linear_probe
+from sslviz.analysis.probe import ProbeResult, linear_probe
 from sslviz.analysis.rows import score_rows
 from sslviz.data import dataset as datasets
 from sslviz.data.dataset import Dataset
@@ -38,7 +38,8 @@ class Judged:
 
     images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, what the probe said and how
     sure it was (prediction, confidence) · looks: of the images that have masks, correct, core, spurious · panel: class averages
-    on features of D · fixed: D and eps of the base · l2: the probe's, None to choose it · rulers: settings of embed, probe, score
+    on features of D · fixed: D and eps of the base · l2: the probe's, None to choose it · l2_40: that of the probe on 60 % of the
+    features, None where there is none · rulers: settings of embed, probe, score
     and interpret · made_from: keys of the results that all this was read from.
     """
 
@@ -48,6 +49,7 @@ class Judged:
     fixed: Selection
     split: str
     l2: float | None
+    l2_40: float | None
     rank_me: float
     eps: float
     rulers: dict[str, dict[str, Any]]
@@ -108,7 +110,7 @@ def judge(
     images = images.merge(scores, on="sample_id").assign(empty=lambda t: t.pop("n_chosen") == 0)
     H = embedded.store.read(images["row"].to_numpy())
     images["q_fixed"] = score_rows(H, fixed.features, fixed.eps).q
-    l2 = None
+    l2 = l2_40 = None
     if probe is not None and embedded.dataset.has_labels:
         said = probe.table("predictions", ["sample_id", "correct", "prediction", "confidence"])
         images = images.merge(said, on="sample_id", how="left")
@@ -122,12 +124,12 @@ def judge(
             images, H = images[known].reset_index(drop=True), H[known]
             images["correct"] = images["correct"].astype(bool)
             l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"]["protocol"] == "lbfgs" else None
-            alike = base.l2 if base else l2  # which L2 is best at full width says little here, and moves this by points
-            smaller, why = _compressed(embedded, features["share"].to_numpy(), images, H, alike, progress)
-            if smaller is None:
-                notes.append(f"the accuracy on 60 % of the features is left out: {why}")
+            alike = base.l2_40 if base else l2  # which L2 is best at full width says little here, and moves this by points
+            smaller = _compressed(embedded, features["share"].to_numpy(), images, H, alike, progress)
+            if isinstance(smaller, str):
+                notes.append(f"the accuracy on 60 % of the features is left out: {smaller}")
             else:
-                images["correct_40"] = smaller
+                images["correct_40"], l2_40 = smaller.predictions == images["label"].to_numpy(), smaller.l2
     panel_of = np.asarray(fixed.features[:: max(1, len(fixed.features) // _PANEL)][:_PANEL], dtype=np.int64)
     looks = pd.DataFrame({"sample_id": []})
     if interpret is not None:
@@ -145,6 +147,7 @@ def judge(
         fixed=fixed,
         split=split,
         l2=l2,
+        l2_40=l2_40,
         rank_me=float(summary["rank_me"]),
         eps=float(summary["eps"]),
         rulers=rulers,
@@ -226,18 +229,17 @@ def _panel(images: pd.DataFrame, unit: np.ndarray, features: np.ndarray) -> pd.D
 
 def _compressed(
     embedded: Embedded, shares: np.ndarray, images: pd.DataFrame, H: np.ndarray, l2: float | None, progress: Progress
-) -> tuple[np.ndarray | None, str]:
-    """(whether a probe on the 60 % of the features that are discriminative is right, bool[N]; or None, and why)."""
+) -> ProbeResult | str:
+    """A probe on the 60 % of the features that are discriminative; or why there is none."""
     train = embedded.samples[(embedded.samples["split"] == "train") & (embedded.samples["label"] >= 0)]
     if embedded.judged_on is None:
-        return None, "there is no test split"
+        return "there is no test split"
     if embedded.too_large(3 * len(train)):
-        return None, "the embeddings do not fit into memory"
+        return "the embeddings do not fit into memory"
     kept = subset(shares, "discriminative", _REDUCTION)
     H_train, y, truth = (
         embedded.store.read(train["row"].to_numpy())[:, kept],
         train["label"].to_numpy(),
         images["label"].to_numpy(),
     )
-    probe = while_checking(lambda: linear_probe(H_train, y, H[:, kept], truth, l2=l2), progress)
-    return probe.predictions == truth, ""
+    return while_checking(lambda: linear_probe(H_train, y, H[:, kept], truth, l2=l2), progress)

@@ -112,7 +112,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progres
     _check_images(dataset, ids, folder)
     from_files = cut_from_files(dataset, len(ids), settings.size, settings.input, folder)
     workers = readers(settings.workers)
-    source = train_images(dataset, ids, settings.size, from_files, workers, progress)
+    source = train_images(dataset, ids, settings.size, from_files, workers, folder, progress)
     if len(source) < settings.batch_size:
         raise InputError(
             f'data set "{dataset.name}" has {len(source):,} train images; expected at least one batch of '

@@ -4,7 +4,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from sslviz.errors import InputError
+from sslviz.errors import InputError, shown
 from sslviz.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,18 +30,37 @@ def train_ids(dataset: "Dataset", most: int = 0) -> list[str]:
     return found
 
 
-def train_images(dataset: "Dataset", ids: list[str], size: int, from_files: bool, workers: int, progress: Progress) -> "Source":
-    """The source of these images at this size: their files, or all of them in memory."""
+def train_images(
+    dataset: "Dataset", ids: list[str], size: int, from_files: bool, workers: int, folder: "Path", progress: Progress
+) -> "Source":
+    """The source of these images at this size: their files, or all of them in memory.
+
+    In memory, the order of all depends on which could be read: folder/left_out.json keeps it, so that a resumed run goes on
+    with the very same ones. Raises InputError where one of them cannot be read any more.
+    """
     from sslviz.data.loading import load_pixels
+    from sslviz.store.files import read_json, write_json
     from sslviz.training.sources import Files, InMemory
 
     assert dataset.root is not None
     if from_files:
         return Files(dataset.root, ids, workers, progress.warn)
-    pixels, bad = load_pixels(dataset.root, ids, size, workers, progress)
-    if bad:
-        progress.warn(f"{len(bad)} files left out: " + "; ".join(bad[:3]) + ("; …" if len(bad) > 3 else ""))
-    return InMemory(pixels, bad)
+    record = folder / "left_out.json"
+    resumed = record.exists()
+    left_out: dict[str, str] = read_json(record) if resumed else {}
+    pixels, bad = load_pixels(dataset.root, [i for i in ids if i not in left_out], size, workers, progress)
+    if resumed and bad:
+        raise InputError(
+            f"{shown(list(bad))} could be read when this run began. Put back what is missing, or delete the run and start "
+            f"again: sslviz runs delete {folder.name}"
+        )
+    if not resumed:
+        left_out = bad
+        write_json(record, left_out)
+    lines = [f"{sample_id}: {reason}" for sample_id, reason in left_out.items()]
+    if lines:
+        progress.warn(f"{len(lines)} files left out: " + "; ".join(lines[:3]) + ("; …" if len(lines) > 3 else ""))
+    return InMemory(pixels, lines)
 
 
 def sample_of(

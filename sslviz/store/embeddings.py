@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from sslviz.errors import InputError, NotFound, Stale, in_one_line
+from sslviz.errors import UNREAD, InputError, NotFound, Stale, in_one_line
 from sslviz.store.files import read_json, read_table, write_json, write_table
 from sslviz.store.fingerprints import fingerprint
 
@@ -117,7 +117,7 @@ class EmbeddingStore:
         if not parts:
             return plan.assign(chunk=chunk, todo=True)
         parts_read = pd.concat(parts)
-        unread = (parts_read["sha256"] == "") & (parts_read["error"] != "")  # by no fault of the picture: tried again
+        unread = parts_read["error"].str.startswith(UNREAD)  # by no fault of the picture: tried again
         known = parts_read.loc[~unread, ["sample_id", "row", "size", "mtime_ns"]].assign(known=True)
         joined = plan.merge(known, on=["sample_id", "row", "size", "mtime_ns"], how="left")
         plan = plan.assign(chunk=chunk, todo=joined["known"].isna().to_numpy())

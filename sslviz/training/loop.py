@@ -78,8 +78,8 @@ def train(
     """Train `method` on the source's images; returns the metrics, one row an epoch, also in folder/metrics.parquet.
 
     `every_epoch`, given the metrics so far, may measure, which adds to the last row, and choose other discriminative features.
-    Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set or the
-    number of images has changed, RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving
+    Goes on from folder/checkpoint.pt where there is one. Raises InputError when a batch is larger than the data set,
+    RunFailed when the loss is not finite (the last checkpoint stays), Cancelled after saving
     where it stands.
     """
     n, batch = len(images), schedule.batch_size
@@ -113,11 +113,6 @@ def train(
     collapsed, measured = False, True
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["images"] != n:
-            raise InputError(
-                f"{n:,} images can be read, but {state['images']:,} when this run began: their order would be another one. "
-                "Put them back, or delete the run and start again."
-            )
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         step, sums, rows, measured = state["step"], state["sums"], state["rows"], state["measured"]
@@ -137,7 +132,6 @@ def train(
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
-                "images": n,
                 "sums": whole,
                 "rows": rows,
                 "measured": measured,

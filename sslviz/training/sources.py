@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from sslviz.data.images import FORMATS, BadImage, decode
-from sslviz.errors import RunFailed
+from sslviz.errors import UNREAD, RunFailed
 from sslviz.training.views import Crops, crop, part
 
 
@@ -111,7 +111,7 @@ class _Cuts(Dataset[Any]):
         try:
             return row, cut_file((self.root / self.sample_ids[row]).read_bytes(), crops)
         except OSError as error:
-            return row, f"cannot be read ({error.strerror})"
+            return row, f"{UNREAD} ({error.strerror})"
         except BadImage as error:
             return row, str(error)
 

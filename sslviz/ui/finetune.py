@@ -145,7 +145,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         line |= {
             **weights,
             "eps": f"{row['eps']:g}",
-            "L2": "–" if row["l2"] is None else f"{row['l2']:g}",
+            "L2": "–" if row.get("l2") is None else f"{row['l2']:g}",
             FIGURES["empty_share"]: percent(row["empty_share"]),
             "RankMe": f"{row['rank_me']:.0f}",
         }

@@ -23,7 +23,7 @@ WORDS = {
     "feature": "one place in that row, the same in every picture",
     "mu, sigma": "mean and standard deviation over the features of one picture",
     "eps": "how many sigma above mu a feature must be to fire; auto: the largest at which, on average, at least 3.7 % "
-    "of the features do",
+    "of the features do, or 0.25 where there is none",
     "fires": "a feature fires in a picture where its number is above mu + eps·sigma",
     "activation share": "of a feature: the share of the train pictures in which it fires",
     "D, discriminative features": "features whose activation share lies between two percentiles; at P50 to P95, the usual ones, "
@@ -36,8 +36,10 @@ WORDS = {
     "base rate, lift": "the share of pictures the probe gets right; a score's AUPRC over it",
     "rival": "a baseline score shown next to Q: the length of the row, similarity to train pictures, the probe's confidence",
     "damage check": "does a score fall when pictures are covered, shrunk, blurred? Needs no labels",
-    "AURC, AUGRC": "mean error among the pictures kept, as more and more are kept, best scores first; lower is better",
-    "judged pictures": "those of the test split, else of val: the probe was not trained on them",
+    "AURC, AUGRC": "mean error among the pictures kept, as more and more are kept, best scores first; AUGRC counts each error "
+    "times the share kept; lower is better",
+    "judged pictures": "those of the test split, else of val, else all train pictures, each judged by a probe that was not "
+    "trained on it",
     "RankMe": "how many directions the representations use; near 1 the encoder has collapsed",
     "heatmap": "where in a picture its features come from",
     "IoU": "how far a heatmap and a mask cover each other: 0 nowhere, 1 everywhere",

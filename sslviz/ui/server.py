@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sslviz.errors import InputError
-from sslviz.jobs.runner import forget_launcher
 from sslviz.store.files import is_held, read_json, write_json
 from sslviz.store.workspace import Workspace
 
@@ -36,7 +35,6 @@ def serve_app(workspace: Workspace, port: int | None, address: str) -> None:
     """Serve until Ctrl-C. Raises InputError when a port that was asked for is taken."""
     import fcntl
 
-    forget_launcher()
     os.environ["SSLVIZ_WORKSPACE"] = str(workspace.root)
     sock = _listen(address, port)
     port = int(sock.getsockname()[1])

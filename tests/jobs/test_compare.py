@@ -178,10 +178,11 @@ def test_what_was_not_made_alike_is_said(place):
     assert result["notes"] == []
     names, dataset = ["one", "two"], datasets.load(workspace, "pets")
     probe(ProbeSettings(dataset="pets", encoder="two", protocol="sgd100"), workspace, Progress())
-    score(ScoreSettings(dataset="pets", encoder="two", upper=90), workspace, Progress())
+    score(ScoreSettings(dataset="pets", encoder="two", upper=90, rivals=False), workspace, Progress())
     try:
         assert differing([row(workspace, dataset, name) for name in names]) == [
             "not made alike, score upper: 95.0 for one; 90.0 for two",
+            "not made alike, rivals by neighbours: there for one; left out for two",
             "not made alike, probe protocol: lbfgs for one; sgd100 for two",
         ]
     finally:

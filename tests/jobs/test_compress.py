@@ -159,8 +159,8 @@ def test_the_command_prints_the_curve(place, capsys, monkeypatch):  # noqa: F811
     at = result["at_40"]["discriminative"]
     low, high = (f"{100 * v:.1f}" for v in at["interval"])
     more, least, most = (f"{100 * v:+.1f}" for v in at["above_random"])
-    lost = f"discriminative: {100 * at['drop']:.1f} points lost at 40 % (95 % {low} to {high}), {more} more than random keeps"
-    assert f"{lost} ({least} to {most}); more than 1 from" in said
+    lost = f"discriminative: {100 * at['drop']:.1f} points lost at 40 % (95 % {low} to {high}), {more} beside random ones"
+    assert f"{lost} ({least} to {most}); first more than 1 at" in said
     curve = latest_result(place.results("photos", "tiny", "compress")).table("curve")
     line = curve[curve["reduction"] == 0.9].groupby("kind")["top1"].mean()
     rows = [[cell.strip() for cell in row.strip("│ ").split("│")] for row in printed.splitlines()]

@@ -134,7 +134,7 @@ def test_compression_and_panel_are_those_of_the_stored_rows(mended):
     images = own(result.table("images")).set_index("sample_id").loc[parts["test"]["sample_id"]]
     assert images["correct_40"].astype(bool).tolist() == (probe.predictions == labels["test"]).tolist()
     base = judge(workspace, "pets", "small", 0.5, None, Progress())
-    strict = judge(workspace, "pets", name, 0.5, replace(base, l2=100.0), Progress()).images
+    strict = judge(workspace, "pets", name, 0.5, replace(base, l2_40=100.0), Progress()).images
     probe = linear_probe(rows["train"][:, kept], labels["train"], rows["test"][:, kept], labels["test"], l2=100.0)
     assert strict.loc[parts["test"]["sample_id"], "correct_40"].tolist() == (probe.predictions == labels["test"]).tolist()
     unit = rows["test"] / np.linalg.norm(rows["test"], axis=1, keepdims=True)
@@ -686,6 +686,10 @@ def test_arms_are_measured_as_the_base_was(tmp_path):
     probe(ProbeSettings(**names, protocol="sgd100"), workspace, Progress())
     score(ScoreSettings(**names, eps=0.5, lower=20), workspace, Progress())
     run(workspace, tmp_path / "run", arms=["both"], epochs=1)
+    base = judge(workspace, "pets", "small", 0.5, None, Progress())  # a probe without L2 says none for 60 % of the features:
+    assert base.l2 is None
+    assert base.l2_40 == judge(workspace, "pets", "small-both-s0", 0.5, replace(base, l2_40=base.l2_40), Progress()).l2_40
+    assert judge(workspace, "pets", "small-both-s0", 0.5, replace(base, l2_40=100.0), Progress()).l2_40 == 100  # the base's
     embed(EmbedSettings(dataset="pets", encoder="small-both-s0", store_dtype="float16"), workspace, Progress())
     run(workspace, tmp_path / "run", arms=["both"], epochs=1)
     assert open_embedded(workspace, "pets", "small-both-s0").store.meta["dtype"] == "float32"

@@ -61,15 +61,6 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine():
     assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(40)])
 
 
-def test_a_run_does_not_go_on_with_fewer_images(tmp_path):
-    """One that cannot be read any more would shift the order of all others."""
-    with pytest.raises(Cancelled):
-        run(tmp_path, Stops(3))
-    with pytest.raises(InputError, match="39 images can be read, but 40 when this run began"):
-        run(tmp_path, images=IMAGES[:39])
-    assert run(tmp_path)[1]["epoch"].tolist() == [1, 2, 3, 4]
-
-
 @pytest.mark.parametrize(("name", "stop"), [("simclr", 1), ("simclr", 3), ("moco", 4), *((name, 5) for name in METHODS)])
 def test_a_stopped_run_goes_on_exactly(tmp_path, name, stop):
     """2 steps an epoch: stops inside and at the end of epochs; MoCo's queue of 64 also half full."""
