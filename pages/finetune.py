@@ -12,9 +12,8 @@ if made.result is not None:
     report.say_stale(made)
     finetune.headline(reads.summary(made))
     finetune.differences(reads.table(made.result, "differences"))
-    names = reads.summary(made)["titles"]
-    finetune.images(here, reads.table(made.result, "images"), names)
-    finetune.panels(reads.table(made.result, "panels"), names)
+    finetune.images(here, reads.table(made.result, "images"), reads.summary(made))
+    finetune.panels(reads.table(made.result, "panels"), reads.summary(made)["titles"])
     st.subheader("How it went")
     finetune.charts(reads.table(made.result, "curves"), "made")
     report.command(here, "finetune", made.result.content["settings"])

@@ -28,7 +28,7 @@ from sslviz.jobs.finetune import (
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.store.files import read_json, read_table
-from sslviz.ui import forms, report, widgets
+from sslviz.ui import forms, report, selection, widgets
 from sslviz.ui.figures import finetune as figures
 from sslviz.ui.frame import Frame
 from sslviz.ui.widgets import percent, plain
@@ -176,27 +176,39 @@ def differences(table: pd.DataFrame) -> None:
     )
 
 
-def images(here: Frame, table: pd.DataFrame, names: list[str]) -> None:
+def images(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
     """The images that an arm mended or broke, with the probe's confidence before and after."""
     if not {"correct", "prediction"} <= set(table):
         return
     st.subheader("Before and after, on the same images")
     arm, seed = _choose_arm(table)
+    (encoder,) = (row["encoder"] for row in summary["arms"] if (row["arm"], row["seed"]) == (arm, seed))
+    if encoder in here.workspace.encoders():
+        st.page_link(
+            "pages/overview.py",
+            label=plain(f"Overview of {encoder}"),
+            icon=":material/dashboard:",
+            query_params={"dataset": here.dataset.name, "encoder": encoder},
+        )
     kind = st.segmented_control("Images", ["mended", "broken", "still wrong"], default="mended", key="mend-kind") or "mended"
     found = before_and_after(table, arm, seed)
     cases = {"mended": ~found["before"] & found["after"], "broken": found["before"] & ~found["after"]}
     part = found[cases.get(kind, ~found["before"] & ~found["after"])].sort_values("change", ascending=kind == "broken")
     samples = here.dataset.samples.reset_index(names="row")[["sample_id", "row"]]
     shown = part.reset_index().merge(samples, on="sample_id")
-    titles = dict(enumerate(names))
+    titles = dict(enumerate(summary["titles"]))
     shown["title"] = shown["label"].map(titles)
+    words = f"wrong before and after {arm}" if kind == "still wrong" else f"{kind} by {arm}"
     st.caption(
-        f"{len(part):,} of {len(found):,} images: {kind} by {arm}, seed {seed}. Below each: what it shows, then what "
+        f"{len(part):,} of {len(found):,} images: {words}, seed {seed}. Below each: what it shows, then what "
         "the base's probe and the arm's took it for, each with its confidence. A click opens the image."
     )
     if part.empty:
         st.info("There is none.")
         return
+    arguments = (here.workspace, here.dataset.name, shown["sample_id"].tolist(), f"{words}, seed {seed}, from {here.encoder}")
+    label = f"Select these {len(part):,}"
+    st.button(label, on_click=selection.select, args=arguments, icon=":material/check_box:", key="mend-select")
     widgets.paged_gallery(
         here.dataset,
         shown,

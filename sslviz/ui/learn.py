@@ -301,13 +301,15 @@ def _looks(lesson: Class) -> None:
 
 def _mend(lesson: Class) -> None:
     st.markdown(
-        "If low scores mean bad representations, raise them: the encoder's training continues with its own loss and two more "
-        "terms: one that raises Q-Scores below the batch mean, one that penalises features that are too active in the batch."
+        "The paper's idea: if low scores mean bad representations, raise them. (Step 6 said whether they do here.) The encoder's "
+        "training continues with its own loss and two more terms: one raises Q-Scores below the batch mean, one penalises "
+        "features that are too active in the batch."
     )
     made = reads.stage(lesson.here.workspace, lesson.here.dataset, lesson.here.encoder, "fine-tuning", "finetune")
     found = reads.summary(made).get("verdict") or "No fine-tuning of this encoder here yet; the Fine-tune page has the form."
     _say(
-        "Start the small preset on the Fine-tune page with the arms control and both. Watch the curves.",
+        "Start the small preset on the Fine-tune page with the arms control and both, and three seeds: one cannot tell the terms "
+        "from chance in training. Watch the curves.",
         plain(found),
         "The loss raises Q by construction, and any further training changes an encoder. So the question is never whether Q "
         "rose, but whether the probe is right more often than after the same training without the two terms: the *control*. "

@@ -91,8 +91,8 @@ def headline(scores: reads.Stage, probe: reads.Stage) -> None:
             f"{summary['eps']:g}",
             f"{'auto' if summary['eps_auto'] else 'given'}; D: P{summary['lower']:g} to P{summary['upper']:g}",
             "A feature fires in an image where it lies more than eps standard deviations above the mean of the image's features. "
-            "Auto: the largest eps at which, on average, at least 3.7 % of the features fire, or 0.25 where there is none. D, the "
-            "discriminative features: those whose activation share lies between these percentiles.",
+            "Auto: the largest eps at which, on average, at least 3.7 % of the features fire, or 0.25 where there is none. D, "
+            "the discriminative features: those whose activation share lies between these percentiles.",
         ),
         (
             "RankMe",

@@ -9,7 +9,7 @@ from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, save_encoder
 from sslviz.jobs import runner
 from sslviz.jobs.finetune import FinetuneSettings
-from sslviz.store.files import write_json, write_table
+from sslviz.store.files import read_json, write_json, write_table
 from sslviz.store.results import latest_result
 from sslviz.ui.finetune import before_and_after
 from sslviz.ui.frame import PAGES
@@ -119,14 +119,27 @@ def test_the_images_shown_are_those_of_the_chosen_kind(page, mended):
     images = latest_result(mended.results("pets", "small", "finetune")).table("images")
     found = before_and_after(images, "both", 0)
     test = page()
-    for kind, cases in (
-        ("mended", ~found["before"] & found["after"]),
-        ("broken", found["before"] & ~found["after"]),
-        ("still wrong", ~found["before"] & ~found["after"]),
+    for kind, words, cases in (
+        ("mended", "mended by both", ~found["before"] & found["after"]),
+        ("broken", "broken by both", found["before"] & ~found["after"]),
+        ("still wrong", "wrong before and after both", ~found["before"] & ~found["after"]),
     ):
         test.segmented_control(key="mend-kind").set_value(kind).run()
         assert not test.exception
-        assert f"{cases.sum()} of {len(found)} images: {kind} by both, seed 0" in text(test)
+        assert f"{cases.sum()} of {len(found)} images: {words}, seed 0" in text(test)
+        if cases.any():
+            test.button(key="mend-select").click().run()
+            picked = read_json(mended.root / "selections" / f"{test.session_state['_selection']}.json")
+            assert set(picked["sample_ids"]) == set(found.index[cases])
+            assert picked["origin"] == f"{words}, seed 0, from small"
+
+
+def test_an_arm_opens_on_the_overview(page, mended):
+    test = page()
+    test.selectbox(key="mend-seed").set_value(1).run()
+    (link,) = (found for found in test.get("page_link") if "Overview of" in found.proto.label)
+    assert link.proto.label.replace("\\", "") == "Overview of small-both-s1"
+    assert "encoder=small-both-s1" in link.proto.query_string
 
 
 def test_a_run_at_work_is_shown_before_one_that_waits_or_failed_later(mended):
