@@ -1,10 +1,10 @@
-"""What is this encoder on this data set, at a glance?"""
+"""How good is this encoder on this data set, at a glance?"""
 
 import streamlit as st
 
 from sslviz.ui import frame, reads, report, widgets
 
-frame.open_page("Overview", "What is this encoder on this data set, at a glance?")
+frame.open_page("Overview", "How good is this encoder on this data set, at a glance?")
 here = frame.chosen()
 stages = reads.stages(here.workspace, here.dataset, here.encoder)
 scores, probe = stages[2], stages[1]
