@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torchvision.models import resnet50
 
 from benchmarks import damage_record, demo_record, mending
 from sslviz.data import dataset as datasets
 from sslviz.data.demo import files
+from sslviz.encoders.add import add_encoder
+from sslviz.encoders.run import load_encoder
 from sslviz.jobs.finetune import NOT_KEPT, FinetuneSettings
 from sslviz.store.files import read_json
 from sslviz.store.results import save_result
@@ -165,6 +169,23 @@ def test_the_tables_of_fine_tunings_by_hand(tmp_path, monkeypatch):
         ["| b", "base", "50.0", "-"],
         ["| b", "control", "40.0", "-"],
     ]
+
+
+def test_the_guides_snippet_loads_an_encoder_of_the_workspace(workspace, tmp_path, monkeypatch):
+    """As torchvision's own network, and with the same answer as here."""
+    torch.manual_seed(0)
+    net = resnet50()
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pth")
+    add_encoder(workspace, str(tmp_path / "net.pth"), "moco-200ep-both-s0")
+    guide = (Path(__file__).parents[1] / "docs" / "finetuning.md").read_text()
+    snippet = guide.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(workspace.root.parent)
+    found = {}
+    exec(snippet, found)
+    ours = load_encoder(workspace, "moco-200ep-both-s0").backbone
+    pictures = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(found["encoder"].eval()(pictures), ours(pictures), rtol=1e-3, atol=1e-3)
 
 
 def test_the_rank_correlations_of_the_evidence_are_those_of_its_rows():
