@@ -68,6 +68,12 @@ def said(error: SslvizError | OSError) -> str:
     return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
 
 
+def of_memory(error: BaseException) -> str:
+    """What to say where memory did not suffice; "" for another error."""
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return "out of memory. Choose a smaller --batch-size, or stop other programs on that machine." if full else ""
+
+
 def in_one_line(error: BaseException, most: int = 160) -> str:
     """What another library says, for the middle of a sentence: at most so many characters; its kind where it says nothing."""
     words = " ".join(str(error).split()) or type(error).__name__

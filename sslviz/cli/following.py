@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sslviz.cli.terminal import err, fail
-from sslviz.errors import Cancelled
+from sslviz.errors import Cancelled, InputError
 from sslviz.jobs import Job, Settings
 from sslviz.store.workspace import Workspace
 
@@ -64,7 +65,8 @@ def follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[
                 if heard and not cancelled:
                     cancelled = True
                     err.print("stopping; what is finished is kept …", markup=False)
-                    cancel(workspace, run_id)
+                    with suppress(InputError):  # it has just ended: how, is read next
+                        cancel(workspace, run_id)
                 state = read_run(workspace, run_id)
                 facts = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in state["facts"].items())
                 bar.update(

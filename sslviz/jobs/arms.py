@@ -185,7 +185,7 @@ class Trainer:
         content: dict[str, Any] = {
             "command": command_of("finetune", settings),
             "epochs": epochs,
-            "curve": {column: [known(float(f"{v:.5g}")) for v in curve[column]] for column in curve},
+            "curve": {column: [known(float(f"{v:.{9 if column == 'step' else 5}g}")) for v in curve[column]] for column in curve},
             "made_by": fingerprint(made_of),
             "notes": notes,
         }
@@ -242,7 +242,13 @@ class Trainer:
     @cached_property
     def images(self) -> Source:
         size, workers = self.origin.made.size, readers(self.settings.workers)
-        return train_images(self.dataset, self.ids, size, self.from_files, workers, self.folder, self.progress)
+        found = train_images(self.dataset, self.ids, size, self.from_files, workers, self.folder, self.progress)
+        if len(found) < self.settings.batch_size:
+            raise InputError(
+                f"{len(found):,} of {len(self.ids):,} train images can be read; expected at least one batch of "
+                f"{self.settings.batch_size}. Choose a smaller --batch-size."
+            )
+        return found
 
     @cached_property
     def strong(self) -> float:
@@ -253,7 +259,7 @@ class Trainer:
             return float(read_json(record))
         own, method = self.settings, self._start().to(self.fabric.device)
         schedule = Schedule(1, own.batch_size, 0, 0, 0)
-        steps = range(max(1, min(_STRONG_BATCHES, len(self.images) // own.batch_size)))
+        steps = range(min(_STRONG_BATCHES, len(self.images) // own.batch_size))
         made = self.origin.made
         batches = batches_of(made.views, self.images, made.size, self.normalise, schedule, self.fabric, steps)
         ratio = pull_ratio(method, Regulariser(self.fixed, self._plain).to(self.fabric.device), batches)
@@ -271,6 +277,8 @@ class Trainer:
 
     def _weights(self, arm: Arm) -> tuple[RegulariserWeights, list[str]]:
         if arm == "strong":
+            if self.strong <= self._plain.lambda1:
+                return self._plain, [f"strong: the Q term has 1 % of the own loss's force or more at {self._plain.lambda1:.3g}"]
             weights = replace(self._plain, lambda1=self.strong)
             return weights, [f"strong: lambda1 is {weights.lambda1:.3g}, the Q term at 1 % of the own loss's force"]
         changes: dict[Arm, dict[str, Any]] = {

@@ -113,7 +113,7 @@ class FinetuneSettings(Settings):
         """(epochs, peak learning rate, epochs of warm-up)."""
         epochs = self.epochs or PRESETS[self.preset]["epochs"]
         lr = PRESETS[self.preset]["lr"] if self.lr is None else self.lr
-        return epochs, lr, min(epochs // 10 if self.warmup_epochs is None else self.warmup_epochs, epochs - 1)
+        return epochs, lr, epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
 
 
 @job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
@@ -124,8 +124,6 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
     from sslviz.jobs.runner import rank
     from sslviz.training.regulariser import Selection
 
-    if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
-        raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
     origin, n = check(settings, workspace)
     if rank() == 0:  # before the processes are joined: losses gather
         progress.stage("measuring a step")
@@ -193,11 +191,11 @@ def _compared(
             f"the probe's L2 is chosen for each encoder: {base.l2:g} for the base, {', '.join(others)}. "
             "On 60 % of the features all have the base's"
         )
-    everywhere = sorted(set.intersection(*(set(one.images.index) for _, _, one in judged)))
-    if lost := len(base.images) - len(everywhere):
+    everywhere = set.intersection(*(set(one.images.index) for _, _, one in judged))
+    if lost := len(set.union(*(set(one.images.index) for _, _, one in judged)) - everywhere):
         notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")
-        judged = [(arm, seed, replace(one, images=one.images.loc[everywhere])) for arm, seed, one in judged]
-        base = judged[0][2]
+    judged = [(arm, seed, replace(one, images=one.images.loc[sorted(everywhere)])) for arm, seed, one in judged]
+    base = judged[0][2]
     rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
     arms = {"base": [base]}
     for one, (arm, _, after) in zip(trained, judged[1:], strict=True):
@@ -240,7 +238,7 @@ def _compared(
         progress.warn(note)
     inputs = {**open_embedded(workspace, settings.dataset, settings.encoder).inputs, **base.made_from}
     folder = workspace.results(settings.dataset, settings.encoder, "finetune")
-    with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}"):
+    with only_writer(folder, f"the fine-tuning of {settings.encoder} on {settings.dataset}", wait=True):
         plain = settings.model_dump(mode="json", exclude=set(NOT_KEPT))
         save_result(folder, plain, inputs, tables, summary)
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
@@ -303,7 +301,7 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
     device, made = torch.device(pick_device(settings.device)), origin.made
     world, here = processes(settings.processes)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device)
+    cost = step_cost(origin.method(), made.views, made.size, settings.batch_size // world, device, settings.precision)
     shared = device.type != "cuda"  # one memory for all processes and their pictures
     held = held_in_memory(n, made.size, settings.input) if shared else 0
     encoders = len(set(settings.arms)) * len(set(settings.seeds))
@@ -341,14 +339,18 @@ def check_trainable(spec: "EncoderSpec") -> None:
 def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, int]":
     """(the encoder to go on from, how many images are trained on).
 
-    Raises InputError for what cannot be trained; where the images fill no batch, or the processes cannot share one; for names
-    that other encoders have.
+    Raises InputError for arms, seeds and epochs that make no training; for what cannot be trained; where the images fill no
+    batch, or the processes cannot share one; for names that other encoders have.
     """
     from sslviz.data import dataset as datasets
     from sslviz.encoders.store import card_of
     from sslviz.jobs.origin import Origin, name_taken
     from sslviz.jobs.training import processes
 
+    if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
+        raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
+    if (settings.warmup_epochs or 0) >= (epochs := settings.pace()[0]):
+        raise InputError(f"warmup-epochs: expected fewer than the {epochs} epochs (got {settings.warmup_epochs}).")
     origin = Origin.read(workspace, settings)
     for name in settings.encoder_names():
         check_name("encoder", name)

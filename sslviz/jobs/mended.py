@@ -130,7 +130,8 @@ def judge(
                 notes.append(f"the accuracy on 60 % of the features is left out: {smaller}")
             else:
                 images["correct_40"], l2_40 = smaller.predictions == images["label"].to_numpy(), smaller.l2
-    panel_of = np.asarray(fixed.features[:: max(1, len(fixed.features) // _PANEL)][:_PANEL], dtype=np.int64)
+    K = len(fixed.features)
+    panel_of = fixed.features[np.linspace(0, K - 1, min(K, _PANEL)).round().astype(np.int64)]
     looks = pd.DataFrame({"sample_id": []})
     if interpret is not None:
         looks = interpret.table("looks", ["sample_id", "correct", "core_iou_map", "spurious_iou_map"]).dropna(subset="correct")

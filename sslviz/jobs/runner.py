@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError, said
+from sslviz.errors import Busy, Cancelled, InputError, NotFound, SslvizError, of_memory, said
 from sslviz.jobs import JOBS, Settings, parse
 from sslviz.jobs import slurm as cluster
 from sslviz.progress import Progress
@@ -75,7 +75,7 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
             if state["job"] != job:
                 continue
             if state["status"] in ACTIVE and _target(state) == _target(config):
-                if others := [k for k, v in config["settings"].items() if k not in _OF_MACHINE and state["settings"].get(k) != v]:
+                if others := _others(state["settings"], config["settings"]):
                     raise Busy(
                         f"{job} of {works_on(state)} is running with other settings ({', '.join(others)}). Wait for it, or "
                         f"cancel it: sslviz runs cancel {state['id']}"
@@ -85,10 +85,10 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
                     write_json(path, {**read_json(path), "background": False})
                 return state["id"], "joined"
         for state in list_runs(workspace):
-            if state["job"] == job and state["settings"] == config["settings"]:
+            if state["job"] == job and not _others(state["settings"], config["settings"]):
                 if state["status"] in ("cancelled", "killed", "failed"):
                     path = workspace.run(state["id"]) / "config.json"
-                    write_json(path, {**read_json(path), "background": background, "slurm": slurm})
+                    write_json(path, {**read_json(path), **config, "background": background, "slurm": slurm})
                     _start(workspace, state["id"])
                     return state["id"], "resumed"
                 break
@@ -102,6 +102,11 @@ def launch(job: str, settings: Settings, workspace: Workspace, background: bool 
             shutil.rmtree(workspace.run(run_id))
             raise
         return run_id, "started"
+
+
+def _others(settings: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """The settings asked for that are others and change a result."""
+    return [name for name, value in asked.items() if name not in _OF_MACHINE and settings.get(name) != value]
 
 
 def resume(workspace: Workspace, run_id: str) -> None:
@@ -401,18 +406,12 @@ def execute(workspace: Workspace, run_id: str) -> int:
             return 2
         except BaseException as error:
             traceback.print_exc()
-            if reason := _of_memory(error):
+            if reason := of_memory(error):
                 progress.end(status="failed", exit_code=2, error=reason)
                 return 2
             reason = f"a bug in sslviz: {type(error).__name__}: {' '.join(str(error).split())[:200]} (its log has the details)."
             progress.end(status="failed", exit_code=1, error=_of_followers(folder) or reason)
             return 1
-
-
-def _of_memory(error: BaseException) -> str:
-    """What to say where memory did not suffice; "" for another error."""
-    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return "out of memory. Choose a smaller --batch-size, or stop other programs on that machine." if full else ""
 
 
 def _of_followers(folder: Path) -> str:
@@ -452,7 +451,7 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
         return error.exit_code
     except BaseException as error:
         traceback.print_exc()
-        said = _of_memory(error) or (str(error) if isinstance(error, SslvizError) else f"{type(error).__name__}: {error}")
+        said = of_memory(error) or (str(error) if isinstance(error, SslvizError) else f"{type(error).__name__}: {error}")
         write_json(record, {"rank": rank(), "pid": os.getpid(), "error": said})
         return error.exit_code if isinstance(error, SslvizError) else 1
     return 0

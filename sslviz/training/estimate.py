@@ -19,22 +19,24 @@ class StepCost:
     bytes: int
 
 
-def step_cost(method: Method, views: Views, size: int, batch_size: int, device: torch.device) -> StepCost:
+def step_cost(
+    method: Method, views: Views, size: int, batch_size: int, device: torch.device, precision: str = "32-true"
+) -> StepCost:
     """Measure a step on 16 images and, for what does not grow with them, on 8, and go on to the batch; what the method keeps of
     batches (a queue) moves on. Similarities between all images of a batch (SimCLR) count as if they grew with it only."""
     method = method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.train()
     n = min(_IMAGES, batch_size)
-    seconds, kept = _step(method, views, size, n, device)
+    seconds, kept = _step(method, views, size, n, device, precision)
     if batch_size > n:
         half = n // 2
-        kept += (kept - _step(method, views, size, half, device)[1]) * (batch_size - n) // (n - half)
+        kept += (kept - _step(method, views, size, half, device, precision)[1]) * (batch_size - n) // (n - half)
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     whole = sum(t.numel() * t.element_size() for t in method.state_dict().values())
     return StepCost(seconds * batch_size / n, kept + whole + 2 * trained)
 
 
-def _step(method: Method, views: Views, size: int, n: int, device: torch.device) -> tuple[float, int]:
+def _step(method: Method, views: Views, size: int, n: int, device: torch.device, precision: str) -> tuple[float, int]:
     """(seconds of a step on n images, bytes that its backward pass keeps besides weights)."""
     own = {tensor.untyped_storage().data_ptr() for tensor in method.state_dict(keep_vars=True).values()}
     sizes = [size] * views.n_views + [local_size(size)] * views.n_local
@@ -51,7 +53,8 @@ def _step(method: Method, views: Views, size: int, n: int, device: torch.device)
     for _ in range(2):  # the first also counts bytes and warms up
         kept.clear()
         began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        rounded = torch.autocast(device.type, torch.bfloat16, enabled=precision != "32-true")
+        with rounded, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = method(shown, Clock(0, 1, 1, further=True)).loss
         loss.backward()
         method.zero_grad(set_to_none=True)

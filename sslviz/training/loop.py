@@ -145,8 +145,14 @@ def train(
     def measure() -> None:
         """Finish an epoch: what `every_epoch` finds joins its row."""
         nonlocal measured
+        stopped: Cancelled | None = None
         if fabric.is_global_zero and every_epoch is not None:
-            rows[-1] |= every_epoch(rows)
+            try:
+                rows[-1] |= every_epoch(rows)
+            except Cancelled as error:
+                stopped = error
+        if fabric.broadcast(stopped is not None):  # else the others wait for a selection that never comes
+            raise stopped or Cancelled("cancelled in another process.")
         if regulariser is not None:
             regulariser.selection = Selection(*fabric.broadcast(tuple(regulariser.selection)))
         measured = True
@@ -260,9 +266,11 @@ def batches_of(
     local, steps_per_epoch = batch // fabric.world_size, len(images) // batch
 
     def plan() -> Iterator[Planned]:
+        drawn, order = -1, torch.empty(0)
         for step in steps:
             epoch, inside = divmod(step, steps_per_epoch)
-            order = torch.randperm(len(images), generator=_generator(schedule.seed, epoch, 0))
+            if epoch != drawn:
+                drawn, order = epoch, torch.randperm(len(images), generator=_generator(schedule.seed, epoch, 0))
             rows = order[inside * batch : (inside + 1) * batch][rank * local :][:local].tolist()
             yield Planned(rows, draw_crops(local, views, size, _generator(schedule.seed, step, 1 + 2 * rank)))
 

@@ -15,6 +15,8 @@ from sslviz.data.images import FORMATS, BadImage, decode
 from sslviz.errors import UNREAD, RunFailed
 from sslviz.training.views import Crops, crop, part
 
+_SAID = 3  # files that cannot be read are said one by one, the rest at once
+
 
 class Planned(NamedTuple):
     """One step: which images, and which parts of them."""
@@ -80,7 +82,10 @@ class Files:
                 if row not in self._told:
                     self._told.add(row)
                     self.left_out.append(f"{self.sample_ids[row]}: {reason}")
-                    self.say(f"{self.left_out[-1]}; another image takes its place")
+                    if len(self.left_out) <= _SAID:
+                        self.say(f"{self.left_out[-1]}; another image takes its place")
+                    elif len(self.left_out) == _SAID + 1:
+                        self.say("more files cannot be read: the result lists them all")
             if not views:
                 raise RunFailed(
                     f"none of {len(bad)} images of a batch can be read, {self.sample_ids[bad[0][0]]} among them. "

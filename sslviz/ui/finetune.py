@@ -12,7 +12,7 @@ import streamlit as st
 from sslviz.analysis.mending import FIGURES
 from sslviz.encoders.run import pick_device
 from sslviz.encoders.spec import load_spec
-from sslviz.errors import EXPECTED, SslvizError, said, shown
+from sslviz.errors import EXPECTED, SslvizError, in_one_line, of_memory, said, shown
 from sslviz.jobs import parse
 from sslviz.jobs.finetune import (
     ARMS,
@@ -176,12 +176,10 @@ def differences(table: pd.DataFrame) -> None:
     )
 
 
-def images(here: Frame, table: pd.DataFrame, summary: dict[str, Any]) -> None:
+def images(here: Frame, table: pd.DataFrame, summary: dict[str, Any], arm: str, seed: int) -> None:
     """The images that an arm mended or broke, with the probe's confidence before and after."""
     if not {"correct", "prediction"} <= set(table):
         return
-    st.subheader("Before and after, on the same images")
-    arm, seed = _choose_arm(table)
     (encoder,) = (row["encoder"] for row in summary["arms"] if (row["arm"], row["seed"]) == (arm, seed))
     if encoder in here.workspace.encoders():
         st.page_link(
@@ -239,7 +237,9 @@ def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
     return found.dropna(subset=["before", "after"]).astype({"before": bool, "after": bool})
 
 
-def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
+def choose_arm(table: pd.DataFrame) -> tuple[str, int]:
+    """Which arm, and which of its seeds, is shown beside the base."""
+    st.subheader("Before and after, on the same images")
     arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
     seeds = sorted({int(s) for s in table["seed"]} - {-1})
     left, right = st.columns(2)
@@ -248,14 +248,11 @@ def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
     return str(arm), int(seed)
 
 
-def panels(table: pd.DataFrame, names: list[str]) -> None:
-    """Class-average representations of the base and of the chosen arm."""
-    arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
-    arm = st.session_state.get("mend-arm") or (arms[0] if arms else None)
-    if table.empty or arm is None:
+def panels(table: pd.DataFrame, names: list[str], arm: str, seed: int) -> None:
+    """Class-average representations of the base and of an arm."""
+    if table.empty:
         return
     st.subheader("Class averages of features in D")
-    seed = st.session_state.get("mend-seed") or int(table.loc[table["arm"] == arm, "seed"].min())
     part = table[(table["arm"] == "base") | ((table["arm"] == arm) & (table["seed"] == seed))]
     most = part.groupby("label")["n"].max().sort_values(ascending=False).index[:20]
     titles = {int(k): names[int(k)] for k in most}
@@ -356,6 +353,8 @@ def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     found = pool.submit(estimate, settings, origin, n).result()
             return f"{found.head}; {found.words}."
-    except (*EXPECTED, BrokenProcessPool) as error:
-        st.error(plain("What a step needs could not be measured." if isinstance(error, BrokenProcessPool) else said(error)))
-        return ""
+    except EXPECTED as error:
+        st.error(plain(said(error)))
+    except (BrokenProcessPool, MemoryError, RuntimeError) as error:
+        st.error(plain(f"What a step needs could not be measured: {of_memory(error) or in_one_line(error)}"))
+    return ""

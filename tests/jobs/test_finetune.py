@@ -896,7 +896,8 @@ def test_how_far_the_weights_have_moved(mended):
         assert last == pytest.approx((far / norm) ** 0.5, rel=1e-3)
 
 
-def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_watch(tmp_path, monkeypatch):
+@pytest.mark.parametrize("of_base", [False, True])
+def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_watch(tmp_path, monkeypatch, of_base):
     import sslviz.jobs.mended as job
 
     workspace = prepared(tmp_path)
@@ -904,7 +905,7 @@ def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_wa
 
     def less_one(workspace, dataset, encoder, *rest, **more):
         found = judge(workspace, dataset, encoder, *rest, **more)
-        if encoder != "small":
+        if (encoder == "small") == of_base:
             found.images.drop(index=found.images.index[0], inplace=True)
         return found
 
@@ -936,6 +937,101 @@ def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_wa
     assert all(row["top1"] * 11 == pytest.approx(round(row["top1"] * 11)) for row in result["arms"])
     table = latest_result(workspace.results("pets", "small", "finetune")).table("images")
     assert table.groupby(["arm", "seed"]).size().tolist() == [11, 11]
+
+
+def test_what_an_encoder_chose_for_itself_is_said(mended, tmp_path, monkeypatch):
+    import sslviz.jobs.mended as job
+
+    workspace, _, _, _ = mended
+    judge = job.judge
+
+    def differs(workspace, dataset, encoder, *rest, **more):
+        found = judge(workspace, dataset, encoder, *rest, **more)
+        return found if encoder == "small" else replace(found, eps=2.5, l2=0.125)
+
+    monkeypatch.setattr(job, "judge", differs)
+    result, _ = run(workspace, tmp_path, arms=["control"])
+    base = judge(workspace, "pets", "small", 0.5, None, Progress())
+    assert any(f"eps is chosen for each encoder: {base.eps:g} for the base, control 2.5." in note for note in result["notes"])
+    assert any(f"L2 is chosen for each encoder: {base.l2:g} for the base, control 0.125." in note for note in result["notes"])
+
+
+def test_pictures_that_fill_no_batch_are_refused_whatever_the_arm(mended, tmp_path, monkeypatch):
+    from sslviz.training.sources import InMemory
+
+    workspace, _, _, _ = mended
+    monkeypatch.setattr(arms, "train_images", lambda *_: InMemory(torch.zeros(3, 3, 16, 16, dtype=torch.uint8)))
+    for arm in ("both", "strong"):
+        with pytest.raises(InputError, match="3 of 24 train images can be read; expected at least one batch of 8"):
+            run(workspace, tmp_path / arm, arms=[arm], name="few")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": [-1]}, "one seed of 0 or more"),
+        ({"arms": []}, "at least one arm"),
+        ({"epochs": 3, "warmup_epochs": 3}, "warmup-epochs: expected fewer than the 3 epochs"),
+    ],
+)
+def test_what_makes_no_training_is_said_before_a_run_is_made_of_it(mended, changes, words):
+    from sslviz.jobs.finetune import check
+
+    with pytest.raises(InputError, match=words):
+        check(FinetuneSettings(**{**SETTINGS, **changes}), mended[0])
+
+
+def test_an_arm_that_pulls_hard_enough_is_not_made_weaker(mended, tmp_path):
+    workspace, _, _, _ = mended
+    result, _ = run(workspace, tmp_path, arms=["strong"], lambda1=1e6, lr=0.0, epochs=1, name="hard")
+    assert result["arms"][1]["lambda1"] == 1e6
+    assert any("has 1 % of the own loss's force or more at 1e+06" in note for note in result["notes"])
+
+
+def test_panels_are_spread_over_all_of_d(mended, monkeypatch):
+    import sslviz.jobs.mended as job
+
+    monkeypatch.setattr(job, "_PANEL", 3)
+    found = judge(mended[0], "pets", "small", 0.5, None, Progress())
+    features = found.fixed.features
+    assert len(features) > 3
+    assert sorted(set(found.panel["feature"])) == [features[0], features[round((len(features) - 1) / 2)], features[-1]]
+
+
+def test_what_is_watched_comes_in_blocks_that_miss_nothing(mended, tmp_path):
+    from types import SimpleNamespace
+
+    from sslviz.data.loading import read_picture
+
+    workspace, _, _, _ = mended
+    layout = folder(tmp_path / "many", {"a": 130})
+    names = [f"a/{path.name}" for path in sorted((layout / "a").iterdir())]
+    encoder = load_encoder(workspace, "small")
+    trainer = SimpleNamespace(
+        dataset=SimpleNamespace(root=layout),
+        origin=SimpleNamespace(spec=encoder.spec, made=SimpleNamespace(kept=lambda method: method)),
+        settings=SimpleNamespace(workers=1),
+    )
+    regulariser = SimpleNamespace(features=torch.empty(0))
+    watch = arms._Watch(trainer, encoder.backbone, regulariser, Progress())
+    blocks = list(watch._embedded(names))
+    assert [len(ids) for ids, _ in blocks] == [64, 64, 2]
+    assert [name for ids, _ in blocks for name in ids] == names
+    size = encoder.spec.input
+    pictures = torch.stack([read_picture(layout / name, size.resize, size.size, thumb=False).pixels for name in names])
+    np.testing.assert_allclose(np.concatenate([H for _, H in blocks]), encoder.embed(pictures).numpy(), atol=1e-5)
+
+
+def test_a_step_in_bf16_keeps_less(mended):
+    from sslviz.jobs.finetune import check
+    from sslviz.training.estimate import step_cost
+
+    origin, _ = check(FinetuneSettings(**SETTINGS), mended[0])
+    whole, half = (
+        step_cost(origin.method(), origin.made.views, 16, 8, torch.device("cpu"), precision).bytes
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert half < whole
 
 
 def test_without_a_control_it_is_said(mended, tmp_path):

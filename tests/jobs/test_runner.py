@@ -110,6 +110,34 @@ def test_a_second_click_joins(workspace, photos):
             stop(workspace, first)
 
 
+def test_other_readers_go_on_with_the_run_that_was_stopped(workspace, monkeypatch):
+    def stopped(workspace, run_id):
+        write_json(workspace.run(run_id) / "state.json", {"status": "cancelled", "launched": time.time()})
+
+    monkeypatch.setattr(runner, "_start", stopped)
+    first, _ = runner.launch("pretrain", pretrain_settings(workers=1), workspace)
+    assert runner.launch("pretrain", pretrain_settings(workers=2), workspace) == (first, "resumed")
+    assert runner.read_run(workspace, first)["settings"]["workers"] == 2
+    assert runner.launch("pretrain", pretrain_settings(lr=0.5), workspace)[1] == "started"
+
+
+def test_a_run_that_somebody_waits_for_is_in_the_background_no_more(workspace, monkeypatch):
+    monkeypatch.setattr(runner, "_start", lambda *_: None)
+    first, _ = runner.launch("pretrain", pretrain_settings(), workspace, background=True)
+    assert runner.read_run(workspace, first)["background"] is True
+    assert runner.launch("pretrain", pretrain_settings(), workspace) == (first, "joined")
+    assert runner.read_run(workspace, first)["background"] is False
+
+
+def test_what_processes_of_an_earlier_start_said_is_forgotten(workspace, monkeypatch):
+    monkeypatch.setattr(runner.subprocess, "Popen", lambda *_, **__: None)
+    run_id, _ = runner.launch("pretrain", pretrain_settings(), workspace)
+    old = workspace.run(run_id) / "process-1.json"
+    write_json(old, {"rank": 1, "pid": 1, "error": "of before"})
+    runner._start(workspace, run_id)
+    assert not old.exists()
+
+
 def test_other_arms_of_an_encoder_are_another_run(workspace, photos, monkeypatch):
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     started = []

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, save_encoder
@@ -132,6 +133,21 @@ def test_the_images_shown_are_those_of_the_chosen_kind(page, mended):
             picked = read_json(mended.root / "selections" / f"{test.session_state['_selection']}.json")
             assert set(picked["sample_ids"]) == set(found.index[cases])
             assert picked["origin"] == f"{words}, seed 0, from small"
+
+
+def test_a_step_that_cannot_be_measured_is_said(page, monkeypatch):
+    import sslviz.ui.finetune as module
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(module, "estimate", full)
+    test = page()
+    test.number_input(key="tune-images-small").set_value(0)
+    test.number_input(key="tune-batch_size").set_value(8).run()
+    test.button(key="tune-check").click().run()
+    assert not test.exception
+    assert ["What a step needs could not be measured: out of memory." in line.value for line in test.error] == [True]
 
 
 def test_an_arm_opens_on_the_overview(page, mended):

@@ -206,6 +206,19 @@ def test_each_epoch_takes_every_image_once_in_an_order_of_its_own():
     assert first != list(range(40))
 
 
+def test_every_step_and_seed_cuts_and_colours_anew():
+    same = InMemory(IMAGES[:1].repeat(16, 1, 1, 1))
+
+    def views(seed, steps):
+        return [
+            cut for (cut,) in batches_of(Views(n_views=1), same, 16, NORMALISE, Schedule(2, 8, 0.1, 0, seed), fabric(), steps)
+        ]
+
+    shown = [*views(0, range(4)), *views(1, range(4))]  # 2 steps an epoch
+    assert not any(torch.allclose(a, b) for a, b in itertools.combinations(shown, 2))
+    assert all(torch.equal(a, b) for a, b in zip(views(0, range(2, 4)), shown[2:4], strict=True))
+
+
 def test_networks_see_normalised_pixels():
     class Grey:
         def __len__(self):

@@ -118,6 +118,16 @@ def test_an_unreadable_file_is_told_once_and_replaced(tmp_path):
     assert all("another image takes its place" in line for line in said)
 
 
+def test_of_many_unreadable_files_three_are_told(tmp_path):
+    picture(0, 32, 32, 0).save(tmp_path / "ok.png")
+    said, names = [], [f"gone{k}.png" for k in range(7)]
+    files = Files(tmp_path, ["ok.png", *names], 1, said.append)
+    list(files.batches(plan(8, steps=2), CPU))
+    assert len(said) == 4
+    assert said[3] == "more files cannot be read: the result lists them all"
+    assert sorted(line.split(":")[0] for line in files.left_out) == names
+
+
 def test_a_batch_without_one_readable_file_ends_the_run(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"<html>")
     with pytest.raises(RunFailed, match=r"none of 4 images of a batch can be read, a\.jpg among them"):
