@@ -121,8 +121,8 @@ def test_an_unreadable_file_is_told_once_and_replaced(tmp_path):
 def test_of_many_unreadable_files_three_are_told(tmp_path):
     picture(0, 32, 32, 0).save(tmp_path / "ok.png")
     said, names = [], [f"gone{k}.png" for k in range(7)]
-    files = Files(tmp_path, ["ok.png", *names], 1, said.append)
-    list(files.batches(plan(8, steps=2), CPU))
+    files = Files(tmp_path, ["ok.png"] * 7 + names, 1, said.append)
+    list(files.batches(plan(14, steps=20, batch=16), CPU))
     assert len(said) == 4
     assert said[3] == "more files cannot be read: the result lists them all"
     assert sorted(line.split(":")[0] for line in files.left_out) == names
