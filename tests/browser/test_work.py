@@ -191,5 +191,5 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
         )
     )
     page.get_by_text("still wrong", exact=True).click()
-    page.get_by_text(f"{still_wrong} of 60 images: still wrong by both, seed 0").wait_for()
+    page.get_by_text(f"{still_wrong} of 60 images: wrong before and after both, seed 0").wait_for()
     thumbs_are_drawn(page, 1)
