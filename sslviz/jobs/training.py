@@ -35,8 +35,8 @@ def train_images(
 ) -> "Source":
     """The source of these images at this size: their files, or all of them in memory.
 
-    In memory, the order of all depends on which could be read: folder/left_out.json keeps it, so that a resumed run goes on
-    with the very same ones. Raises InputError where one of them cannot be read any more.
+    In memory, the order of all depends on which could be read: folder/left_out.json keeps it, so that a training that has begun
+    goes on with the very same ones. Raises InputError where one of them cannot be read any more.
     """
     from sslviz.data.loading import load_pixels
     from sslviz.store.files import read_json, write_json
@@ -46,15 +46,15 @@ def train_images(
     if from_files:
         return Files(dataset.root, ids, workers, progress.warn)
     record = folder / "left_out.json"
-    resumed = record.exists()
-    left_out: dict[str, str] = read_json(record) if resumed else {}
+    begun = record.exists() and any(any(folder.rglob(name)) for name in ("checkpoint.pt", "metrics.parquet"))
+    left_out: dict[str, str] = read_json(record) if begun else {}
     pixels, bad = load_pixels(dataset.root, [i for i in ids if i not in left_out], size, workers, progress)
-    if resumed and bad:
+    if begun and bad:
         raise InputError(
             f"{shown(list(bad))} could be read when this run began. Put back what is missing, or delete the run and start "
             f"again: sslviz runs delete {folder.name}"
         )
-    if not resumed:
+    if not begun:
         left_out = bad
         write_json(record, left_out)
     lines = [f"{sample_id}: {reason}" for sample_id, reason in left_out.items()]

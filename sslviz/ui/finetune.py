@@ -176,10 +176,18 @@ def differences(table: pd.DataFrame) -> None:
     )
 
 
-def images(here: Frame, table: pd.DataFrame, summary: dict[str, Any], arm: str, seed: int) -> None:
-    """The images that an arm mended or broke, with the probe's confidence before and after."""
-    if not {"correct", "prediction"} <= set(table):
+def same_images(here: Frame, images: pd.DataFrame, panels: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """Base and an arm on the very same images; nothing where right and wrong are not known."""
+    if not {"correct", "prediction"} <= set(images):
         return
+    st.subheader("Before and after, on the same images")
+    arm, seed = _choose_arm(images)
+    _images(here, images, summary, arm, seed)
+    _panels(panels, summary["titles"], arm, seed)
+
+
+def _images(here: Frame, table: pd.DataFrame, summary: dict[str, Any], arm: str, seed: int) -> None:
+    """The images that an arm mended or broke, with the probe's confidence before and after."""
     (encoder,) = (row["encoder"] for row in summary["arms"] if (row["arm"], row["seed"]) == (arm, seed))
     if encoder in here.workspace.encoders():
         st.page_link(
@@ -237,9 +245,7 @@ def before_and_after(table: pd.DataFrame, arm: str, seed: int) -> pd.DataFrame:
     return found.dropna(subset=["before", "after"]).astype({"before": bool, "after": bool})
 
 
-def choose_arm(table: pd.DataFrame) -> tuple[str, int]:
-    """Which arm, and which of its seeds, is shown beside the base."""
-    st.subheader("Before and after, on the same images")
+def _choose_arm(table: pd.DataFrame) -> tuple[str, int]:
     arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != "base"]
     seeds = sorted({int(s) for s in table["seed"]} - {-1})
     left, right = st.columns(2)
@@ -248,7 +254,7 @@ def choose_arm(table: pd.DataFrame) -> tuple[str, int]:
     return str(arm), int(seed)
 
 
-def panels(table: pd.DataFrame, names: list[str], arm: str, seed: int) -> None:
+def _panels(table: pd.DataFrame, names: list[str], arm: str, seed: int) -> None:
     """Class-average representations of the base and of an arm."""
     if table.empty:
         return

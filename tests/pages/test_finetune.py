@@ -151,6 +151,18 @@ def test_a_step_that_cannot_be_measured_is_said(page, monkeypatch):
     assert said.startswith("What a step needs could not be measured: out of memory. Choose a smaller --batch-size")
 
 
+def test_where_right_and_wrong_are_not_known_no_images_are_compared(page, mended):
+    path = latest_result(mended.results("pets", "small", "finetune")).folder / "images.parquet"
+    whole = path.read_bytes()
+    try:
+        write_table(path, pd.read_parquet(path).drop(columns=["correct", "prediction", "confidence"]))
+        test = page()
+        assert "Before and after" not in text(test)
+        assert "Class averages" not in text(test)
+    finally:
+        path.write_bytes(whole)
+
+
 def test_an_arm_opens_on_the_overview(page, mended):
     test = page()
     test.selectbox(key="mend-seed").set_value(1).run()
