@@ -30,18 +30,18 @@ class Progress:
         """Raise Cancelled when somebody pressed stop."""
 
 
-class Led(Progress):
-    """Another's progress, its stages and warnings led by what is being worked at."""
+class Prefixed(Progress):
+    """Another's progress; what is being worked at stands before its stages and warnings."""
 
-    def __init__(self, progress: Progress, lead: str) -> None:
-        self.progress, self.folder, self.lead = progress, progress.folder, lead
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self.progress, self.folder, self.prefix = progress, progress.folder, prefix
         self.advance, self.note, self.check = progress.advance, progress.note, progress.check  # type: ignore[method-assign]
 
     def warn(self, sentence: str) -> None:
-        self.progress.warn(f"{self.lead}: {sentence}")
+        self.progress.warn(f"{self.prefix}: {sentence}")
 
     def stage(self, name: str, total: int = 0) -> None:
-        self.progress.stage(f"{self.lead}: {name}", total)
+        self.progress.stage(f"{self.prefix}: {name}", total)
 
 
 def while_checking(work: Callable[[], Made], progress: Progress) -> Made:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -73,8 +73,8 @@ def _command(
         parameters.append(
             inspect.Parameter(shown.get(name, name), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
         )
-    extra = _EXTRA.get(job.name, [])
-    parameters += [*extra]
+    parameters += _OF_ANALYZE if job.name == "analyze" else []
+    parameters += [_keyword("slurm", SlurmOption)] if job.trains else []
     parameters += [
         _keyword("config", _config_option(job, shown)),
         inspect.Parameter("workspace", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceOption),
@@ -108,19 +108,15 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-_EXTRA = {
-    "pretrain": [_keyword("slurm", SlurmOption)],
-    "finetune": [_keyword("slurm", SlurmOption)],
-    "analyze": [
-        _keyword("classes", ClassesOption),
-        _keyword("network", NetworkOption),
-        _keyword("mean", MeanOption),
-        _keyword("std", StdOption),
-        _keyword("size", SizeOption),
-        _keyword("resize", ResizeOption),
-        _keyword("stem_padding", PaddingOption),
-    ],
-}
+_OF_ANALYZE = [
+    _keyword("classes", ClassesOption),
+    _keyword("network", NetworkOption),
+    _keyword("mean", MeanOption),
+    _keyword("std", StdOption),
+    _keyword("size", SizeOption),
+    _keyword("resize", ResizeOption),
+    _keyword("stem_padding", PaddingOption),
+]
 
 
 def run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: bool, slurm: str) -> None:
@@ -128,10 +124,8 @@ def run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: b
         name = getattr(settings, kind, None)
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
-    if job.name == "finetune":  # what cannot be is said before a run is made of it
-        from sslviz.jobs.finetune import FinetuneSettings, check
-
-        check(cast(FinetuneSettings, settings), workspace)
+    if job.check:
+        job.check(settings, workspace)
     result = run(job, settings, workspace, slurm)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))

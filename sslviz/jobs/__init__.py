@@ -53,28 +53,38 @@ class Settings(BaseModel):
 
 _S = TypeVar("_S", bound=Settings)
 Run = Callable[[Any, Workspace, Progress], dict[str, Any]]
+Check = Callable[[Any, Workspace], object]
 
 
 @dataclass(frozen=True)
 class Job:
-    """`run(settings, workspace, progress)` does the work and returns what `--json` prints."""
+    """`run(settings, workspace, progress)` does the work and returns what `--json` prints.
+
+    trains: at most one of those runs in a workspace, and a cluster may take it · check: raises InputError for settings that
+    cannot work, before a run is made of them.
+    """
 
     name: str
     settings: type[Settings]
     run: Run
     example: str
     summary: str
+    trains: bool = False
+    check: Check | None = None
 
 
 _NO_JOBS = frozenset({"runner", "inputs", "damage", "mended", "origin", "arms", "slurm", "training"})
 JOBS: Registry[Job] = Registry("job", __name__, beside=_NO_JOBS)
 
 
-def job(name: str, settings: type[Settings], example: str) -> Callable[[Run], Run]:
+def job(
+    name: str, settings: type[Settings], example: str, trains: bool = False, check: Check | None = None
+) -> Callable[[Run], Run]:
     """Enter a function as the job `name`; its docstring's first line is the command's help."""
 
     def enter(run: Run) -> Run:
-        JOBS.register(name)(Job(name, settings, run, example, (run.__doc__ or "").strip().splitlines()[0]))
+        summary = (run.__doc__ or "").strip().splitlines()[0]
+        JOBS.register(name)(Job(name, settings, run, example, summary, trains, check))
         return run
 
     return enter

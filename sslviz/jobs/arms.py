@@ -29,7 +29,7 @@ from sslviz.jobs.origin import Origin, name_taken
 from sslviz.jobs.training import cut_from_files, fabric_for, left_out_by_all, train_ids, train_images
 from sslviz.methods import METHODS, Method
 from sslviz.methods.heads import take_apart
-from sslviz.progress import Led, Progress
+from sslviz.progress import Prefixed, Progress
 from sslviz.store.files import only_writer, read_json, write_json
 from sslviz.store.fingerprints import fingerprint
 from sslviz.store.workspace import Workspace
@@ -89,7 +89,7 @@ class Trainer:
         self.fixed = Selection(np.empty(0, np.int64), 0.0)
         self.dataset, _ = datasets.refresh(workspace, settings.dataset)
         self.fabric = fabric_for(settings.device, settings.precision)
-        self.speaks = self.fabric.is_global_zero
+        self.is_global_zero = self.fabric.is_global_zero
         progress.note(device=self.fabric.device.type, precision=settings.precision, processes=self.fabric.world_size)
 
     def watched(self, embed: Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]], due: bool) -> dict[str, float]:
@@ -140,10 +140,10 @@ class Trainer:
         name = self.settings.encoder_name(arm, seed)
         weights, notes = self._weights(arm)
         made_of = self._made_of(weights, seed)
-        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, made_of) if self.speaks else None)
+        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, made_of) if self.is_global_zero else None)
         return Plan(arm, seed, name, weights, made_of, notes, there)
 
-    def train(self, plan: Plan, progress: Led) -> Trained:
+    def train(self, plan: Plan, progress: Prefixed) -> Trained:
         """One arm; where its encoder is there already, made in the very same way, that one is taken."""
         arm, seed, name, weights, made_of = plan[:5]
         if plan.there is not None:
@@ -173,7 +173,7 @@ class Trainer:
             notes.append(f"{arm}, seed {seed}: {words}")
         if left_out := left_out_by_all(self.images, self.fabric):
             notes.append(f"{len(left_out)} train images could not be read and are left out: {shown(left_out)}")
-        if not self.speaks:
+        if not self.is_global_zero:
             return Trained(arm, seed, name, weights, curve, notes)
         spec = self.origin.spec.model_copy(
             update={
@@ -200,7 +200,7 @@ class Trainer:
         folder = self.folder / name
         record = folder / "made_by.json"
         was = read_json(record) if record.exists() else {}
-        if self.speaks and was != made_of:
+        if self.is_global_zero and was != made_of:
             if (folder / "checkpoint.pt").exists():
                 changed = " and ".join(what for what, value in made_of.items() if was.get(what) != value)
                 raise InputError(
@@ -266,7 +266,7 @@ class Trainer:
         lambda1 = float(f"{_STRONG * float(self.fabric.broadcast(ratio)):.3g}")
         if math.isinf(lambda1):
             raise RunFailed("the Q term pulls at nothing here (all sets are empty): leave the arm strong out.")
-        if self.speaks:
+        if self.is_global_zero:
             write_json(record, lambda1)
         return lambda1
 
@@ -328,7 +328,7 @@ class Trainer:
         lr = method.recipe.base_lr * own.batch_size / 256
         schedule = Schedule(own.head_epochs, own.batch_size, lr, min(1, own.head_epochs - 1), 0, heads_only=True)
         folder = self._folder("head", self._made_of(self._plain, 0))
-        progress = Led(self.progress, "fresh head")
+        progress = Prefixed(self.progress, "fresh head")
         train(method, made.views, self.images, made.size, self.normalise, schedule, folder, self.fabric, progress)
         return method.state_dict()
 
@@ -359,12 +359,12 @@ class _Watch:
 
     def _refresh(self) -> None:
         assert self.trainer.base is not None
-        samples, ruler = self.trainer.embedded.samples, self.trainer.base.rulers["score"]
+        samples, scored = self.trainer.embedded.samples, self.trainer.base.made_with["score"]
         eps = self.trainer.settings.eps
         counts = ActivationCounts(self.trainer.origin.spec.feature_dim, EPS_GRID if eps == "auto" else [eps])
         for _, block in self._embedded(samples.loc[samples["split"] == "train", "sample_id"].tolist()):
             counts.update(block)
-        chosen = counts.select(eps, ruler["lower"], ruler["upper"])
+        chosen = counts.select(eps, scored["lower"], scored["upper"])
         self.regulariser.selection = Selection(chosen.features, chosen.eps)
 
     def _embedded(self, sample_ids: list[str]) -> Iterable[tuple[list[str], np.ndarray]]:

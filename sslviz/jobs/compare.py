@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sslviz.errors import Busy, InputError
 from sslviz.jobs import Settings, job, remade
-from sslviz.progress import Led, Progress
+from sslviz.progress import Prefixed, Progress
 from sslviz.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def compare(settings: CompareSettings, workspace: Workspace, progress: Progress)
     if settings.controls and dataset.root is not None:
         names += [name for name in controls(workspace, names[0]) if name not in names]
     for k, name in enumerate(names, start=1):
-        led = Led(progress, f"{name} ({k} of {len(names)})")
+        prefixed = Prefixed(progress, f"{name} ({k} of {len(names)})")
         while (found := result_state(workspace, dataset, name, "score"))[0] != "fresh":
             both = {"dataset": dataset.name, "encoder": name}
             as_it_was = remade(ScoreSettings, found[2].content["settings"] if found[2] else {}, **both)
             try:
-                analyzed(as_it_was, workspace, led, settings.project)
+                analyzed(as_it_was, workspace, prefixed, settings.project)
             except Busy:  # another run is at it
                 progress.stage(f"waiting for another run on {name}")
                 time.sleep(_PAUSE)

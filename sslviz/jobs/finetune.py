@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sslviz.errors import InputError, Stale
 from sslviz.jobs import Device, Eps, Processes, Settings, TrainingBatch, TrainingWorkers, job
-from sslviz.progress import Led, Progress, while_checking
+from sslviz.progress import Prefixed, Progress, while_checking
 from sslviz.store.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -116,7 +116,61 @@ class FinetuneSettings(Settings):
         return epochs, lr, epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
 
 
-@job("finetune", FinetuneSettings, example="sslviz finetune --dataset demo --encoder simclr-demo --preset small")
+def check_trainable(spec: "EncoderSpec") -> None:
+    """Raises InputError for an encoder that no training goes on from: raw pixels, a timm model, some outputs of another one."""
+    if spec.backbone not in _TRAINABLE:
+        raise InputError(
+            f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets whose '
+            "parts are named as torchvision's can."
+        )
+    if spec.outputs:
+        raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
+
+
+def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, int]":
+    """(the encoder to go on from, how many images are trained on).
+
+    Raises InputError for arms, seeds and epochs that make no training; for what cannot be trained; where the images fill no
+    batch, or the processes cannot share one; for names that other encoders have.
+    """
+    from sslviz.data import dataset as datasets
+    from sslviz.encoders.store import card_of
+    from sslviz.jobs.origin import Origin, name_taken
+    from sslviz.jobs.training import processes
+
+    if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
+        raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
+    if (settings.warmup_epochs or 0) >= (epochs := settings.pace()[0]):
+        raise InputError(f"warmup-epochs: expected fewer than the {epochs} epochs (got {settings.warmup_epochs}).")
+    origin = Origin.read(workspace, settings)
+    for name in settings.encoder_names():
+        check_name("encoder", name)
+        if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
+            raise name_taken(name)
+    dataset, _ = datasets.refresh(workspace, settings.dataset)
+    there = int(dataset.facts["counts"].get("train", 0))
+    n = min(there, settings.most() or there)
+    if dataset.root is None or n < settings.batch_size:
+        used = f", of which {n:,} are used" if n < there else ""
+        raise InputError(
+            f'data set "{dataset.name}" has {there:,} train images{used}; expected at least one batch of {settings.batch_size} '
+            "pictures. Choose a smaller --batch-size, more --images or another data set."
+        )
+    world = processes(settings.processes)[0]
+    if settings.batch_size % world or settings.batch_size // world < 2:
+        raise InputError(
+            f"batch size {settings.batch_size}: expected at least 2 for each of the {world} processes, alike for all."
+        )
+    return origin, n
+
+
+@job(
+    "finetune",
+    FinetuneSettings,
+    example="sslviz finetune --dataset demo --encoder simclr-demo --preset small",
+    trains=True,
+    check=check,
+)
 def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Fine-tune an encoder with the Q-Score regulariser, next to controls; compare before and after on the same images."""
     from sslviz.jobs.arms import Trainer
@@ -131,15 +185,15 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
         for note in origin.notes:
             progress.warn(note)
     trainer = Trainer(settings, workspace, origin, progress)
-    if trainer.speaks:
+    if trainer.is_global_zero:
         trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())
         trainer.fixed = trainer.base.fixed
     trainer.fixed = Selection(*trainer.fabric.broadcast(tuple(trainer.fixed)))
     arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
     plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
-    watched = trainer.watch_base() if trainer.speaks else {}
-    trained = [trainer.train(plan, led) for plan, led in zip(plans, _led(progress, plans), strict=True)]
-    return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.speaks else {}
+    watched = trainer.watch_base() if trainer.is_global_zero else {}
+    trained = [trainer.train(plan, prefixed) for plan, prefixed in zip(plans, _prefixed(progress, plans), strict=True)]
+    return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.is_global_zero else {}
 
 
 def _compared(
@@ -153,64 +207,26 @@ def _compared(
     """Judge every arm, and store what it gained and lost. watched: what is watched of the base."""
     import pandas as pd
 
-    from sslviz.analysis import mending
+    from sslviz.analysis.mending import verdict
     from sslviz.data import dataset as datasets
     from sslviz.jobs.arms import known
     from sslviz.jobs.inputs import open_embedded
-    from sslviz.jobs.mended import judge
     from sslviz.store.files import only_writer
     from sslviz.store.results import save_result
 
-    base, fixed = trainer.base, trainer.fixed
-    assert base is not None
     if datasets.refresh(workspace, settings.dataset)[0].fingerprint != trainer.dataset.fingerprint:
         raise Stale(
             f'images of "{settings.dataset}" came or went while encoders were trained: before and after are not the same images. '
             f"The encoders stay ({', '.join(one.encoder for one in trained)}): sslviz compare --dataset {settings.dataset}"
         )
-    notes = [*trainer.origin.notes, *base.notes]
-    if settings.precision != "32-true":
-        notes.append("trained in bf16, whose 8 bits round the Q term away at small lambda1: its arm may equal its control")
-    if not len(fixed.features):
-        notes.append("no feature is discriminative: D is empty and the Q term does nothing")
-    if "control" not in settings.arms:
-        notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
-    judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
-    for one, led in zip(trained, _led(progress, trained), strict=True):
-        after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, led, **settings.machine())
-        judged.append((one.arm, one.seed, after))
-        notes += [note for note in [*one.notes, *after.notes] if note not in notes]
+    judged, notes = _judged(settings, workspace, trainer, trained, progress)
     progress.stage("comparing")
-    if others := list(dict.fromkeys(f"{arm} {one.eps:g}" for arm, _, one in judged if one.eps != base.eps)):
-        notes.append(
-            f"eps is chosen for each encoder: {base.eps:g} for the base, {', '.join(others)}. What counts with an arm's own D "
-            "(its Q, AUROC, AUPRC, heatmaps) differs by that too"
-        )
-    if base.l2 and (others := list(dict.fromkeys(f"{arm} {one.l2:g}" for arm, _, one in judged if one.l2 != base.l2))):
-        notes.append(
-            f"the probe's L2 is chosen for each encoder: {base.l2:g} for the base, {', '.join(others)}. "
-            "On 60 % of the features all have the base's"
-        )
-    everywhere = set.intersection(*(set(one.images.index) for _, _, one in judged))
-    if lost := len(set.union(*(set(one.images.index) for _, _, one in judged)) - everywhere):
-        notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")
-    judged = [(arm, seed, replace(one, images=one.images.loc[sorted(everywhere)])) for arm, seed, one in judged]
     base = judged[0][2]
     rows: list[dict[str, Any]] = [{"arm": "base", "seed": -1, "encoder": settings.encoder, **base.figures()}]
-    arms = {"base": [base]}
-    for one, (arm, _, after) in zip(trained, judged[1:], strict=True):
-        arms.setdefault(arm, []).append(after)
-        rows.append({**one.facts(), **after.figures(), **base.changed(after)})
-    against = [arm for arm in ("base", "control") if arm in arms]
-
-    def compared() -> pd.DataFrame:
-        images = {arm: [one.images for one in seeds] for arm, seeds in arms.items()}
-        seen = set.intersection(*(set(one.looks.index) for seeds in arms.values() for one in seeds))  # a mask may be unreadable
-        looks = {arm: [one.looks[one.looks.index.isin(seen)] for one in seeds] for arm, seeds in arms.items()}
-        found = [mending.differences(images, against), mending.differences(looks, against)]
-        return pd.concat([found[0], found[1][found[1]["figure"] != "top1"]], ignore_index=True)
-
-    differences = while_checking(compared, progress)
+    rows += [
+        {**one.facts(), **after.figures(), **base.changed(after)} for one, (_, _, after) in zip(trained, judged[1:], strict=True)
+    ]
+    differences = while_checking(lambda: _differences(judged), progress)
     tables = {
         "arms": pd.DataFrame(rows),
         "differences": differences,
@@ -229,9 +245,9 @@ def _compared(
         "epochs": epochs,
         "lr": lr,
         "warmup_epochs": warmup,
-        "eps": fixed.eps,
-        "n_discriminative": len(fixed.features),
-        "verdict": mending.verdict(differences),
+        "eps": trainer.fixed.eps,
+        "n_discriminative": len(trainer.fixed.features),
+        "verdict": verdict(differences),
         "notes": notes,
     }
     for note in notes:
@@ -244,9 +260,62 @@ def _compared(
     return {"dataset": settings.dataset, "encoder": settings.encoder, **summary}
 
 
-def _led(progress: Progress, arms: "Sequence[Plan | Trained]") -> list[Led]:
-    """The progress of each arm, led by its name and place."""
-    return [Led(progress, f"{one.arm}, seed {one.seed} ({k} of {len(arms)})") for k, one in enumerate(arms, start=1)]
+def _judged(
+    settings: FinetuneSettings, workspace: Workspace, trainer: "Trainer", trained: "list[Trained]", progress: Progress
+) -> "tuple[list[tuple[str, int, Judged]], list[str]]":
+    """The base and every arm's encoder by arm and seed, on the images that all of them could be judged on; what is to be said."""
+    from sslviz.jobs.mended import judge
+
+    base = trainer.base
+    assert base is not None
+    notes = [*trainer.origin.notes, *base.notes]
+    if settings.precision != "32-true":
+        notes.append("trained in bf16, whose 8 bits round the Q term away at small lambda1: its arm may equal its control")
+    if not len(trainer.fixed.features):
+        notes.append("no feature is discriminative: D is empty and the Q term does nothing")
+    if "control" not in settings.arms:
+        notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
+    judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
+    for one, prefixed in zip(trained, _prefixed(progress, trained), strict=True):
+        after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, prefixed, **settings.machine())
+        judged.append((one.arm, one.seed, after))
+        notes += [note for note in [*one.notes, *after.notes] if note not in notes]
+    if others := list(dict.fromkeys(f"{arm} {one.eps:g}" for arm, _, one in judged if one.eps != base.eps)):
+        notes.append(
+            f"eps is chosen for each encoder: {base.eps:g} for the base, {', '.join(others)}. What counts with an arm's own D "
+            "(its Q, AUROC, AUPRC, heatmaps) differs by that too"
+        )
+    if base.l2 and (others := list(dict.fromkeys(f"{arm} {one.l2:g}" for arm, _, one in judged if one.l2 != base.l2))):
+        notes.append(
+            f"the probe's L2 is chosen for each encoder: {base.l2:g} for the base, {', '.join(others)}. "
+            "On 60 % of the features all have the base's"
+        )
+    everywhere = set.intersection(*(set(one.images.index) for _, _, one in judged))
+    if lost := len(set.union(*(set(one.images.index) for _, _, one in judged)) - everywhere):
+        notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")
+    return [(arm, seed, replace(one, images=one.images.loc[sorted(everywhere)])) for arm, seed, one in judged], notes
+
+
+def _differences(judged: "list[tuple[str, int, Judged]]") -> "pd.DataFrame":
+    """Each arm less the base, and less the control if there is one; of heatmaps on the images that all have."""
+    import pandas as pd
+
+    from sslviz.analysis.mending import differences
+
+    seen = set.intersection(*(set(one.looks.index) for _, _, one in judged))
+    images: dict[str, list[pd.DataFrame]] = {}
+    looks: dict[str, list[pd.DataFrame]] = {}
+    for arm, _, one in judged:
+        images.setdefault(arm, []).append(one.images)
+        looks.setdefault(arm, []).append(one.looks[one.looks.index.isin(seen)])
+    against = [arm for arm in ("base", "control") if arm in images]
+    of_looks = differences(looks, against)
+    return pd.concat([differences(images, against), of_looks[of_looks["figure"] != "top1"]], ignore_index=True)
+
+
+def _prefixed(progress: Progress, arms: "Sequence[Plan | Trained]") -> list[Prefixed]:
+    """The progress of each arm, after its name and place."""
+    return [Prefixed(progress, f"{one.arm}, seed {one.seed} ({k} of {len(arms)})") for k, one in enumerate(arms, start=1)]
 
 
 def from_base(curve: "pd.DataFrame", watched: dict[str, Any]) -> "pd.DataFrame":
@@ -323,51 +392,3 @@ def estimate(settings: FinetuneSettings, origin: "Origin", n: int) -> Estimate:
             f"free. Choose {files}a smaller --batch-size."
         )
     return found
-
-
-def check_trainable(spec: "EncoderSpec") -> None:
-    """Raises InputError for an encoder that no training goes on from: raw pixels, a timm model, some outputs of another one."""
-    if spec.backbone not in _TRAINABLE:
-        raise InputError(
-            f'encoder "{spec.name}" ({spec.backbone}, {spec.source or "of unknown origin"}) cannot be trained; ResNets whose '
-            "parts are named as torchvision's can."
-        )
-    if spec.outputs:
-        raise InputError(f'encoder "{spec.name}" was cut to some of its outputs; fine-tune the encoder it was cut from.')
-
-
-def check(settings: FinetuneSettings, workspace: Workspace) -> "tuple[Origin, int]":
-    """(the encoder to go on from, how many images are trained on).
-
-    Raises InputError for arms, seeds and epochs that make no training; for what cannot be trained; where the images fill no
-    batch, or the processes cannot share one; for names that other encoders have.
-    """
-    from sslviz.data import dataset as datasets
-    from sslviz.encoders.store import card_of
-    from sslviz.jobs.origin import Origin, name_taken
-    from sslviz.jobs.training import processes
-
-    if not settings.arms or not settings.seeds or not 0 <= min(settings.seeds) <= max(settings.seeds) < 2**31:
-        raise InputError("name at least one arm, and one seed of 0 or more (less than 2,147,483,648).")
-    if (settings.warmup_epochs or 0) >= (epochs := settings.pace()[0]):
-        raise InputError(f"warmup-epochs: expected fewer than the {epochs} epochs (got {settings.warmup_epochs}).")
-    origin = Origin.read(workspace, settings)
-    for name in settings.encoder_names():
-        check_name("encoder", name)
-        if name in workspace.encoders() and "made_by" not in card_of(workspace, name):
-            raise name_taken(name)
-    dataset, _ = datasets.refresh(workspace, settings.dataset)
-    there = int(dataset.facts["counts"].get("train", 0))
-    n = min(there, settings.most() or there)
-    if dataset.root is None or n < settings.batch_size:
-        used = f", of which {n:,} are used" if n < there else ""
-        raise InputError(
-            f'data set "{dataset.name}" has {there:,} train images{used}; expected at least one batch of {settings.batch_size} '
-            "pictures. Choose a smaller --batch-size, more --images or another data set."
-        )
-    world = processes(settings.processes)[0]
-    if settings.batch_size % world or settings.batch_size // world < 2:
-        raise InputError(
-            f"batch size {settings.batch_size}: expected at least 2 for each of the {world} processes, alike for all."
-        )
-    return origin, n

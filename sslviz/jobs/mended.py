@@ -23,6 +23,7 @@ from sslviz.jobs.interpret import InterpretSettings, interpret
 from sslviz.jobs.probe import ProbeSettings, probe
 from sslviz.jobs.score import ScoreSettings, score
 from sslviz.progress import Progress, while_checking
+from sslviz.store.results import Result
 from sslviz.store.workspace import Workspace
 from sslviz.training.regulariser import Selection
 
@@ -39,8 +40,8 @@ class Judged:
     images: of the judged split, by sample_id in order, see `analysis.mending.figures`; also label, what the probe said and how
     sure it was (prediction, confidence) · looks: of the images that have masks, correct, core, spurious · panel: class averages
     on features of D · fixed: D and eps of the base · l2: the probe's, None to choose it · l2_40: that of the probe on 60 % of the
-    features, None where there is none · rulers: settings of embed, probe, score
-    and interpret · made_from: keys of the results that all this was read from.
+    features, None where there is none · made_with: settings of embed, probe, score and interpret · made_from: keys of the results
+    that all this was read from.
     """
 
     images: pd.DataFrame
@@ -52,7 +53,7 @@ class Judged:
     l2_40: float | None
     rank_me: float
     eps: float
-    rulers: dict[str, dict[str, Any]]
+    made_with: dict[str, dict[str, Any]]
     made_from: dict[str, str]
     notes: list[str]
 
@@ -97,9 +98,8 @@ def judge(
     progress.stage("judging")
     embedded = open_embedded(workspace, dataset_name, encoder)
     states = {job: result_state(workspace, dataset, encoder, job) for job in ("probe", "score", "interpret")}
-    results = {job: result if state == "fresh" else None for job, (state, _, result) in states.items()}
-    score, probe, interpret = results["score"], results["probe"], results["interpret"]
-    assert score is not None
+    results = {job: result for job, (state, _, result) in states.items() if state == "fresh" and result is not None}
+    score, interpreted = results["score"], results.get("interpret")
     features = score.table("features", ["feature", "share", "chosen"]).sort_values("feature")
     summary = score.content["summary"]
     fixed = base.fixed if base else Selection(features.loc[features["chosen"], "feature"].to_numpy(), float(summary["eps"]))
@@ -111,19 +111,10 @@ def judge(
     H = embedded.store.read(images["row"].to_numpy())
     images["q_fixed"] = score_rows(H, fixed.features, fixed.eps).q
     l2 = l2_40 = None
-    if probe is not None and embedded.dataset.has_labels:
-        said = probe.table("predictions", ["sample_id", "correct", "prediction", "confidence"])
-        images = images.merge(said, on="sample_id", how="left")
-        known = images["correct"].notna().to_numpy()
-        if not known.any():
-            notes.append(f"no {split} image has a label that the probe knows: right and wrong cannot be told apart")
-            images = images.drop(columns=["correct", "prediction", "confidence"])
-        else:
-            if not known.all():
-                notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")
-            images, H = images[known].reset_index(drop=True), H[known]
-            images["correct"] = images["correct"].astype(bool)
-            l2 = float(probe.content["summary"]["l2"]) if probe.content["settings"]["protocol"] == "lbfgs" else None
+    if (probed := results.get("probe")) is not None and embedded.dataset.has_labels:
+        images, H = _told_apart(images, H, probed, split, notes)
+        if "correct" in images:
+            l2 = float(probed.content["summary"]["l2"]) if probed.content["settings"]["protocol"] == "lbfgs" else None
             alike = base.l2_40 if base else l2  # which L2 is best at full width says little here, and moves this by points
             smaller = _compressed(embedded, features["share"].to_numpy(), images, H, alike, progress)
             if isinstance(smaller, str):
@@ -132,18 +123,12 @@ def judge(
                 images["correct_40"], l2_40 = smaller.predictions == images["label"].to_numpy(), smaller.l2
     K = len(fixed.features)
     panel_of = fixed.features[np.linspace(0, K - 1, min(K, _PANEL)).round().astype(np.int64)]
-    looks = pd.DataFrame({"sample_id": []})
-    if interpret is not None:
-        looks = interpret.table("looks", ["sample_id", "correct", "core_iou_map", "spurious_iou_map"]).dropna(subset="correct")
-        looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
-    rulers = {job: dict(result.content["settings"]) for job, result in results.items() if result is not None}
-    rulers["embed"] = _embedded_as(embedded)
     made_from = {"score": score.basis}
-    if interpret is not None:
-        made_from["masks"] = interpret.inputs["masks"]
+    if interpreted is not None:
+        made_from["masks"] = interpreted.inputs["masks"]
     return Judged(
         images=images.drop(columns="row").set_index("sample_id").sort_index(),
-        looks=looks.set_index("sample_id").sort_index(),
+        looks=_looks(interpreted),
         panel=_panel(images, expression.unit_rows(H), panel_of),
         fixed=fixed,
         split=split,
@@ -151,10 +136,37 @@ def judge(
         l2_40=l2_40,
         rank_me=float(summary["rank_me"]),
         eps=float(summary["eps"]),
-        rulers=rulers,
+        made_with={**{job: dict(result.content["settings"]) for job, result in results.items()}, "embed": _embedded_as(embedded)},
         made_from=made_from,
         notes=notes,
     )
+
+
+def _told_apart(
+    images: pd.DataFrame, H: np.ndarray, probed: Result, split: str, notes: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The images whose label the probe knows, with what it said, and their embeddings; where it knows none, all as they are.
+
+    `notes` gets what is left out.
+    """
+    said = probed.table("predictions", ["sample_id", "correct", "prediction", "confidence"])
+    told = images.merge(said, on="sample_id", how="left")
+    known = told["correct"].notna().to_numpy()
+    if not known.any():
+        notes.append(f"no {split} image has a label that the probe knows: right and wrong cannot be told apart")
+        return images, H
+    if not known.all():
+        notes.append(f"{(~known).sum():,} {split} images have no label that the probe knows and are left out")
+    return told[known].reset_index(drop=True).astype({"correct": bool}), H[known]
+
+
+def _looks(interpreted: Result | None) -> pd.DataFrame:
+    """Of the images that have masks, by sample_id: correct, and IoU of their heatmap with object (core) and surroundings."""
+    if interpreted is None:
+        return pd.DataFrame(index=pd.Index([], name="sample_id"))
+    looks = interpreted.table("looks", ["sample_id", "correct", "core_iou_map", "spurious_iou_map"]).dropna(subset="correct")
+    looks = looks.rename(columns={"core_iou_map": "core", "spurious_iou_map": "spurious"}).astype({"correct": bool})
+    return looks.set_index("sample_id").sort_index()
 
 
 def _computed(
@@ -173,7 +185,7 @@ def _computed(
     """
     names = {"dataset": dataset_name, "encoder": encoder}
     dataset, _ = datasets.refresh(workspace, dataset_name)
-    like = base.rulers["embed"] if base else {}  # an own one is made again as it was by `embed` itself
+    like = base.made_with["embed"] if base else {}  # an own one is made again as it was by `embed` itself
     if embeddings_state(workspace, dataset, encoder)[0] != "fresh" or (
         base and _embedded_as(open_embedded(workspace, dataset_name, encoder)) != like
     ):
@@ -184,7 +196,7 @@ def _computed(
         """(settings to make it with, whether it is there so)."""
         state, _, result = result_state(workspace, dataset, encoder, job)
         was = dict(result.content["settings"]) if result else {}
-        wanted = {**(base.rulers.get(job, {}) if base else was), **changes}
+        wanted = {**(base.made_with.get(job, {}) if base else was), **changes}
         if job == "score" and base is None and was.get("eps", eps) != eps:
             note = f"{encoder} had scores at eps {was['eps']}; they were made again at {eps}"
             if note not in notes:  # else one more try after Busy
@@ -195,7 +207,7 @@ def _computed(
         """The base may have been made by another version; its arms are made as it is, or not at all."""
         return parse(kind, {**wanted, **names}) if base else remade(kind, wanted, **names)
 
-    if base and "probe" in base.rulers:  # the base's own is made by `score`
+    if base and "probe" in base.made_with:  # the base's own is made by `score`
         wanted, there = asked("probe")
         if not there:
             probe(settings(ProbeSettings, wanted), workspace, progress)

@@ -70,6 +70,7 @@ class PretrainSettings(Settings):
     "pretrain",
     PretrainSettings,
     example="sslviz pretrain --dataset photos --method simclr --epochs 100",
+    trains=True,
 )
 def pretrain(settings: PretrainSettings, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Pre-train an encoder on a data set's train images, without labels."""

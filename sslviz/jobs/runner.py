@@ -34,7 +34,6 @@ from sslviz.store.files import is_held, read_json, write_json
 from sslviz.store.workspace import Workspace
 
 ACTIVE = ("starting", "queued", "running")
-_TRAININGS = ("pretrain", "finetune")
 _BEAT = 0.5
 _STARTS_WITHIN = 60.0
 _BEAT_LOST = 60.0
@@ -154,9 +153,10 @@ def kill(workspace: Workspace, run_id: str) -> None:
         with suppress(ProcessLookupError):
             if os.getpgid(int(state["pid"])) == int(state["pid"]):  # a run leads a group of its own
                 os.killpg(int(state["pid"]), signal.SIGKILL)
-        for other in workspace.run(run_id).glob(_FOLLOWER.format("*")):  # torchrun starts each in a session of its own
-            with suppress(ProcessLookupError):
-                os.killpg(int(read_json(other)["pid"]), signal.SIGKILL)
+        for path in workspace.run(run_id).glob(_FOLLOWER.format("*")):  # torchrun starts each in a session of its own
+            if (other := read_json(path)).get("machine", _machine()) == _machine():
+                with suppress(ProcessLookupError):
+                    os.killpg(int(other["pid"]), signal.SIGKILL)
         end = time.monotonic() + _DIES_WITHIN
         while is_held(workspace.run(run_id) / "alive") and time.monotonic() < end:  # else the next click would join it
             time.sleep(0.01)
@@ -439,7 +439,8 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
         signal.signal(stop, signal.SIG_IGN)  # the first process hears it and all stop at the same step
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     record = folder / _FOLLOWER.format(rank())
-    write_json(record, {"rank": rank(), "pid": os.getpid()})
+    own = {"rank": rank(), "pid": os.getpid(), "machine": _machine()}
+    write_json(record, own)
     entry = JOBS[config["job"]]
     while (state := read_json(folder / "state.json"))["status"] in ("starting", "queued"):  # the first process waits for its turn
         time.sleep(_BEAT)
@@ -452,7 +453,7 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
     except BaseException as error:
         traceback.print_exc()
         said = of_memory(error) or (str(error) if isinstance(error, SslvizError) else f"{type(error).__name__}: {error}")
-        write_json(record, {"rank": rank(), "pid": os.getpid(), "error": said})
+        write_json(record, {**own, "error": said})
         return error.exit_code if isinstance(error, SslvizError) else 1
     return 0
 
@@ -480,14 +481,19 @@ def _ahead(workspace: Workspace, run_id: str) -> str:
         if other["id"] == run_id or other["status"] not in ACTIVE or other.get("slurm"):
             continue  # a run on the cluster takes nothing from this machine
         earlier = other["status"] == "running" or order(other) < order(own)
-        training = other["job"] in _TRAININGS
-        if own["job"] in _TRAININGS:
+        training = _trains(other)
+        if _trains(own):
             waits = training and earlier
         else:
             waits = own["background"] and not training and (earlier or not other["background"])
         if waits:
             return str(other["id"])
     return ""
+
+
+def _trains(run: dict[str, Any]) -> bool:
+    """Whether a run is a training; one of another version's job is taken for none."""
+    return run["job"] in JOBS.names() and JOBS[run["job"]].trains
 
 
 def _start(workspace: Workspace, run_id: str) -> None:

@@ -306,7 +306,7 @@ def test_a_bug_is_called_one(workspace, photos, monkeypatch):
 
     JOBS["embed"]
     entry = JOBS._entries["embed"]
-    monkeypatch.setitem(JOBS._entries, "embed", type(entry)(entry.name, entry.settings, breaks, entry.example, entry.summary))
+    monkeypatch.setitem(JOBS._entries, "embed", replace(entry, run=breaks))
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     run_id, _ = runner.launch("embed", embed_settings(), workspace)
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
@@ -380,7 +380,8 @@ def test_what_ends_another_process_is_said_and_all_are_killed(workspace, photos,
     monkeypatch.setattr(os, "getpgid", lambda pid: pid)
     monkeypatch.setattr(runner, "is_held", lambda path: not killed[1:])
     write_json(folder / "state.json", {"status": "running", "pid": 111})
-    write_json(folder / "process-1.json", {"rank": 1, "pid": 222})
+    write_json(folder / "process-1.json", {"rank": 1, "pid": 222, "machine": runner._machine()})
+    write_json(folder / "process-2.json", {"rank": 2, "pid": 333, "machine": ["another-node", ""]})  # not ours
     runner.kill(workspace, folder.name)
     assert killed == [111, 222]
 
