@@ -97,6 +97,10 @@ def test_what_is_kept_of_the_same_settings_is_replaced_and_nothing_else_is(works
     assert keep(0.1) == [[0.1, 0]]
     assert keep(0.2, lambda1=1.0) == [[0.1, 0], [0.2, 0]]  # another setting: beside it
     assert keep(0.3, seeds=(0, 1)) == [[0.2, 0], [0.3, 0], [0.3, 1]]  # the first setting again, with a seed more
+    kept = [[0.2, 0], [0.3, 0], [0.3, 1]]
+    for k, changes in enumerate([{"batch_size": 128}, {"eps": 2.0}, {"processes": 2}]):  # each gives other encoders, or figures
+        kept.append([0.5 + k, 0])
+        assert keep(0.5 + k, **changes) == kept
     with pytest.raises(SystemExit, match="arms and seeds that are kept are missing"):
         keep(0.4)
 

@@ -68,6 +68,7 @@ def follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[
                     with suppress(InputError):  # it has just ended: how, is read next
                         cancel(workspace, run_id)
                 state = read_run(workspace, run_id)
+                plan = state["facts"].pop("plan", "")
                 facts = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in state["facts"].items())
                 bar.update(
                     task,
@@ -77,8 +78,8 @@ def follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[
                     facts=facts,
                 )
                 waiting = [state["stage"]] if state["status"] == "queued" and state["stage"] else []
-                for line in [*waiting, *state["warnings"]]:
-                    if line not in said:
+                for line in [plan, *waiting, *state["warnings"]]:
+                    if line and line not in said:
                         said.append(line)
                         bar.console.print(f"note: {line}", style="yellow", markup=False)
                 if state["status"] not in ACTIVE:

@@ -125,7 +125,9 @@ def run_and_print(job: Job, settings: Settings, workspace: Workspace, as_json: b
         if name is not None:
             workspace.existing_dataset(name) if kind == "dataset" else workspace.existing_encoder(name)
     if job.check:
-        job.check(settings, workspace)
+        from sslviz.jobs.slurm import on_cluster
+
+        job.check(on_cluster(settings, slurm), workspace)
     result = run(job, settings, workspace, slurm)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))

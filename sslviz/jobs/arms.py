@@ -147,6 +147,8 @@ class Trainer:
         """One arm; where its encoder is there already, made in the very same way, that one is taken."""
         arm, seed, name, weights, made_of = plan[:5]
         if plan.there is not None:
+            if self.is_global_zero:  # it may have been stopped just when the encoder was saved
+                (self.folder / f"{arm}-s{seed}" / "checkpoint.pt").unlink(missing_ok=True)
             return Trained(arm, seed, name, weights, pd.DataFrame(plan.there["curve"], dtype=float), plan.there["notes"])
         epochs, lr, warmup = self.settings.pace()
         settings, made = self.settings, self.origin.made

@@ -36,7 +36,7 @@ PRESETS_SAID = (
     "published: 50 epochs at 1e-5, at which LARS moves weights by less than a ten-thousandth of their norm in a thousand steps; "
     "small, for a CPU (not in the paper): 10 epochs of 1,024 images at 0.2"
 )
-NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device", "processes"})
+NOT_KEPT = frozenset({"dataset", "encoder", "workers", "device"})
 """Settings that a result does not name: its folder does, or they change no figure."""
 BASE = "base.json"
 """In a run's folder: what is watched of the base."""
@@ -291,6 +291,8 @@ def _judged(
             "On 60 % of the features all have the base's"
         )
     everywhere = set.intersection(*(set(one.images.index) for _, _, one in judged))
+    if not everywhere:
+        raise InputError(f"no {base.split} image could be judged by every encoder. Is the data set's folder still there?")
     if lost := len(set.union(*(set(one.images.index) for _, _, one in judged)) - everywhere):
         notes.append(f"{lost:,} {base.split} images could not be judged by every encoder and are left out")
     return [(arm, seed, replace(one, images=one.images.loc[sorted(everywhere)])) for arm, seed, one in judged], notes
@@ -336,7 +338,7 @@ def _stacked(parts: "list[tuple[str, int, pd.DataFrame]]") -> "pd.DataFrame":
 class Estimate:
     """What a fine-tuning needs here: steps over all arms and seeds, their seconds, and GB of memory beside what is free.
 
-    Not in the seconds: to judge each encoder afterwards.
+    Not in the seconds: to cut views from files, to watch a sample every epoch, and to judge each encoder afterwards.
     """
 
     head: str
@@ -350,8 +352,8 @@ class Estimate:
     def words(self) -> str:
         hours = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{max(1, self.seconds / 60):.0f} min"
         return (
-            f"{self.steps:,} steps of training, about {hours} here, {self.memory:.1f} GB of memory ({self.free:.1f} GB are "
-            f"free); then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to judge"
+            f"{self.steps:,} steps of training, about {hours} here without reading files and watching, {self.memory:.1f} GB of "
+            f"memory ({self.free:.1f} GB are free); then {self.encoders:,} encoder{'s' * (self.encoders > 1)} to judge"
         )
 
 

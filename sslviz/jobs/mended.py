@@ -211,7 +211,7 @@ def _computed(
         wanted, there = asked("probe")
         if not there:
             probe(settings(ProbeSettings, wanted), workspace, progress)
-    wanted, there = asked("score", eps=eps)
+    wanted, there = asked("score", eps=eps, **({"damage": 0} if base else {}))  # an arm's figures do not need that check
     if not there:
         score(settings(ScoreSettings, wanted).model_copy(update={"eps": eps}), workspace, progress)
     if mask_facts(dataset) is not None:

@@ -207,8 +207,16 @@ def _machine() -> list[str]:
 
 def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     """A run as it is now: id, job, settings, background, status (starting, queued, running, done, failed, cancelled, killed),
-    stage, done, total, facts, warnings, result, error, exit_code, seconds, eta_seconds, cancelling."""
+    stage, done, total, facts, warnings, result, error, exit_code, seconds, eta_seconds, cancelling. Raises NotFound; InputError
+    where its files are damaged."""
     folder = workspace.existing_run(run_id)
+    try:
+        return _read(folder)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"run {run_id}: its files are damaged; remove it: sslviz runs delete {run_id}") from None
+
+
+def _read(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     path = folder / "state.json"
     state = read_json(path) if path.exists() else {"status": "starting"}
@@ -220,7 +228,7 @@ def read_run(workspace: Workspace, run_id: str) -> dict[str, Any]:
     state = {
         **_DEFAULTS,
         **state,
-        "id": run_id,
+        "id": folder.name,
         "job": config["job"],
         "settings": config["settings"],
         "background": config.get("background", False),
@@ -257,15 +265,14 @@ def _described(workspace: Workspace, run_id: str) -> dict[str, Any]:
     """As `read_run`; a run whose files are damaged is one that failed, not the end of every page. Raises NotFound."""
     try:
         return read_run(workspace, run_id)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, NotFound):
-            raise
+    except NotFound:
+        raise
+    except InputError as error:
         folder = workspace.existing_run(run_id)
         about = {"id": run_id, "job": "damaged", "settings": {}, "background": False}
-        said = f"its files are damaged; remove it: sslviz runs delete {run_id}"
         now = folder.stat().st_mtime
         times = {"created": now, "updated": now, "seconds": 0.0, "cancelling": False}
-        return {**_DEFAULTS, **about, **times, "status": "failed", "error": said, "exit_code": 2}
+        return {**_DEFAULTS, **about, **times, "status": "failed", "error": str(error), "exit_code": 2}
 
 
 def check_idle(workspace: Workspace, kind: str, name: str) -> None:
@@ -383,6 +390,8 @@ def execute(workspace: Workspace, run_id: str) -> int:
         fcntl.flock(alive, fcntl.LOCK_EX)
         before = read_json(folder / "state.json") if (folder / "state.json").exists() else {}
         kept = {"launched": before.get("launched", time.time()), "slurm": before.get("slurm", "")}
+        if config.get("slurm"):  # the cluster may begin it before its number has been noted
+            kept["slurm"] = os.environ.get("SLURM_JOB_ID", kept["slurm"])
         progress = RunProgress(folder, {"status": "queued", "pid": os.getpid(), "machine": _machine(), **kept})
         for stop in (signal.SIGTERM, signal.SIGUSR2):  # the second: SLURM's time is nearly up
             signal.signal(stop, lambda *_: progress.cancelled.set())
@@ -442,8 +451,7 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
     own = {"rank": rank(), "pid": os.getpid(), "machine": _machine()}
     write_json(record, own)
     entry = JOBS[config["job"]]
-    while (state := read_json(folder / "state.json"))["status"] in ("starting", "queued"):  # the first process waits for its turn
-        time.sleep(_BEAT)
+    state = _begun(folder)
     if state["status"] != "running":
         return int(state["exit_code"] or 0)
     try:
@@ -456,6 +464,19 @@ def _follow(folder: Path, config: dict[str, Any], workspace: Workspace) -> int:
         write_json(record, {**own, "error": said})
         return error.exit_code if isinstance(error, SslvizError) else 1
     return 0
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The state once the first process has had its turn, or has ended. One that ended before this process was there is that of
+    an attempt before (the cluster started the run again): it counts only where nothing follows it for long."""
+    path, began = folder / "state.json", time.time()
+    while True:
+        state = read_json(path) if path.exists() else {"status": "starting"}
+        if state["status"] == "running":
+            return state
+        if state["status"] not in ACTIVE and (float(state.get("updated", 0)) >= began or time.time() - began > _STARTS_WITHIN):
+            return state
+        time.sleep(_BEAT)
 
 
 def _wait_for_turn(workspace: Workspace, run_id: str, progress: "RunProgress") -> None:
@@ -507,9 +528,16 @@ def _start(workspace: Workspace, run_id: str) -> None:
             f"exec {shlex.quote(sys.executable)} -u -m sslviz.jobs.runner {run_id} >> {shlex.quote(str(folder / 'log'))} 2>&1"
         )
         where = f"export PYTHONSAFEPATH=1 SSLVIZ_WORKSPACE={shlex.quote(str(workspace.root))}; "
-        job_id = cluster.submit(folder, options, ["bash", "-c", where + command])
-        waiting = {"status": "queued", "stage": f"waiting for SLURM (job {job_id})", "launched": time.time(), "slurm": job_id}
-        write_json(folder / "state.json", waiting)
+        path, starting = folder / "state.json", {"status": "starting", "launched": time.time()}
+        before = read_json(path) if path.exists() else None
+        write_json(path, starting)
+        try:
+            job_id = cluster.submit(folder, options, ["bash", "-c", where + command])
+        except SslvizError:
+            write_json(path, before) if before else path.unlink()
+            raise
+        if read_json(path)["status"] == "starting":  # else it has begun meanwhile
+            write_json(path, {**starting, "status": "queued", "stage": f"waiting for SLURM (job {job_id})", "slurm": job_id})
         return
     write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
     inherited = {k: v for k, v in os.environ.items() if k not in _OF_PROCESSES and not k.startswith("SLURM_")}

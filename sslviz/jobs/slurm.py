@@ -3,6 +3,7 @@
 Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many processes), and whatever sbatch knows.
 """
 
+import math
 import os
 import re
 import shutil
@@ -10,11 +11,17 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TypeVar
 
 from sslviz.errors import InputError, RunFailed, in_one_line
+from sslviz.jobs import Settings
 
+_S = TypeVar("_S", bound=Settings)
 _ASK_AGAIN = 10.0  # seconds
-_OURS = frozenset({"chdir", "error", "export", "export-file", "get-user-env", "input", "output", "wrap"})
+_OURS = frozenset(
+    {"array", "chdir", "error", "export", "export-file", "get-user-env", "gpus-per-node", "input", "job-name", "ntasks"}
+    | {"ntasks-per-node", "open-mode", "output", "signal", "wrap"}
+)
 _ID = re.compile(r"\d+(_\d+)?")
 _known: dict[str, tuple[float, bool | None]] = {}
 
@@ -27,9 +34,25 @@ def options(text: str) -> dict[str, str]:
         if not key.replace("-", "").isalnum() or not re.fullmatch(r"[\w:.+*&|@/-]+", value, re.ASCII):
             raise InputError(f'--slurm "{text}": expected KEY=VALUE,KEY=VALUE, for example partition=gpu,gpus=4,time=24:00:00')
         if key in _OURS:
-            raise InputError(f"--slurm: {key} is not for you to choose; it says what is run, or where its output goes.")
+            raise InputError(
+                f"--slurm: {key} is not for you to choose; it says what is run, how often, or where its output goes."
+            )
         found[key] = value
     return found
+
+
+def on_cluster(settings: _S, text: str) -> _S:
+    """Settings with as many processes as the cluster would start; as they are where no cluster is asked. Raises InputError."""
+    return settings.model_copy(update={"processes": math.prod(_nodes_and_gpus(options(text)))}) if text else settings
+
+
+def _nodes_and_gpus(given: dict[str, str]) -> tuple[int, int]:
+    """(nodes, processes on each). Raises InputError."""
+    try:
+        nodes, gpus = (int(given.get(key, "0")) for key in ("nodes", "gpus"))
+    except ValueError:
+        raise InputError("--slurm: nodes and gpus are numbers.") from None
+    return nodes or 1, gpus or 1
 
 
 def submit(folder: Path, text: str, command: list[str]) -> str:
@@ -44,16 +67,15 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
     if not shutil.which("sbatch") or not shutil.which("srun"):
         raise InputError("--slurm: there is no sbatch and srun on this machine; run it on a login node of the cluster.")
     given = options(text)
-    try:
-        nodes, gpus = (int(given.pop(key, "0")) for key in ("nodes", "gpus"))
-    except ValueError:
-        raise InputError(f'--slurm "{text}": nodes and gpus are numbers.') from None
+    nodes, tasks = _nodes_and_gpus(given)
+    gpus = given.pop("gpus", "0") != "0"
+    given.pop("nodes", None)
     executor = SlurmExecutor(folder=folder / "slurm")
-    own = {"gpus_per_node": gpus} if gpus else {}
+    own = {"gpus_per_node": tasks} if gpus else {}
     executor.update_parameters(
         job_name=folder.name,
-        nodes=nodes or 1,
-        ntasks_per_node=gpus or 1,
+        nodes=nodes,
+        ntasks_per_node=tasks,
         time=given.pop("time", None),  # submitit's own default is five minutes
         srun_args=["--kill-on-bad-exit=1"],  # else the others wait for one that failed
         additional_parameters=given,

@@ -27,6 +27,7 @@ from sslviz.jobs.finetune import (
     from_base,
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
+from sslviz.jobs.slurm import on_cluster
 from sslviz.store.files import read_json, read_table
 from sslviz.ui import forms, report, selection, widgets
 from sslviz.ui.figures import finetune as figures
@@ -330,7 +331,7 @@ def form(here: Frame, running: bool) -> None:
             "Fine-tune", type="primary", icon=":material/model_training:", key="tune-start", disabled=running or not arms
         )
     if check or start:
-        words = _checked(here, settings, bool(slurm.strip()))
+        words = _checked(here, settings, slurm.strip())
         if words and start and widgets.start_job(here.workspace, "finetune", settings, slurm.strip()):
             st.rerun()
         elif words and check:
@@ -338,12 +339,12 @@ def form(here: Frame, running: bool) -> None:
     report.command(here, "finetune", settings.model_dump(mode="json"))
 
 
-def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
+def _checked(here: Frame, settings: FinetuneSettings, slurm: str) -> str:
     """What it needs, in words; "" where it cannot be, which is said. Nothing is measured for another machine, and on a GPU
     another process measures: the server must not hold a part of its memory for good."""
     try:
         with st.spinner("Measuring a step"):
-            origin, n = check(settings, here.workspace)
+            origin, n = check(on_cluster(settings, slurm), here.workspace)
             if there := [name for name in settings.encoder_names() if name in here.workspace.encoders()]:
                 st.info(
                     plain(
@@ -351,7 +352,7 @@ def _checked(here: Frame, settings: FinetuneSettings, on_cluster: bool) -> str:
                         "one of that name stops the run: choose another name under More settings."
                     )
                 )
-            if on_cluster:
+            if slurm:
                 return f"{n:,} train images; what a step needs is measured where it runs."
             if pick_device(settings.device) == "cpu":
                 found = estimate(settings, origin, n)

@@ -268,6 +268,8 @@ def _run_line(run: dict[str, Any]) -> None:
             if v is not None and k in ("device", "images_per_second", "views_per_second", "loss", "epoch")
         ]
         st.progress(share, text=plain(" · ".join(words)))
+        if plan := run["facts"].get("plan"):
+            st.caption(plain(plan))
     elif run["status"] == "done":
         st.success(plain(f"{run['job']} done in {duration(run['seconds'])}"), icon=":material/check:")
     else:

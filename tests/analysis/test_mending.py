@@ -118,6 +118,13 @@ def test_no_image_at_all_has_no_difference():
     assert differences({"base": [empty], "both": [empty]}, ["base"]).empty
 
 
+def test_few_draws_make_no_interval():
+    arms = {"base": [FOUR], "both": [FOUR.assign(correct=True)]}
+    for draws, known in ((10, False), (100, True)):
+        found = differences(arms, ["base"], n_bootstrap=draws).set_index("figure").loc["top1", ["mean", "low", "high"]]
+        assert found.notna().tolist() == [True, known, known]
+
+
 def test_class_means_by_hand():
     H = np.array([[1.0, 2, 3], [3, 4, 5], [5, 6, 7]])
     found = class_means(H, np.array([0, 0, 1]), np.array([True, True, False]), np.array([0, 2]))
@@ -133,6 +140,7 @@ def test_the_verdict_is_what_the_interval_allows(low, high, words):
     row["of_seeds"] = [0.02, -0.01, 0.03]
     assert words in verdict(pd.DataFrame([row]))
     assert "2 of 3 seeds" in verdict(pd.DataFrame([row]))
+    assert "1 of 3 seeds" in verdict(pd.DataFrame([{**row, "of_seeds": [0.02, 0.0, -0.01]}]))  # nothing gained is not positive
     assert verdict(pd.DataFrame([{**row, "against": "base"}])) == ""
     of_q = {**row, "figure": "auroc", "low": -1.0, "high": 1.0, "mean": 0.0}
     others = [{**row, "arm": arm} for arm in ("base", "lambda1")]

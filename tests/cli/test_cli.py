@@ -317,3 +317,14 @@ def test_compare_prints_a_line_for_each_encoder(sslviz, photos, checkpoint):
         assert best.split() == [row["best_rival"], *percents(aurocs[row["best_rival"]])]
     assert [r["method"] for r in rows if r["encoder"] == "raw-pixels"] == ["raw pixels"]
     assert all(set(r["reports"]["q"]["intervals"]) >= {"auroc", "auprc"} for r in rows)
+
+
+def test_what_a_run_needs_is_said_once(workspace, monkeypatch, capsys):
+    from sslviz.cli.following import follow
+    from sslviz.jobs import runner
+
+    state = {"stage": "training", "done": 1, "total": 4, "warnings": [], "error": "", "exit_code": None, "result": {"n": 1}}
+    states = [{**state, "status": status, "facts": {"plan": "240 steps"}} for status in ("running", "running", "done")]
+    monkeypatch.setattr(runner, "read_run", lambda *_: states.pop(0))
+    assert follow(lambda: ("r", True), workspace) == {"n": 1}
+    assert capsys.readouterr().err.count("note: 240 steps") == 1

@@ -199,7 +199,11 @@ def test_curves_hold_both_terms_and_what_was_watched(mended):
 
 def test_the_same_settings_again_take_what_is_there(mended):
     workspace, root, result, _ = mended
+    left = root / "again" / "both-s1" / "checkpoint.pt"  # it was stopped just when the encoder was saved
+    left.parent.mkdir(parents=True)
+    left.touch()
     again, progress = run(workspace, root / "again", arms=["control", "both"], seeds=[0, 1])
+    assert not left.exists()
     assert not any(stage.endswith("training") for stage in progress.stages)
     assert again["notes"] == result["notes"]
     assert json.dumps(again["arms"]) == json.dumps(result["arms"])
@@ -362,6 +366,9 @@ def test_the_strong_arm_pulls_with_a_hundredth_of_the_force(mended, tmp_path):
     assert ratio[1] == pytest.approx(0.01, rel=0.02)  # the very batches that it was measured on
     assert ratio[2] == pytest.approx(0.01, rel=0.25)  # others
     assert any("strong: lambda1 is" in line for line in progress.said)
+    again, progress = run(workspace, tmp_path / "again", arms=["strong"], lr=0, lambda1=1e-4, name="strong")
+    assert not any(stage.endswith("training") for stage in progress.stages)
+    assert any("strong: lambda1 is" in note for note in again["notes"])  # what is said of an arm stays with its encoder
 
 
 def test_what_each_arm_weighs(mended, tmp_path):
@@ -381,6 +388,82 @@ def test_what_each_arm_weighs(mended, tmp_path):
         "lasso": (0, 5, True),
         "strong": (7, 5, False),
     }
+
+
+def test_what_an_encoder_follows_from_is_named_where_it_counts(mended, tmp_path, monkeypatch):
+    """eps only where D is chosen anew; how far LARS moves biases only where LARS moves them."""
+    from sslviz.methods import METHODS
+
+    def of_a_setting(**changes):
+        settings = FinetuneSettings(**{**SETTINGS, **changes})
+        trainer = arms.Trainer(settings, mended[0], Origin.read(mended[0], settings), InFolder(tmp_path))
+        return trainer._made_of(trainer._plain, 0)["a setting"]
+
+    assert of_a_setting(eps=1.5) == of_a_setting(eps="auto")
+    assert of_a_setting(eps=1.5, refresh_every=1) != of_a_setting(eps="auto", refresh_every=1)
+    before = {optimizer: of_a_setting(optimizer=optimizer) for optimizer in ("lars", "sgd")}
+    monkeypatch.setattr(METHODS["byol"], "recipe", replace(METHODS["byol"].recipe, lars_biases=0.5))
+    assert of_a_setting(optimizer="lars") != before["lars"]
+    assert of_a_setting(optimizer="sgd") == before["sgd"]
+
+
+def test_a_fresh_head_is_the_same_whenever_it_is_trained(mended, tmp_path):
+    workspace = mended[0]
+    spec = load_spec(workspace, "small")
+    save_encoder(workspace, spec.model_copy(update={"name": "headless", "method": "simclr"}), weights_of(workspace, "small"))
+    settings = FinetuneSettings(**{**SETTINGS, "encoder": "headless", "head_epochs": 2})
+    heads = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # whatever ran before
+        trainer = arms.Trainer(settings, workspace, Origin.read(workspace, settings), InFolder(tmp_path / str(seed)))
+        heads.append(trainer._fresh)
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_probes_have_the_l2_of_the_bases_own(mended, tmp_path, monkeypatch):
+    """That on 60 % of the features, and those that are watched in training."""
+    import sslviz.jobs.mended as job
+
+    workspace, asked = mended[0], []
+    probe = job.linear_probe
+
+    def noted(*given, l2):
+        asked.append(l2)
+        return probe(*given, l2=l2)
+
+    monkeypatch.setattr(job, "linear_probe", noted)
+    monkeypatch.setattr(arms, "linear_probe", noted)
+    run(workspace, tmp_path, arms=["control"], name="watched", epochs=1)
+    own = latest_result(workspace.results("pets", "small", "probe")).content["summary"]["l2"]
+    assert asked == [own] * 4  # the base on 60 %, watched at the start and at the end, the arm on 60 %
+    assert latest_result(workspace.results("pets", "small", "finetune")).content["settings"]["processes"] == 1  # changes figures
+
+
+def test_heatmaps_are_compared_where_every_encoder_has_one():
+    from types import SimpleNamespace
+
+    from sslviz.jobs.finetune import _differences
+
+    images = pd.DataFrame({"q": [0.1, 0.2, 0.3], "correct": [True, True, True]}, index=list("abc"))
+    looks = images[["correct"]].assign(core=[0.2, 0.4, 0.9], spurious=0.1)
+    base = SimpleNamespace(images=images, looks=looks)
+    arm = SimpleNamespace(images=images, looks=looks.drop(index="c").assign(core=[0.4, 0.8]))
+    found = _differences([("base", -1, base), ("both", 0, arm)]).set_index("figure")
+    assert found.loc["core_correct", "mean"] == pytest.approx(0.6 - 0.3)
+
+
+def test_images_that_no_encoder_shares_are_no_comparison(mended, tmp_path, monkeypatch):
+    import sslviz.jobs.mended as job
+
+    judge = job.judge
+
+    def elsewhere(workspace, dataset, encoder, *rest, **more):
+        found = judge(workspace, dataset, encoder, *rest, **more)
+        return found if encoder == "small" else replace(found, images=found.images.rename(index=lambda name: f"other/{name}"))
+
+    monkeypatch.setattr(job, "judge", elsewhere)
+    with pytest.raises(InputError, match="no test image could be judged by every encoder"):
+        run(mended[0], tmp_path, arms=["control"])
 
 
 def test_what_is_kept_of_dino_is_its_teacher(tmp_path):
@@ -673,6 +756,13 @@ def test_looks_are_judged_where_the_masks_are(tmp_path):
         assert row["core_correct"] == pytest.approx(right["core_iou_map"].mean(), nan_ok=True)
     table = latest_result(workspace.results("pets", "small", "finetune")).table("differences")
     assert (table["figure"] == "top1").sum() == 2  # once beside the base, once beside the control
+    assert result_state(workspace, datasets.load(workspace, "pets"), "small", "finetune")[0] == "fresh"
+    put(tmp_path / "masks/core/train/cat/000.png", blob(3, 32, 32))
+    add_masks(datasets.load(workspace, "pets"), tmp_path / "masks")
+    assert result_state(workspace, datasets.load(workspace, "pets"), "small", "finetune")[:2] == (
+        "stale",
+        "masks have changed since",
+    )
 
 
 def test_arms_are_measured_as_the_base_was(tmp_path):
@@ -684,7 +774,7 @@ def test_arms_are_measured_as_the_base_was(tmp_path):
     names = {"dataset": "pets", "encoder": "small"}
     embed(EmbedSettings(**names), workspace, Progress())
     probe(ProbeSettings(**names, protocol="sgd100"), workspace, Progress())
-    score(ScoreSettings(**names, eps=0.5, lower=20), workspace, Progress())
+    score(ScoreSettings(**names, eps=0.5, lower=20, damage=4), workspace, Progress())
     run(workspace, tmp_path / "run", arms=["both"], epochs=1)
     base = judge(workspace, "pets", "small", 0.5, None, Progress())  # a probe without L2 says none for 60 % of the features:
     assert base.l2 is None
@@ -695,7 +785,7 @@ def test_arms_are_measured_as_the_base_was(tmp_path):
     assert open_embedded(workspace, "pets", "small-both-s0").store.meta["dtype"] == "float32"
     made = {job: latest_result(workspace.results("pets", "small-both-s0", job)).content["settings"] for job in ("probe", "score")}
     assert made["probe"]["protocol"] == "sgd100"
-    assert (made["score"]["lower"], made["score"]["eps"]) == (20, 0.5)
+    assert (made["score"]["lower"], made["score"]["eps"], made["score"]["damage"]) == (20, 0.5, 0)
     chosen = latest_result(workspace.results("pets", "small", "score")).table("features")["chosen"].sum()
     result = latest_result(workspace.results("pets", "small", "finetune")).content["summary"]
     assert result["n_discriminative"] == chosen
@@ -811,6 +901,23 @@ def test_one_image_for_each_process_is_no_batch(mended):
     workspace, _, _, _ = mended
     with pytest.raises(InputError, match="batch size 2: expected at least 2 for each of the 2 processes"):
         check(FinetuneSettings(**{**SETTINGS, "batch_size": 2, "processes": 2}), workspace)
+
+
+def test_a_cluster_is_asked_for_the_processes_that_share_a_batch(mended, monkeypatch):
+    from sslviz.cli import app
+    from sslviz.jobs.finetune import check
+    from sslviz.jobs.slurm import on_cluster
+
+    settings = FinetuneSettings(**{**SETTINGS, "processes": 3})
+    for options, processes in (("", 3), ("partition=gpu", 1), ("gpus=4", 4), ("nodes=2,gpus=2", 4), ("nodes=3", 3)):
+        assert on_cluster(settings, options).processes == processes
+    check(on_cluster(settings, "nodes=2,gpus=2"), mended[0])
+    with pytest.raises(InputError, match="batch size 8: expected at least 2 for each of the 5 processes"):
+        check(on_cluster(settings, "gpus=5"), mended[0])
+    monkeypatch.setenv("SSLVIZ_WORKSPACE", str(mended[0].root))
+    words = "finetune --dataset pets --encoder small --epochs 1 --batch-size 8 --slurm"
+    with pytest.raises(InputError, match="at least 2 for each of the 3 processes"):
+        app([*words.split(), "nodes=3"])
 
 
 def test_the_estimate_counts_every_step(mended, monkeypatch):
@@ -939,7 +1046,8 @@ def test_a_picture_that_cannot_be_read_any_more_leaves_the_comparison_and_the_wa
     assert table.groupby(["arm", "seed"]).size().tolist() == [11, 11]
 
 
-def test_what_an_encoder_chose_for_itself_is_said(mended, tmp_path, monkeypatch):
+@pytest.mark.parametrize("eps", [0.25, 2.5])
+def test_what_an_encoder_chose_for_itself_is_said(mended, tmp_path, monkeypatch, eps):
     import sslviz.jobs.mended as job
 
     workspace, _, _, _ = mended
@@ -947,12 +1055,12 @@ def test_what_an_encoder_chose_for_itself_is_said(mended, tmp_path, monkeypatch)
 
     def differs(workspace, dataset, encoder, *rest, **more):
         found = judge(workspace, dataset, encoder, *rest, **more)
-        return found if encoder == "small" else replace(found, eps=2.5, l2=0.125)
+        return found if encoder == "small" else replace(found, eps=eps, l2=0.125)
 
     monkeypatch.setattr(job, "judge", differs)
     result, _ = run(workspace, tmp_path, arms=["control"])
     base = judge(workspace, "pets", "small", 0.5, None, Progress())
-    assert any(f"eps is chosen for each encoder: {base.eps:g} for the base, control 2.5." in note for note in result["notes"])
+    assert any(f"eps is chosen for each encoder: {base.eps:g} for the base, control {eps:g}." in note for note in result["notes"])
     assert any(f"L2 is chosen for each encoder: {base.l2:g} for the base, control 0.125." in note for note in result["notes"])
 
 

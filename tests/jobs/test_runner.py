@@ -222,7 +222,7 @@ def held(workspace, run_id, job, launched, status="queued", background=False):
     import fcntl
 
     folder = workspace.run(run_id)
-    write_json(folder / "config.json", {"job": job, "settings": {}, "background": background, "created": launched})
+    write_json(folder / "config.json", {"job": job, "settings": {}, "background": background, "created": -launched})
     write_json(folder / "state.json", {"status": status, "launched": launched, "updated": launched})
     handle = (folder / "alive").open("w")
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -269,11 +269,16 @@ def test_a_process_of_several_begins_when_the_first_one_does(workspace, monkeypa
     before = [signal.getsignal(s) for s in numbers]
     try:
         for last, code in ({"status": "running"}, 0), ({"status": "cancelled", "exit_code": 130}, 130):
-            states = [{"status": "queued"}, last]
-            write_json(folder / "state.json", {"status": "starting"})
-            ticks = SimpleNamespace(sleep=lambda _, ahead=states: write_json(folder / "state.json", ahead.pop(0)))
+            states = [{"status": "cancelled", "exit_code": 1, "updated": 99.0}, {"status": "queued"}, {**last, "updated": 101.0}]
+            (folder / "state.json").unlink(missing_ok=True)  # the cluster was quicker; then comes that of an attempt before
+            ticks = SimpleNamespace(
+                sleep=lambda _, ahead=states: write_json(folder / "state.json", ahead.pop(0)), time=lambda: 100.0
+            )
             monkeypatch.setattr(runner, "time", ticks)
             assert runner._follow(folder, config, workspace) == code
+        write_json(folder / "state.json", {"status": "failed", "exit_code": 2, "updated": 99.0})
+        monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)  # nothing has followed it for long
+        assert runner._follow(folder, config, workspace) == 2
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
@@ -455,6 +460,10 @@ def test_a_damaged_run_stops_nothing(workspace, photos, monkeypatch, name, damag
     (folder / name).write_text(damage)
     (found,) = runner.list_runs(workspace)
     assert found["status"] in ("failed", "killed") or damage == '{"status": 3}'
+    if name == "config.json":
+        for act in (runner.read_run, runner.cancel, runner.resume):
+            with pytest.raises(InputError, match=f"run {folder.name}: its files are damaged; remove it: sslviz runs delete"):
+                act(workspace, folder.name)
     monkeypatch.setattr(runner, "_start", lambda *_: None)
     assert runner.launch("embed", embed_settings(), workspace)[1] == "started"
     monkeypatch.setattr(runner, "_STARTS_WITHIN", -1.0)

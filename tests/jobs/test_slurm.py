@@ -6,13 +6,15 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sslviz.data import dataset as datasets
 from sslviz.errors import InputError, RunFailed
-from sslviz.jobs import runner, slurm
+from sslviz.jobs import JOBS, runner, slurm
+from sslviz.store.files import write_json
 from tests.inputs import folder
 from tests.jobs.test_runner import pretrain_settings, trains, wait
 
@@ -124,6 +126,55 @@ def test_a_run_saves_when_slurms_time_is_nearly_up_and_goes_on_later(cluster, wo
     runner.kill(workspace, run_id)
 
 
+def test_a_run_that_begins_before_its_number_is_noted_keeps_its_own_state(cluster, workspace, photos, monkeypatch):
+    """sbatch may return after the first task has begun; a run's own word is not overwritten."""
+    begins = f"""import pathlib
+(run,) = pathlib.Path({str(workspace.root)!r}).glob("runs/*-pretrain-*")
+assert '"starting"' in (run / "state.json").read_text()
+(run / "state.json").write_text('{{"status": "running", "slurm": "4242"}}')
+print("Submitted batch job 4242")
+"""
+    (cluster / "sbatch").write_text(f"#!{sys.executable}\n" + begins)
+    run_id = submit(workspace)
+    assert runner.read_run(workspace, run_id)["status"] == "running"
+    write_json(workspace.run(run_id) / "state.json", {"status": "starting"})
+    monkeypatch.setitem(JOBS._entries, "pretrain", replace(JOBS["pretrain"], run=lambda *_: {}))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    before = [signal.getsignal(s) for s in numbers]
+    try:
+        assert runner.execute(workspace, run_id) == 0
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert runner.read_run(workspace, run_id)["slurm"] == "77"
+
+
+def test_a_cluster_that_refuses_leaves_a_run_as_it_was(cluster, workspace, photos):
+    run_id = submit(workspace)
+    runner.cancel(workspace, run_id)
+    (cluster / "sbatch").write_text(f"#!{sys.executable}\nimport sys\nsys.exit('Invalid partition')\n")
+    with pytest.raises(InputError, match="Invalid partition"):
+        runner.resume(workspace, run_id)
+    assert runner.read_run(workspace, run_id)["status"] == "cancelled"
+
+
+def test_until_the_command_listens_slurms_signal_is_ignored(monkeypatch):
+    heard, before = [], signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr(os, "execvp", lambda *_: heard.append(signal.getsignal(signal.SIGUSR2)))
+    try:
+        slurm.run_command(["true"])
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert heard == [signal.SIG_IGN]
+
+
+@pytest.mark.parametrize("key", ["array", "ntasks", "ntasks-per-node", "gpus-per-node", "signal", "job-name"])
+def test_how_often_a_run_is_started_is_not_for_options_to_say(key):
+    with pytest.raises(InputError, match=f"--slurm: {key} is not for you to choose"):
+        slurm.options(f"{key}=2")
+
+
 def test_a_waiting_run_is_taken_off_the_cluster(cluster, workspace, photos):
     run_id = submit(workspace)
     runner.cancel(workspace, run_id)
@@ -174,8 +225,6 @@ def test_an_ended_run_goes_on_where_it_is_asked_for_now(cluster, workspace, phot
 def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(cluster, workspace, photos):
     import time
 
-    from sslviz.store.files import write_json
-
     run_id = submit(workspace)
     (cluster / "queue").write_text("")
     state = {"status": "running", "slurm": "4242", "launched": time.time(), "updated": time.time()}
@@ -191,8 +240,6 @@ def test_one_that_works_on_another_machine_is_believed_while_its_heart_beats(clu
 
 def test_a_killed_one_is_seen_to_be_stopping_while_its_heart_still_beats(cluster, workspace, photos):
     import time
-
-    from sslviz.store.files import write_json
 
     run_id = submit(workspace)
     state = {"status": "running", "slurm": "4242", "launched": time.time(), "updated": time.time()}

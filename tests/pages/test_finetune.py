@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from streamlit.testing.v1 import AppTest
 
 from sslviz.encoders.spec import load_spec
 from sslviz.encoders.store import load_weights, save_encoder
@@ -255,3 +256,13 @@ def test_curves_of_a_run_that_is_going_on(page, mended):
         assert named.count("own self-supervised loss, by epoch") == 2  # of the stopped run, and of the finished one
     finally:
         shutil.rmtree(folder)
+
+
+def test_what_a_run_needs_is_shown_with_its_progress():
+    def page():
+        from sslviz.ui import widgets
+
+        run = {"job": "finetune", "status": "running", "stage": "training", "done": 1, "total": 4, "eta_seconds": None}
+        widgets._run_line({**run, "facts": {"plan": "240 steps of training"}, "warnings": []})
+
+    assert "240 steps of training" in text(AppTest.from_function(page).run())
