@@ -31,7 +31,7 @@ def follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[
     """
     import signal
 
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sslviz.jobs.runner import ACTIVE, cancel, in_words, read_run
 
@@ -46,7 +46,7 @@ def follow(start: Callable[[], tuple[str, bool]], workspace: Workspace) -> dict[
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}"),
     )

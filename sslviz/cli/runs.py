@@ -56,6 +56,7 @@ def runs_cancel(
     from sslviz.jobs.runner import cancel, kill
 
     (kill if force else cancel)(Workspace(workspace), run)
+    out.print(f"run {run} {'ended' if force else 'stops; it saves what it has'}. Go on: sslviz runs resume {run}", markup=False)
 
 
 @runs_app.command("resume")
@@ -82,3 +83,4 @@ def runs_delete(run: str, workspace: WorkspaceOption = None) -> None:
     from sslviz.jobs.runner import delete
 
     delete(Workspace(workspace), run)
+    out.print(f"run {run} deleted.", markup=False)

@@ -275,6 +275,7 @@ def _judged(
         notes.append("no feature is discriminative: D is empty and the Q term does nothing")
     if "control" not in settings.arms:
         notes.append("no control was trained as long: what an arm gained over the base may be due to training on alone")
+    progress.note(**dict.fromkeys(("epoch", "loss", "spread", "rank")))  # of the arm that was trained last
     judged: list[tuple[str, int, Judged]] = [("base", -1, base)]
     for one, prefixed in zip(trained, _prefixed(progress, trained), strict=True):
         after = judge(workspace, settings.dataset, one.encoder, settings.eps, base, prefixed, **settings.machine())

@@ -145,7 +145,7 @@ def embeddings_state(workspace: Workspace, dataset: datasets.Dataset, encoder: s
     if not (store.folder / "meta.json").exists():
         return "missing", "not embedded yet"
     if not store.complete:
-        return "missing", "an embed run was stopped before its end"
+        return "missing", "begun, and not complete yet"
     meta = store.meta
     if meta["depends"]["encoder"] != load_spec(workspace, encoder).fingerprint():
         return "stale", "the encoder (weights, architecture or input) has changed since"

@@ -7,7 +7,7 @@ import torch
 
 from sslviz.encoders.spec import EncoderSpec, load_spec
 from sslviz.encoders.store import Head, load_weights, read_head
-from sslviz.errors import InputError
+from sslviz.errors import InputError, unknown_name
 from sslviz.jobs.finetune import FinetuneSettings, check_trainable
 from sslviz.methods import METHODS, Made, Method
 from sslviz.methods.formats import UnknownHead
@@ -44,6 +44,8 @@ class Origin:
                     raise
                 without = f"came with a head that is none of {settings.method}"
         name = settings.method or spec.method
+        if settings.method not in ("", *METHODS.names()):
+            raise unknown_name("method", settings.method, METHODS.names(), "")
         if name not in METHODS.names():
             raise InputError(
                 f'encoder "{spec.name}" came without its head and its method is {name}. '

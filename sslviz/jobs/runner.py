@@ -135,7 +135,7 @@ def cancel(workspace: Workspace, run_id: str) -> None:
     (workspace.run(run_id) / "cancel").touch()
     if state["slurm"] and state["status"] == "queued":
         cluster.end(state["slurm"])
-        write_json(workspace.run(run_id) / "state.json", {"status": "cancelled", "error": "cancelled before it began."})
+        write_json(workspace.run(run_id) / "state.json", {"status": "cancelled", "error": "before it began."})
 
 
 def kill(workspace: Workspace, run_id: str) -> None:
@@ -175,8 +175,10 @@ def delete(workspace: Workspace, run_id: str) -> None:
     """Remove an ended run's folder. Raises NotFound, Busy when it is running."""
     folder = workspace.existing_run(run_id)
     with _starting(workspace):
-        if is_held(folder / "alive") or _described(workspace, run_id)["status"] in ACTIVE:
-            raise Busy(f"run {run_id} is running; cancel it first: sslviz runs cancel {run_id}")
+        status = _described(workspace, run_id)["status"]
+        if is_held(folder / "alive") or status in ACTIVE:
+            now = status if status in ACTIVE else "running"
+            raise Busy(f"run {run_id} is {now}; cancel it first: sslviz runs cancel {run_id}")
         shutil.rmtree(folder)
 
 
@@ -224,7 +226,12 @@ def _read(folder: Path) -> dict[str, Any]:
         state = read_json(path) if path.exists() else state
         started = state.get("launched", config["created"])
         if state["status"] in ("queued", "running") or (state["status"] == "starting" and time.time() - started > _STARTS_WITHIN):
-            state = {**state, "status": "killed", "error": "its process ended without a word (killed, or the machine restarted)"}
+            state = {
+                **state,
+                "status": "killed",
+                "error": "its process ended without a word (killed, or the machine restarted). "
+                f"Go on: sslviz runs resume {folder.name}",
+            }
     state = {
         **_DEFAULTS,
         **state,
@@ -294,7 +301,9 @@ def check_idle(workspace: Workspace, kind: str, name: str) -> None:
 
 def works_on(state: dict[str, Any]) -> str:
     """What a run works on, in words: data set, encoder, name."""
-    return " by ".join(str(state["settings"][k]) for k in ("dataset", "encoder", "name") if state["settings"].get(k))
+    own = state["settings"]
+    words = " by ".join(str(own[k]) for k in ("dataset", "encoder") if own.get(k))
+    return " as ".join(str(part) for part in (words, own.get("name")) if part)
 
 
 def in_words(value: Any) -> str:
@@ -354,7 +363,7 @@ class RunProgress(Progress):
 
     def check(self) -> None:
         if self.cancelled.is_set():
-            raise Cancelled("cancelled; what was finished is kept, and the same command goes on from there.")
+            raise Cancelled(f"what was finished is kept. Go on: sslviz runs resume {self.folder.name}")
 
     def end(self, **last: Any) -> None:
         """Write the final state; the heartbeat stops."""

@@ -28,6 +28,7 @@ from sslviz.jobs.finetune import (
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.jobs.slurm import on_cluster
+from sslviz.methods import METHODS
 from sslviz.store.files import read_json, read_table
 from sslviz.ui import forms, report, selection, widgets
 from sslviz.ui.figures import finetune as figures
@@ -86,27 +87,33 @@ def _metrics(here: Frame, run: dict[str, Any]) -> pd.DataFrame:
 def charts(curves: pd.DataFrame, key: str) -> None:
     """Own loss, the two terms, mean Q of right and wrong images, and a probe's accuracy, epoch by epoch."""
     curves = curves.reindex(columns=list(dict.fromkeys([*curves.columns, *_METRICS, *_WATCHED])))
-    left, right = st.columns(2)
-    with left:
-        _line(curves, {"ssl_loss": ""}, "own self-supervised loss", f"{key}-ssl")
-        by_outcome = curves["watched_q_correct"].notna().any()
-        shown = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
-        _line(curves, shown, "mean Q of watched images", f"{key}-q")
-    with right:
-        pulls = {f"{term}_pull": curves[f"{term}_gradient"] / curves["ssl_gradient"] for term in ("q", "l1")}
-        shown = {"q_pull": "Q", "l1_pull": "columns"}
-        _line(curves.assign(**pulls), shown, "pull of the terms, % of the own loss's", f"{key}-terms", factor=100, log=True)
-        if curves["q_term"].notna().any():
-            _line(curves, {"q_term": "Q", "l1_term": "columns"}, "the two terms", f"{key}-values")
-        if curves["moved"].notna().any():
-            _line(curves, {"moved": ""}, "weights moved, % of their norm", f"{key}-moved", factor=100)
-        if curves["watched_top1"].notna().any():
-            _line(curves, {"watched_top1": ""}, "top-1 of a probe on a sample, %", f"{key}-top1", factor=100)
+    by_outcome = curves["watched_q_correct"].notna().any()
+    watched = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
+    pulls = {f"{term}_pull": curves[f"{term}_gradient"] / curves["ssl_gradient"] for term in ("q", "l1")}
+    terms = {"q_term": "Q", "l1_term": "columns"}
+    drawn: list[tuple[str, dict[str, str], str, dict[str, Any]]] = [
+        ("ssl", {"ssl_loss": ""}, "own self-supervised loss", {}),
+        ("q", watched, "mean Q of watched images", {}),
+        ("moved", {"moved": ""}, "weights moved, % of their norm", {"factor": 100}),
+        ("top1", {"watched_top1": ""}, "top-1 of a probe on a sample, %", {"factor": 100, "least": 2.0}),
+    ]
+    if (curves[list(terms)].fillna(0) != 0).any(axis=None):  # else only the control is there
+        pulled = {"q_pull": "Q", "l1_pull": "columns"}
+        drawn[2:2] = [
+            ("terms", pulled, "pull of the terms, % of the own loss's", {"factor": 100, "log": True}),
+            ("values", terms, "the two terms", {}),
+        ]
+    drawn = [one for one in drawn if curves.assign(**pulls)[list(one[1])].notna().any(axis=None)]
+    for k, (name, columns, title, look) in enumerate(drawn):
+        if k % 2 == 0:
+            row = st.columns(2)
+        with row[k % 2]:
+            _line(curves.assign(**pulls), columns, title, f"{key}-{name}", **look)
     st.caption(
         "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base; epoch 0 is "
         "the base. A higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the "
         "table. Pull: the norm of a term's gradient with respect to the features, relative to the self-supervised loss's; a "
-        "term at a millionth of it changes nothing."
+        "term below a thousandth of a percent of it changes nothing."
     )
     with st.expander("The numbers"):
         st.dataframe(curves.dropna(axis=1, how="all"), hide_index=True, width="stretch", alt="the numbers of the curves")
@@ -285,8 +292,17 @@ def form(here: Frame, running: bool) -> None:
         "same weights and on the same images in the same order. Only what an arm gains over the control is due to its terms. "
         + EXPECT
     )
-    if not (here.workspace.encoder(here.encoder) / "head.safetensors").exists():
+    skip, method = _OWN_WIDGETS, None
+    headless = not (here.workspace.encoder(here.encoder) / "head.safetensors").exists()
+    if headless:
         st.info(plain(f"{here.encoder} came without its head: a fresh one is trained first, on the frozen encoder."))
+        known = load_spec(here.workspace, here.encoder).method
+        methods = METHODS.names()
+        first = methods.index(known) if known in methods else None
+        method = st.selectbox(
+            "Method whose loss it goes on with", methods, index=first, key="tune-method", placeholder="choose one"
+        )
+        skip = skip | {"method"}
     arms = st.pills(
         "Arms beside the base",
         list(get_args(Arm)),
@@ -303,7 +319,9 @@ def form(here: Frame, running: bool) -> None:
         key="tune-preset",
         help=PRESETS_SAID,
     )
-    seeds = columns[1].number_input("Seeds", 1, 10, 1, key="tune-seeds", help="how many: each arm is trained with each")
+    seeds = columns[1].number_input(
+        "Seeds", 1, 10, 1, key="tune-seeds", help="how many: 3 are the seeds 0, 1 and 2; each arm is trained with each"
+    )
     epochs = columns[2].number_input("Epochs", 1, 10_000, PRESETS[preset]["epochs"], key=f"tune-epochs-{preset}")
     images = columns[3].number_input(
         "Images",
@@ -315,7 +333,7 @@ def form(here: Frame, running: bool) -> None:
     )
     lr = columns[4].number_input("Learning rate", 0.0, 10.0, PRESETS[preset]["lr"], format="%g", key=f"tune-lr-{preset}")
     with st.expander("More settings"):
-        values = forms.settings_fields(FinetuneSettings, skip=_OWN_WIDGETS, prefix="tune", columns=3)
+        values = forms.settings_fields(FinetuneSettings, skip=skip, prefix="tune", columns=3)
         slurm = ""
         if shutil.which("sbatch"):
             slurm = st.text_input("SLURM", key="tune-slurm", placeholder="partition=gpu,gpus=4,time=24:00:00", help="blank: here")
@@ -324,11 +342,13 @@ def form(here: Frame, running: bool) -> None:
     values |= {"dataset": here.dataset.name, "encoder": here.encoder, "arms": arms, "seeds": list(range(int(seeds)))}
     own = {"epochs": int(epochs), "lr": float(lr), "images": int(images)}
     values |= {"preset": preset} | {k: v for k, v in own.items() if v != PRESETS[preset][k]}
+    values |= {"method": method} if method else {}
     settings = parse(FinetuneSettings, values)
+    ready = bool(arms) and (method is not None or not headless)
     with st.container(horizontal=True):
-        check = st.button("Check what it needs", icon=":material/checklist:", key="tune-check")
+        check = st.button("Check what it needs", icon=":material/checklist:", key="tune-check", disabled=not ready)
         start = st.button(
-            "Fine-tune", type="primary", icon=":material/model_training:", key="tune-start", disabled=running or not arms
+            "Fine-tune", type="primary", icon=":material/model_training:", key="tune-start", disabled=running or not ready
         )
     if check or start:
         words = _checked(here, settings, slurm.strip())

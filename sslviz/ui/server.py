@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -176,6 +177,7 @@ class TokenGate:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from starlette.requests import HTTPConnection
         from starlette.responses import PlainTextResponse, RedirectResponse
+        from starlette.websockets import WebSocketDisconnected
 
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
@@ -194,7 +196,8 @@ class TokenGate:
                 await response(scope, receive, send)
                 return
         if known_host and self._is_token(connection.cookies.get(self.cookie, "")):
-            await self.app(scope, receive, send)
+            with suppress(WebSocketDisconnected):  # Streamlit 1.67 closes a connection that the browser has closed already
+                await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})

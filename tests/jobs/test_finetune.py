@@ -538,6 +538,14 @@ def test_an_encoder_without_its_head_gets_a_fresh_one_on_frozen_weights(mended, 
     assert all(torch.equal(before[k], after[k]) for k in before if not k.endswith(counted))
 
 
+def test_a_method_that_does_not_exist_is_called_so(mended, tmp_path):
+    workspace = mended[0]
+    spec = load_spec(workspace, "small")
+    save_encoder(workspace, spec.model_copy(update={"name": "naked", "method": "unknown"}), weights_of(workspace, "small"))
+    with pytest.raises(InputError, match='unknown method "byoll". Did you mean "byol"'):
+        run(workspace, tmp_path, encoder="naked", method="byoll")
+
+
 def test_a_head_of_another_method_than_asked_for_gives_way_to_a_fresh_one(mended):
     from sslviz.encoders.store import Head
 

@@ -266,3 +266,54 @@ def test_what_a_run_needs_is_shown_with_its_progress():
         widgets._run_line({**run, "facts": {"plan": "240 steps of training"}, "warnings": []})
 
     assert "240 steps of training" in text(AppTest.from_function(page).run())
+
+
+def test_an_encoder_without_its_head_asks_for_the_loss_first(app, mended):
+    spec = load_spec(mended, "small")
+    save_encoder(mended, spec.model_copy(update={"name": "bare", "method": "supervised"}), load_weights(mended, spec))
+    try:
+        test = app("finetune", dataset="pets", encoder="bare")
+        method = test.selectbox(key="tune-method")
+        assert method.value is None
+        assert test.button(key="tune-start").disabled
+        assert test.button(key="tune-check").disabled
+        method.select("byol").run()
+        assert not test.button(key="tune-start").disabled
+        assert any("--method byol" in code.value for code in test.code)
+    finally:
+        shutil.rmtree(mended.encoder("bare"))
+
+
+def test_curves_of_terms_are_drawn_once_there_is_a_term(root):
+    def page():
+        import pandas as pd
+
+        from sslviz.ui.finetune import charts
+
+        row = {
+            "arm": "control",
+            "seed": 0,
+            "epoch": 1,
+            "ssl_loss": 0.1,
+            "ssl_gradient": 1.0,
+            "watched_q": 0.2,
+            "watched_top1": 0.7,
+        }
+        none = {"q_term": 0.0, "l1_term": 0.0, "q_gradient": 0.0, "l1_gradient": 0.0, "moved": 0.01}
+        charts(pd.DataFrame([{**row, **none}]), "control")
+        charts(pd.DataFrame([{**row, **none}, {**row, **none, "arm": "both", "q_term": -0.1, "q_gradient": 0.1}]), "both")
+
+    test = AppTest.from_function(page).run()
+    assert not test.exception
+    assert [chart.proto.id.rsplit("-", 2)[-2:] for chart in test.get("plotly_chart")] == [
+        ["control", name] for name in ("ssl", "q", "moved", "top1")
+    ] + [["both", name] for name in ("ssl", "q", "terms", "values", "moved", "top1")]
+
+
+def test_a_constant_accuracy_does_not_look_like_a_rise():
+    from sslviz.ui.figures.finetune import curve
+
+    table = pd.DataFrame({"arm": "both", "seed": 0, "epoch": [0, 1], "watched_top1": [0.7675, 0.7676]})
+    low, high = curve(table, {"watched_top1": ""}, "top-1", factor=100, least=2.0).layout.yaxis.range
+    assert (low, high) == (pytest.approx(75.755), pytest.approx(77.755))
+    assert curve(table, {"watched_top1": ""}, "top-1", factor=100).layout.yaxis.range is None

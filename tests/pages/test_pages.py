@@ -223,7 +223,7 @@ def test_an_embedding_that_was_stopped_is_said(app, photos, workspace):
     embed(EmbedSettings(dataset="photos", encoder="tiny"), workspace, Progress())
     path = workspace.embeddings("photos", "tiny") / "meta.json"
     write_json(path, {k: v for k, v in read_json(path).items() if k != "fingerprint"})
-    assert "an embed run was stopped before its end" in text(app())
+    assert "begun, and not complete yet" in text(app())
 
 
 def test_scores_page_has_grid_charts_and_rivals(app, scored):

@@ -45,9 +45,11 @@ def differences(table: pd.DataFrame, figure: str) -> go.Figure:
     return chart.update_layout(**{**LAYOUT, "height": 120 + 44 * len(part), "showlegend": False})
 
 
-def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: float = 1.0, log: bool = False) -> go.Figure:
+def curve(
+    curves: pd.DataFrame, columns: dict[str, str], title: str, factor: float = 1.0, log: bool = False, least: float = 0.0
+) -> go.Figure:
     """Columns of the training curves (arm, seed, epoch, ...) against the epoch: a colour for each arm, a dash for each column.
-    log: on a logarithmic axis, without what is 0."""
+    log: on a logarithmic axis, without what is 0 · least: the axis spans at least so much, lest noise look like a rise."""
     chart = go.Figure()
     for (arm, seed), part in curves.groupby(["arm", "seed"], sort=False):
         for (column, name), dash in zip(columns.items(), ("solid", "dot"), strict=False):
@@ -69,6 +71,10 @@ def curve(curves: pd.DataFrame, columns: dict[str, str], title: str, factor: flo
             )
     chart.update_xaxes(title="epoch", rangemode="tozero", dtick=1 if curves["epoch"].max() <= 12 else None)
     chart.update_yaxes(title=title, type="log" if log else "linear", exponentformat="power")
+    values = factor * curves[list(columns)].stack()
+    if least and len(values) and values.max() - values.min() < least:
+        middle = (values.max() + values.min()) / 2
+        chart.update_yaxes(range=[middle - least / 2, middle + least / 2])
     return chart.update_layout(**{**LAYOUT, "legend": {**LAYOUT["legend"], "font": {"size": 11}}})
 
 
