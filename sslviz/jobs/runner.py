@@ -415,8 +415,8 @@ def execute(workspace: Workspace, run_id: str) -> int:
             progress.end(status="cancelled", exit_code=error.exit_code, error=str(error))
             return error.exit_code
         except SslvizError as error:
+            print("error:", error, flush=True)  # before the state says that it is over: then the log is whole
             progress.end(status="failed", exit_code=error.exit_code, error=str(error))
-            print("error:", error, flush=True)
             return error.exit_code
         except OSError as error:
             traceback.print_exc()
