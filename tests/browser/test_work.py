@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,22 @@ from sslviz.jobs.compress import CompressSettings, compress
 from sslviz.jobs.pretrain import PretrainSettings, pretrain
 from sslviz.progress import Progress
 from sslviz.store.embeddings import EmbeddingStore
+from sslviz.store.files import read_table
 from sslviz.store.results import latest_result
 from tests.browser.watching import SSLVIZ, metric, settled, thumbs_are_drawn
 from tests.inputs import folder, small_encoder
 from tests.jobs.test_finetune import PRETRAINED, InFolder
+
+
+@contextmanager
+def held(workspace, run_id):
+    """A run's process stands still: it must not come to its end while a page that is slow on a busy machine is looked at."""
+    pid = runner.read_run(workspace, run_id)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_embed_cancel_reload_resume_to_the_first_chart(serve, page, workspace, tmp_path):
@@ -32,13 +45,16 @@ def test_embed_cancel_reload_resume_to_the_first_chart(serve, page, workspace, t
     app = serve()
     page.goto(app.url("?dataset=many&encoder=slow"))
     page.get_by_role("button", name="Embed", exact=True).click()
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
-    page.reload()  # a lost session: the run goes on and is found again
-    page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
     store = EmbeddingStore(workspace.embeddings("many", "slow"))
-    while not store.done():
-        page.wait_for_timeout(100)
-    page.get_by_role("button", name="Cancel").click()
+    while not ((runs := runner.list_runs(workspace)) and runs[0]["done"] and store.done()):
+        page.wait_for_timeout(50)
+    (run,) = runs
+    with held(workspace, run["id"]):
+        page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
+        page.reload()  # a lost session: the run goes on and is found again
+        page.get_by_text(re.compile(r"embedding · [1-9]\d* of 600")).wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Stopping …").wait_for()
     page.get_by_text(re.compile("embed cancelled")).wait_for()
     kept = len(store.done())
     assert kept >= 1
@@ -151,22 +167,23 @@ def test_fine_tuning_is_launched_watched_stopped_resumed_and_compared(serve, pag
     page.get_by_role("button", name="Fine-tune", exact=True).click()
     curve = "[aria-label='own self-supervised loss, by epoch'], [alt='own self-supervised loss, by epoch']"
     page.get_by_role("button", name="Cancel").wait_for()
-    page.get_by_text("control, seed 0 (1 of 2): training").wait_for()
-    page.locator(curve).first.wait_for()
-    points = ".js-plotly-plot .points path"
-    page.wait_for_function("s => document.querySelectorAll(s).length > 1", arg=points)
-    before = page.locator(points).count()
-    page.wait_for_function("([s, n]) => document.querySelectorAll(s).length > n", arg=[points, before])  # it moves
-
     (run,) = runner.list_runs(workspace)
-    os.kill(run["pid"], signal.SIGSTOP)  # it must not come to its end before somebody cancels it
-    try:
+    metrics = workspace.run(run["id"]) / "control-s0" / "metrics.parquet"
+    points = ".js-plotly-plot .points path"
+    before = 1
+    for _ in range(2):  # it moves
+        seen = len(read_table(metrics)) if metrics.exists() else 0
+        while not metrics.exists() or len(read_table(metrics)) == seen:
+            page.wait_for_timeout(50)
+        with held(workspace, run["id"]):
+            page.locator(curve).first.wait_for()
+            page.wait_for_function("([s, n]) => document.querySelectorAll(s).length > n", arg=[points, before])
+            before = page.locator(points).count()
+    with held(workspace, run["id"]):
         page.reload()
         page.locator(curve).first.wait_for()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Stopping …").wait_for()
-    finally:
-        os.kill(run["pid"], signal.SIGCONT)
     page.get_by_text("finetune cancelled").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Cancel").wait_for()
