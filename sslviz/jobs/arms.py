@@ -22,7 +22,7 @@ from sslviz.encoders.run import Encoder
 from sslviz.encoders.store import card_of, save_encoder
 from sslviz.errors import InputError, RunFailed, shown
 from sslviz.jobs import command_of, readers
-from sslviz.jobs.finetune import BASE, Arm, FinetuneSettings
+from sslviz.jobs.finetune import BASE, Arm, FinetuneSettings, of_arm
 from sslviz.jobs.inputs import Embedded, open_embedded
 from sslviz.jobs.mended import Judged
 from sslviz.jobs.origin import Origin, name_taken
@@ -89,7 +89,6 @@ class Trainer:
         self.fixed = Selection(np.empty(0, np.int64), 0.0)
         self.dataset, _ = datasets.refresh(workspace, settings.dataset)
         self.fabric = fabric_for(settings.device, settings.precision)
-        self.is_global_zero = self.fabric.is_global_zero
         progress.note(device=self.fabric.device.type, precision=settings.precision, processes=self.fabric.world_size)
 
     def watched(self, embed: Callable[[list[str]], Iterable[tuple[list[str], np.ndarray]]], due: bool) -> dict[str, float]:
@@ -140,15 +139,15 @@ class Trainer:
         name = self.settings.encoder_name(arm, seed)
         weights, notes = self._weights(arm)
         made_of = self._made_of(weights, seed)
-        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, made_of) if self.is_global_zero else None)
+        there: dict[str, Any] | None = self.fabric.broadcast(self._there(name, made_of) if self.fabric.is_global_zero else None)
         return Plan(arm, seed, name, weights, made_of, notes, there)
 
     def train(self, plan: Plan, progress: Prefixed) -> Trained:
         """One arm; where its encoder is there already, made in the very same way, that one is taken."""
         arm, seed, name, weights, made_of = plan[:5]
         if plan.there is not None:
-            if self.is_global_zero:  # it may have been stopped just when the encoder was saved
-                (self.folder / f"{arm}-s{seed}" / "checkpoint.pt").unlink(missing_ok=True)
+            if self.fabric.is_global_zero:  # it may have been stopped just when the encoder was saved
+                (self.folder / of_arm(arm, seed) / "checkpoint.pt").unlink(missing_ok=True)
             return Trained(arm, seed, name, weights, pd.DataFrame(plan.there["curve"], dtype=float), plan.there["notes"])
         epochs, lr, warmup = self.settings.pace()
         settings, made = self.settings, self.origin.made
@@ -156,7 +155,7 @@ class Trainer:
         regulariser = Regulariser(self.fixed, weights)
         watch = _Watch(self, method, regulariser, progress)
         schedule = Schedule(epochs, settings.batch_size, lr, warmup, seed, settings.optimizer, further=True)
-        folder = self._folder(f"{arm}-s{seed}", made_of)
+        folder = self._folder(of_arm(arm, seed), made_of)
         curve = train(
             method,
             made.views,
@@ -175,7 +174,7 @@ class Trainer:
             notes.append(f"{arm}, seed {seed}: {words}")
         if left_out := left_out_by_all(self.images, self.fabric):
             notes.append(f"{len(left_out)} train images could not be read and are left out: {shown(left_out)}")
-        if not self.is_global_zero:
+        if not self.fabric.is_global_zero:
             return Trained(arm, seed, name, weights, curve, notes)
         spec = self.origin.spec.model_copy(
             update={
@@ -202,7 +201,7 @@ class Trainer:
         folder = self.folder / name
         record = folder / "made_by.json"
         was = read_json(record) if record.exists() else {}
-        if self.is_global_zero and was != made_of:
+        if self.fabric.is_global_zero and was != made_of:
             if (folder / "checkpoint.pt").exists():
                 changed = " and ".join(what for what, value in made_of.items() if was.get(what) != value)
                 raise InputError(
@@ -268,7 +267,7 @@ class Trainer:
         lambda1 = float(f"{_STRONG * float(self.fabric.broadcast(ratio)):.3g}")
         if math.isinf(lambda1):
             raise RunFailed("the Q term pulls at nothing here (all sets are empty): leave the arm strong out.")
-        if self.is_global_zero:
+        if self.fabric.is_global_zero:
             write_json(record, lambda1)
         return lambda1
 

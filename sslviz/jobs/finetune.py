@@ -43,6 +43,11 @@ BASE = "base.json"
 _TRAINABLE = ("resnet", "small_resnet")
 
 
+def of_arm(arm: str, seed: int) -> str:
+    """An arm and seed in the name of its encoder, and of its folder in the run's."""
+    return f"{arm}-s{seed}"
+
+
 class FinetuneSettings(Settings):
     dataset: str = Field(description="data set in the workspace whose train images are trained on")
     encoder: str = Field(description="encoder in the workspace to go on from")
@@ -95,7 +100,7 @@ class FinetuneSettings(Settings):
 
     def encoder_name(self, arm: str, seed: int) -> str:
         """Of the encoder that an arm makes."""
-        return f"{self.name or self.encoder}-{arm}-s{seed}"
+        return f"{self.name or self.encoder}-{of_arm(arm, seed)}"
 
     def encoder_names(self) -> list[str]:
         """Of all that are made."""
@@ -185,15 +190,15 @@ def finetune(settings: FinetuneSettings, workspace: Workspace, progress: Progres
         for note in origin.notes:
             progress.warn(note)
     trainer = Trainer(settings, workspace, origin, progress)
-    if trainer.is_global_zero:
+    if trainer.fabric.is_global_zero:
         trainer.base = judge(workspace, settings.dataset, settings.encoder, settings.eps, None, progress, **settings.machine())
         trainer.fixed = trainer.base.fixed
     trainer.fixed = Selection(*trainer.fabric.broadcast(tuple(trainer.fixed)))
     arms = [(arm, seed) for arm in dict.fromkeys(settings.arms) for seed in dict.fromkeys(settings.seeds)]
     plans = [trainer.plan(arm, seed) for arm, seed in arms]  # what cannot be is said before the first arm
-    watched = trainer.watch_base() if trainer.is_global_zero else {}
+    watched = trainer.watch_base() if trainer.fabric.is_global_zero else {}
     trained = [trainer.train(plan, prefixed) for plan, prefixed in zip(plans, _prefixed(progress, plans), strict=True)]
-    return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.is_global_zero else {}
+    return _compared(settings, workspace, trainer, trained, watched, progress) if trainer.fabric.is_global_zero else {}
 
 
 def _compared(

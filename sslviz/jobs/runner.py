@@ -532,14 +532,14 @@ def _start(workspace: Workspace, run_id: str) -> None:
     for follower in folder.glob(_FOLLOWER.format("*")):
         follower.unlink()
     config = read_json(folder / "config.json")
+    path, starting = folder / "state.json", {"status": "starting", "launched": time.time()}
+    before = read_json(path) if path.exists() else None
+    write_json(path, starting)
     if options := config.get("slurm", ""):
         command = (
             f"exec {shlex.quote(sys.executable)} -u -m sslviz.jobs.runner {run_id} >> {shlex.quote(str(folder / 'log'))} 2>&1"
         )
         where = f"export PYTHONSAFEPATH=1 SSLVIZ_WORKSPACE={shlex.quote(str(workspace.root))}; "
-        path, starting = folder / "state.json", {"status": "starting", "launched": time.time()}
-        before = read_json(path) if path.exists() else None
-        write_json(path, starting)
         try:
             job_id = cluster.submit(folder, options, ["bash", "-c", where + command])
         except SslvizError:
@@ -548,7 +548,6 @@ def _start(workspace: Workspace, run_id: str) -> None:
         if read_json(path)["status"] == "starting":  # else it has begun meanwhile
             write_json(path, {**starting, "status": "queued", "stage": f"waiting for SLURM (job {job_id})", "slurm": job_id})
         return
-    write_json(folder / "state.json", {"status": "starting", "launched": time.time()})
     inherited = {k: v for k, v in os.environ.items() if k not in _OF_PROCESSES and not k.startswith("SLURM_")}
     environment = {**inherited, "SSLVIZ_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
     with (folder / "log").open("ab") as log:

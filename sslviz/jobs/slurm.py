@@ -3,7 +3,6 @@
 Options are written KEY=VALUE,KEY=VALUE: nodes, gpus (of each node: as many processes), and whatever sbatch knows.
 """
 
-import math
 import os
 import re
 import shutil
@@ -43,16 +42,19 @@ def options(text: str) -> dict[str, str]:
 
 def on_cluster(settings: _S, text: str) -> _S:
     """Settings with as many processes as the cluster would start; as they are where no cluster is asked. Raises InputError."""
-    return settings.model_copy(update={"processes": math.prod(_nodes_and_gpus(options(text)))}) if text else settings
+    if not text:
+        return settings
+    nodes, gpus = _nodes_and_gpus(options(text))
+    return settings.model_copy(update={"processes": nodes * (gpus or 1)})
 
 
 def _nodes_and_gpus(given: dict[str, str]) -> tuple[int, int]:
-    """(nodes, processes on each). Raises InputError."""
+    """(nodes, GPUs of each, 0 where none are asked for). Raises InputError."""
     try:
         nodes, gpus = (int(given.get(key, "0")) for key in ("nodes", "gpus"))
     except ValueError:
         raise InputError("--slurm: nodes and gpus are numbers.") from None
-    return nodes or 1, gpus or 1
+    return nodes or 1, gpus
 
 
 def submit(folder: Path, text: str, command: list[str]) -> str:
@@ -67,18 +69,16 @@ def submit(folder: Path, text: str, command: list[str]) -> str:
     if not shutil.which("sbatch") or not shutil.which("srun"):
         raise InputError("--slurm: there is no sbatch and srun on this machine; run it on a login node of the cluster.")
     given = options(text)
-    nodes, tasks = _nodes_and_gpus(given)
-    gpus = given.pop("gpus", "0") != "0"
-    given.pop("nodes", None)
+    nodes, gpus = _nodes_and_gpus(given)
     executor = SlurmExecutor(folder=folder / "slurm")
-    own = {"gpus_per_node": tasks} if gpus else {}
+    own = {"gpus_per_node": gpus} if gpus else {}
     executor.update_parameters(
         job_name=folder.name,
         nodes=nodes,
-        ntasks_per_node=tasks,
+        ntasks_per_node=gpus or 1,
         time=given.pop("time", None),  # submitit's own default is five minutes
         srun_args=["--kill-on-bad-exit=1"],  # else the others wait for one that failed
-        additional_parameters=given,
+        additional_parameters={key: value for key, value in given.items() if key not in ("nodes", "gpus")},
         **own,
     )
     try:

@@ -25,6 +25,7 @@ from sslviz.jobs.finetune import (
     check_trainable,
     estimate,
     from_base,
+    of_arm,
 )
 from sslviz.jobs.runner import ACTIVE, list_runs
 from sslviz.jobs.slurm import on_cluster
@@ -78,7 +79,7 @@ def _metrics(here: Frame, run: dict[str, Any]) -> pd.DataFrame:
     watched = read_json(base) if base.exists() else {}
     for arm in run["settings"]["arms"]:
         for seed in run["settings"]["seeds"]:
-            path = here.workspace.run(run["id"]) / f"{arm}-s{seed}" / "metrics.parquet"
+            path = here.workspace.run(run["id"]) / of_arm(arm, seed) / "metrics.parquet"
             if path.exists():
                 parts.append(from_base(read_table(path), watched).assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -91,6 +92,7 @@ def charts(curves: pd.DataFrame, key: str) -> None:
     watched = {"watched_q_correct": "right", "watched_q_wrong": "wrong"} if by_outcome else {"watched_q": ""}
     pulls = {f"{term}_pull": curves[f"{term}_gradient"] / curves["ssl_gradient"] for term in ("q", "l1")}
     terms = {"q_term": "Q", "l1_term": "columns"}
+    known = curves.assign(**pulls)
     drawn: list[tuple[str, dict[str, str], str, dict[str, Any]]] = [
         ("ssl", {"ssl_loss": ""}, "own self-supervised loss", {}),
         ("q", watched, "mean Q of watched images", {}),
@@ -103,12 +105,12 @@ def charts(curves: pd.DataFrame, key: str) -> None:
             ("terms", pulled, "pull of the terms, % of the own loss's", {"factor": 100, "log": True}),
             ("values", terms, "the two terms", {}),
         ]
-    drawn = [one for one in drawn if curves.assign(**pulls)[list(one[1])].notna().any(axis=None)]
+    drawn = [one for one in drawn if known[list(one[1])].notna().any(axis=None)]
     for k, (name, columns, title, look) in enumerate(drawn):
         if k % 2 == 0:
             row = st.columns(2)
         with row[k % 2]:
-            _line(curves.assign(**pulls), columns, title, f"{key}-{name}", **look)
+            _line(known, columns, title, f"{key}-{name}", **look)
     st.caption(
         "Watched: up to 512 judged images, told apart by whether the base's probe got them right, with D of the base; epoch 0 is "
         "the base. A higher Q alone is no better encoder. The probe here sees a sample only, so its accuracy is not that of the "
